@@ -1,0 +1,134 @@
+"""What a provider's wire format must be able to say, as one Protocol and its values. Does no I/O and holds no state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+from proxy.exchange import Usage
+
+Json = Mapping[str, object]
+
+OperationName = Literal[
+    "chat", "messages", "responses", "completions", "generate", "count_tokens", "embeddings", "rerank", "images", "audio",
+    "moderations", "files", "batches", "realtime", "models", "other",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One kind of call, recognised by method and path alone."""
+
+    name: OperationName
+    body: Literal["json", "stream", "none"] = "json"  # json: held and read; stream: passes through unheld (multipart, audio, unknown)
+    is_billed: bool = True  # False: the provider charges nothing (models, count_tokens, moderations, files GET …)
+    is_metered: bool = True  # False: no reply states what it costs (batches, fine-tunes, unknown paths): `unmetered:` decides
+    is_read_back: bool = False  # GET of a stored result: tokens in the row, cost 0
+    variant: str = ""  # the dialect's own business: "v2", "array", "azure" …
+    model: str | None = None  # where the path names it
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the request body asks for. `max_tokens` None: not named. Raises nothing: types were checked by `read_asked`."""
+
+    model: str | None = None
+    stream: bool = False
+    wants_usage: bool = False  # the caller itself asked for usage in the stream
+    max_tokens: int | None = None
+    choices: int = 1  # n, best_of, candidateCount
+    images: int = 0  # image parts sent, or images asked for
+    files: int = 0  # PDF, audio and other parts whose text we cannot read
+    tier: str | None = None  # service tier asked for
+    user: str | None = None  # the body's own end-user field
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The texts of one streamed event, for counting and for restoring.
+
+    deltas: (channel, path, is_json): a piece of a longer text; pieces of one channel join up. path leads to the string.
+    wholes: (path, is_json): complete texts (a final event that repeats all). is_json: the text is JSON source (tool arguments).
+    ends: channels whose text is over now (block stop, finish reason); "*" = all. An event with neither deltas nor ends
+    leaves held-back text alone (ping, usage).
+    """
+
+    deltas: tuple[tuple[str, tuple[str | int, ...], bool], ...] = ()
+    wholes: tuple[tuple[tuple[str | int, ...], bool], ...] = ()
+    ends: tuple[str, ...] = ()
+
+
+NOTHING_SAID = Said()
+
+
+class Dialect(Protocol):
+    """One provider wire format. All methods are pure."""
+
+    name: str
+    family: str
+    stream_format: Literal["sse", "json-array"]  # json-array: see `stream_format_of`
+
+    def operation(self, method: str, path: str, query: str) -> Operation: ...
+
+    def read_asked(self, op: Operation, doc: Json) -> Asked:
+        """Raises Refusal 400 `invalid_request` for a `max_tokens` that is no positive int (design.md section 9: values)."""
+        ...
+
+    def surface(self, op: Operation) -> tuple[str, ...]:
+        """Where a request body holds text: dotted paths, `*` any key or index, `**` any depth, `!json` = JSON inside a string."""
+        ...
+
+    def uninspected(self, op: Operation, doc: Json) -> tuple[str, ...]:
+        """What of this body no text rule can read: "image", "audio", "pdf", "file" …"""
+        ...
+
+    def answer_surface(self, op: Operation) -> tuple[str, ...]:
+        """Where a whole JSON answer holds text, in the grammar of `surface`."""
+        ...
+
+    def said(self, op: Operation, event: Json) -> Said: ...
+
+    def is_preamble(self, op: Operation, event: Json) -> bool:
+        """True while an event carries no content yet (message_start, ping, a role-only first chunk, response.created …)."""
+        ...
+
+    def error_of(self, op: Operation, event: Json) -> str | None:
+        """The error type of a mid-stream error event ("overloaded_error", "server_error"), None for any other event."""
+        ...
+
+    def is_terminal(self, op: Operation, data: bytes) -> bool:
+        """Does this event's data end the stream for good ([DONE], message_stop, finishReason …)?"""
+        ...
+
+    def usage(self, op: Operation, doc: Json, headers: Mapping[str, str]) -> Usage | None:
+        """Of a whole JSON answer. None where it states none."""
+        ...
+
+    def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
+        """Of a stream: the figures so far and one more event give the figures now. Cumulative: last wins per field, never added."""
+        ...
+
+    def error_body(self, status: int, code: str, message: str, request_id: str) -> bytes:
+        """JSON of Sluice's own refusal, so that the SDK raises its own typed exception."""
+        ...
+
+    def error_event(self, code: str, message: str, request_id: str) -> bytes:
+        """The in-band error that ends a broken stream, framed for the wire."""
+        ...
+
+    def auth(self, secret: str) -> tuple[bytes, bytes]:
+        """The header that carries a provider key."""
+        ...
+
+    def failure_kind(self, status: int, doc: Json | None) -> str | None:
+        """"credit" for a 402/403/429 that means quota or credit exhausted (never retried), else None."""
+        ...
+
+    def models_listed(self, doc: Json) -> tuple[str, list[str]] | None:
+        """For GET models: the key of the list and each entry's model name, in order. None if this is no list."""
+        ...
+
+
+NO_UNITS: Mapping[str, int] = MappingProxyType({})

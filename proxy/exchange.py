@@ -1,0 +1,181 @@
+"""The values that travel through the rooms. Frozen all but one: the story. Knows no room, no clock and no wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+RawHeaders = tuple[tuple[bytes, bytes], ...]  # field lines as they came: name as spelt, value without its outer blanks
+NANO = 1_000_000_000  # nano-dollars in a dollar; all money is an int of these
+NOTHING: Mapping[str, object] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request wants to go, by its raw target alone."""
+
+    provider: str  # a provider name of the policy
+    path: str  # raw path after the provider prefix, as the provider knows it ("/v1/chat/completions"); no query
+    query: str  # raw query without "?", "" if none
+    target: str  # the raw request-target for the provider: path and query, byte-identical to what the client sent
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the client sent, headers only. The body is a port (`ports.Body`) and is read later, or never."""
+
+    uid: str  # ours, never repeats: holds and ledger rows are keyed by it
+    id: str  # what the caller sees: its well-formed x-request-id, else the uid
+    id_is_callers: bool
+    method: str
+    route: Route
+    headers: RawHeaders
+    fields: Mapping[str, str]  # lower-case name → value (latin-1); repeated names joined by ", "
+    peer: str  # the client's IP address, "unix" for a unix socket
+    at_ns: int  # wall clock, ns since the epoch
+    began: float  # monotonic seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """What a caller may use. None = everything; else globs (`gpt-4o*`), any of which may match."""
+
+    models: tuple[str, ...] | None = None
+    providers: tuple[str, ...] | None = None
+    regions: tuple[str, ...] | None = None
+    tiers: tuple[str, ...] | None = None
+
+
+CallerKind = Literal["key", "token", "own_key", "jwt", "anonymous", "pass_through"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is calling. `name` is the account limits are counted on and the label in rows and metrics."""
+
+    name: str  # "billing-bot", "corp:alice", "anonymous", "pass-through:<12 hex of a keyed hash>"
+    kind: CallerKind
+    tier: str | None = None
+    team: str | None = None
+    key: str = ""  # which credential: the key's name, "" for anonymous
+    own_provider: str | None = None  # provider name whose key the caller brings itself (own_key); None else
+    allow: Allow = Allow()
+    overrides: Mapping[str, object] = NOTHING  # policy.model.Numbers fields that replace those of the tier
+    claims: Mapping[str, object] = NOTHING  # of a verified JWT
+
+    @property
+    def brings_own_key(self) -> bool:
+        """True: the caller's own credential goes upstream unchanged and a provider's 401 is the caller's business."""
+        return self.kind in ("own_key", "pass_through")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one attempt consumed, normalised: input includes cache reads and writes, output includes reasoning.
+
+    `source`: provider (its own final figures) | counted (we counted what passed) | estimate (the bound we held) | none.
+    `detail` holds every billed unit as the provider reported it (its own names and numbers; JSON-able).
+    """
+
+    input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    cache_write_1h: int = 0
+    output: int = 0
+    reasoning: int = 0
+    source: Literal["provider", "counted", "estimate", "none"] = "none"
+    note: str = ""
+    detail: Mapping[str, object] = NOTHING
+    units: Mapping[str, int] = MappingProxyType({})  # input_audio, output_audio, input_image, output_image, cached_audio, images,
+    #                                                  searches, audio_ms, characters …: shares of the above or billed beside them
+    tier: str | None = None  # service tier the reply names: flex, priority, batch …
+    cost_nanousd: int | None = None  # where the provider itself states the cost (OpenRouter)
+    model: str | None = None  # the model the reply names
+    ended: bool = False  # the terminal event / whole body was seen
+
+
+AttemptKind = Literal["first", "retry", "fallback", "turn", "refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the ledger: an upstream attempt, or the refusal of an identified caller. Field names are fixed."""
+
+    id: str  # "<call uid>/<attempt>", unique; not shown
+    request_id: str
+    attempt: int
+    kind: str
+    parent_id: str | None
+    at: int  # ns since the epoch
+    caller: str
+    team: str | None
+    tier: str | None
+    provider: str
+    model: str | None
+    operation: str
+    credential: str | None  # its name, never its value
+    status: int | None
+    end: str
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    usage_detail: Mapping[str, object]
+    usage_source: str
+    usage_note: str
+    cost_nanousd: int
+    held_nanousd: int
+    price_row: Mapping[str, object] | None  # name, source, date, and the rates applied: enough to recompute the cost
+    policy_generation: int
+    duration_ms: float
+    first_byte_ms: float | None
+    overhead_ms: float
+    streamed: bool
+
+
+@dataclass(slots=True)
+class Try:
+    """One upstream attempt as it goes; part of the story."""
+
+    number: int  # 1-based
+    kind: AttemptKind
+    provider: str
+    model: str | None  # ours
+    credential: str | None
+    id: str = ""  # "<call uid>/<number>": the id of the hold and of the row
+    at_ns: int = 0
+    began: float = 0.0
+    first_byte: float | None = None  # monotonic
+    ended: float | None = None
+    status: int | None = None
+    error: str | None = None  # the error class when it failed (logged with each retry)
+    end: str = "done"
+    held_nanousd: int = 0
+    held_tokens: int = 0
+    is_held: bool = False  # a durable intent exists and wants a settle or a void
+    usage: Usage = Usage()
+    cost_nanousd: int = 0
+    price_row: Mapping[str, object] | None = None
+    row: Row | None = None  # set once, when the try is settled
+
+
+@dataclass(slots=True)
+class Story:
+    """All that happened to one call. The only mutable value; `record` tells it when the call is over."""
+
+    call: Call
+    caller: Caller | None = None
+    operation: str = "other"
+    model: str | None = None  # as asked, ours; None if unknown
+    streamed: bool = False
+    generation: int = 0
+    status: int | None = None  # sent to the client
+    end: str = "done"  # done | refused:<code> | upstream_cut | client_gone | stopped:<reason>
+    tries: list[Try] = field(default_factory=list)
+    found: dict[tuple[str, str, str], int] = field(default_factory=dict)  # (entity, direction, action) → count
+    limit: str | None = None  # the tightest, or the refusing one
+    started: float | None = None  # monotonic, head sent to the client
+    upstream_s: float = 0.0  # time spent waiting for the provider, for overhead = duration - upstream

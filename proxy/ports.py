@@ -1,0 +1,218 @@
+"""What the pipeline needs from the world, as Protocols. Adapters at the edge fill them; no adapter is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.exchange import RawHeaders, Row
+from proxy.policy.plan import Claim, KeyRecord, Origin, Timeouts
+from proxy.refusal import Refusal
+
+
+class Clock(Protocol):
+    def now_ns(self) -> int:
+        """Wall clock, ns since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds; never goes back."""
+        ...
+
+
+class Body(Protocol):
+    """The caller's body, still on the wire. Touching it answers a waiting `Expect: 100-continue`."""
+
+    @property
+    def length(self) -> int | None:
+        """Content-Length; 0 where there is no body; None for chunked."""
+        ...
+
+    async def read(self, limit: int) -> bytes:
+        """All of it, still encoded as sent. Raises Refusal 413 `too_large`, 408 `request_timeout`, 400; ClientGone."""
+        ...
+
+    def stream(self, limit: int) -> AsyncIterator[bytes]:
+        """Piece by piece, for what is not held. Same errors as `read`, raised when `limit` bytes are passed."""
+        ...
+
+
+class Sink(Protocol):
+    """The client's side of the answer. Order: start, push/drain…, then finish or abort; or refuse alone."""
+
+    @property
+    def is_started(self) -> bool: ...
+    @property
+    def is_gone(self) -> bool:
+        """The client has left."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """The client reads more slowly than the provider sends: stop pushing and `drain`."""
+        ...
+
+    def start(self, status: int, reason: bytes, headers: RawHeaders, length: int | None) -> None:
+        """THE POINT OF NO RETURN. `headers` carry no framing fields; `length` None means chunked by us. Raises ClientGone."""
+        ...
+
+    def push(self, data: bytes) -> None:
+        """Writes body bytes now. Raises ClientGone (never after `finish_anyway`)."""
+        ...
+
+    async def drain(self) -> None:
+        """Waits until the client has room. Raises ClientGone; after 60 s without progress too."""
+        ...
+
+    def finish(self) -> None:
+        """The clean end."""
+        ...
+
+    def abort(self, last: bytes) -> None:
+        """`last` (an error event of the dialect, or b""), then the connection ends without a clean end of body."""
+        ...
+
+    def refuse(self, no: Refusal, dialect: str, headers: RawHeaders) -> int:
+        """A whole reply of Sluice's own, worded in the caller's dialect. Gives the status sent."""
+        ...
+
+
+class Line(Protocol):
+    """What stands between provider and client for body bytes: a watch (gives back what it got) or a line of taps."""
+
+    def feed(self, data: bytes) -> bytes: ...
+    def end(self) -> bytes:
+        """The provider is done, or died: what was held back comes out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One request, shaped for one target. `body` None: stream `upload` instead. Framing fields are the adapter's."""
+
+    origin: Origin
+    method: str
+    target: str  # raw
+    headers: RawHeaders  # complete but for Host and framing
+    body: bytes | None
+    upload: Callable[[], AsyncIterator[bytes]] | None = None
+    upload_length: int | None = None  # None with an upload: chunked
+    pool: str = ""  # connections are shared within one pool name
+    max_connections: int = 512
+    tls: object | None = None  # ssl.SSLContext for https
+
+
+class Answer(Protocol):
+    """A provider's answer whose head has arrived."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def reason(self) -> bytes: ...
+    @property
+    def headers(self) -> RawHeaders: ...
+    @property
+    def length(self) -> int | None:
+        """Content-Length, if the provider said one (0 for HEAD, 204, 304)."""
+        ...
+
+    async def preamble(self, is_decided: Callable[[bytes], bool], limit: int, wait_s: float) -> bytes:
+        """The first body bytes, until `is_decided`, `limit` bytes or `wait_s`; they are relayed later all the same."""
+        ...
+
+    async def relay(self, sink: Sink, line: Line) -> None:
+        """Every body byte through `line` into `sink`, pausing the provider while the client is slow.
+
+        Returns at the body's clean end (neither `line.end` nor `sink.finish` is called). Raises UpstreamCut, ClientGone.
+        """
+        ...
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body, as sent (may be compressed). Raises UpstreamCut; ValueError above `limit`."""
+        ...
+
+    def close(self) -> None:
+        """Synchronous, idempotent. Unread body: the connection is closed; else it goes back to its pool."""
+        ...
+
+
+class Upstream(Protocol):
+    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Answer:
+        """One attempt. `deadline` is monotonic. Raises UpstreamFailed (with `sent`); ClientGone from the upload."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a caller stands against one claim: for `x-ratelimit-*` and `x-sluice-limit`."""
+
+    limit: str
+    kind: str  # requests | tokens | spend | concurrency
+    allowed: int
+    remaining: int
+    resets_at: int  # Unix seconds
+    window_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One attempt about to leave: what it may cost at most. `row` is what the ledger shows should we crash now."""
+
+    id: str  # Try.id
+    call_uid: str
+    claims: tuple[Claim, ...]
+    tokens: int
+    nanousd: int
+    row: Row  # end="crashed", usage_source="estimate", cost_nanousd=held
+
+
+class Store(Protocol):
+    """Counters, holds, keys and the ledger. One algorithm, whatever is behind it. All money in nano-dollars."""
+
+    def peek(self, claims: Sequence[Claim]) -> None:
+        """Raises the Refusal that `enter` or a hold of zero would surely raise; changes nothing."""
+        ...
+
+    async def enter(self, call_uid: str, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+        """Takes one request and one slot on every claim, or none and raises Refusal (429). Idempotent by uid."""
+        ...
+
+    async def hold(self, intent: Intent) -> tuple[Standing, ...]:
+        """Takes tokens and money, or none and raises Refusal (402/429/400). Durable when it returns. Idempotent by id."""
+        ...
+
+    def settle(self, id: str, tokens: int, nanousd: int, row: Row) -> None:
+        """The true figures; the row is written. At most once; never awaits, never fails, never dropped."""
+        ...
+
+    def void(self, id: str, row: Row | None) -> None:
+        """Nothing was sent: tokens and money go back. The row (cost 0) is written if given."""
+        ...
+
+    def leave(self, call_uid: str) -> None:
+        """The call is over: its slots are free. Idempotent."""
+        ...
+
+    def write(self, row: Row) -> None:
+        """A row without a hold: a refusal, an unlimited call."""
+        ...
+
+    def find_key(self, digest: bytes) -> KeyRecord | None:
+        """A key minted into the state, by the SHA-256 of the whole key."""
+        ...
+
+
+class Metrics(Protocol):
+    """Facts to count; labels are kept to known names by the adapter."""
+
+    def in_flight(self, change: int) -> None: ...
+    def refused(self, code: str) -> None: ...
+    def retried(self, provider: str, model: str | None, error: str) -> None: ...
+    def fell_back(self, provider: str, model: str | None) -> None: ...
+    def breaker(self, provider: str, model: str | None, state: str) -> None: ...
+    def limits(self, standings: Sequence[Standing]) -> None: ...
+    def unpriced(self, provider: str, model: str | None) -> None: ...
+
+
+Fields = Mapping[str, str]

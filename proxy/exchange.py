@@ -62,8 +62,8 @@ class Caller:
     key: str = ""  # which credential: the key's name, "" for anonymous
     own_provider: str | None = None  # provider name whose key the caller brings itself (own_key); None else
     allow: Allow = Allow()
-    overrides: Mapping[str, object] = NOTHING  # policy.model.Numbers fields that replace those of the tier
-    claims: Mapping[str, object] = NOTHING  # of a verified JWT
+    overrides: Mapping[str, object] = field(default_factory=lambda: NOTHING)  # policy.model.Numbers fields that replace those of the tier
+    claims: Mapping[str, object] = field(default_factory=lambda: NOTHING)  # of a verified JWT
 
     @property
     def brings_own_key(self) -> bool:
@@ -87,9 +87,10 @@ class Usage:
     reasoning: int = 0
     source: Literal["provider", "counted", "estimate", "none"] = "none"
     note: str = ""
-    detail: Mapping[str, object] = NOTHING
-    units: Mapping[str, int] = MappingProxyType({})  # input_audio, output_audio, input_image, output_image, cached_audio, images,
-    #                                                  searches, audio_ms, characters …: shares of the above or billed beside them
+    detail: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+    # input_audio, output_audio, input_image, output_image, cached_audio, images, searches, audio_ms, characters …:
+    # shares of the above or billed beside them
+    units: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     tier: str | None = None  # service tier the reply names: flex, priority, batch …
     cost_nanousd: int | None = None  # where the provider itself states the cost (OpenRouter)
     model: str | None = None  # the model the reply names

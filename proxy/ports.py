@@ -41,6 +41,8 @@ class Body(Protocol):
 class Sink(Protocol):
     """The client's side of the answer. Order: start, push/drain…, then finish or abort; or refuse alone."""
 
+    finish_anyway: bool  # set by the pipeline: when the client leaves, the call goes on and writes to nobody
+
     @property
     def is_started(self) -> bool: ...
     @property
@@ -151,8 +153,9 @@ class Standing:
     kind: str  # requests | tokens | spend | concurrency
     allowed: int
     remaining: int
-    resets_at: int  # Unix seconds
+    resets_at: int  # Unix seconds; 0: never
     window_s: int
+    is_shared: bool = False  # the account is not the caller's alone: replies name no amounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,8 @@ class Intent:
     tokens: int
     nanousd: int
     row: Row  # end="crashed", usage_source="estimate", cost_nanousd=held
+    max_tokens: int = 0  # what the estimate of the output rests on: as asked, or assumed
+    output_nanousd: int = 0  # its share of `nanousd`, so that a refusal can say what max_tokens would fit
 
 
 class Store(Protocol):

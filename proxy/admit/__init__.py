@@ -1,1 +1,11 @@
-"""."""
+"""Admission and accounting: what a call may take is checked, held and settled here. Never talks to a provider.
+
+`limits` and `wording` say no, `counters` over `windows` and `periods` count, `embedded` is the store of one sidecar:
+`journal` (the truth), `replay`, `sqlite` (its index) and `ledger` (questions to it).
+"""
+
+from proxy.admit.embedded import EmbeddedState, Recovery, add_key_offline
+from proxy.admit.ledger import Reading, read_rows, read_usage
+from proxy.admit.place import StateProblem
+
+__all__ = ["EmbeddedState", "Reading", "Recovery", "StateProblem", "add_key_offline", "read_rows", "read_usage"]

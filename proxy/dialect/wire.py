@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 from proxy.exchange import Usage
 
 Json = Mapping[str, object]
+Path = tuple[str | int, ...]  # keys and indexes that lead to one value of a JSON document
+StreamFormat = Literal["sse", "ndjson", "json-array"]
 
 OperationName = Literal[
     "chat", "messages", "responses", "completions", "generate", "count_tokens", "embeddings", "rerank", "images", "audio",
@@ -28,6 +30,7 @@ class Operation:
     is_read_back: bool = False  # GET of a stored result: tokens in the row, cost 0
     variant: str = ""  # the dialect's own business: "v2", "array", "azure" …
     model: str | None = None  # where the path names it
+    speaks: str = ""  # a path in another wire format than its provider's (Gemini's and Cohere's OpenAI-compatible paths: "openai")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,12 @@ class Said:
     deltas: (channel, path, is_json): a piece of a longer text; pieces of one channel join up. path leads to the string.
     wholes: (path, is_json): complete texts (a final event that repeats all). is_json: the text is JSON source (tool arguments).
     ends: channels whose text is over now (block stop, finish reason); "*" = all. An event with neither deltas nor ends
-    leaves held-back text alone (ping, usage).
+    leaves held-back text alone (ping, usage). Within one event a channel's deltas come before its end (a finish reason
+    beside the last words), and its end before the wholes (a `done` event that repeats all).
     """
 
-    deltas: tuple[tuple[str, tuple[str | int, ...], bool], ...] = ()
-    wholes: tuple[tuple[tuple[str | int, ...], bool], ...] = ()
+    deltas: tuple[tuple[str, Path, bool], ...] = ()
+    wholes: tuple[tuple[Path, bool], ...] = ()
     ends: tuple[str, ...] = ()
 
 
@@ -68,7 +72,7 @@ class Dialect(Protocol):
 
     name: str
     family: str
-    stream_format: Literal["sse", "json-array"]  # json-array: see `stream_format_of`
+    stream_format: StreamFormat  # as a rule; of one answer: `stream_format_of`
 
     def operation(self, method: str, path: str, query: str) -> Operation: ...
 
@@ -77,7 +81,8 @@ class Dialect(Protocol):
         ...
 
     def surface(self, op: Operation) -> tuple[str, ...]:
-        """Where a request body holds text: dotted paths, `*` any key or index, `**` any depth, `!json` = JSON inside a string."""
+        """Where a request body holds text: dotted paths, `*` any one key or index, `**` any depth (none included; also in the
+        middle: `tools.**.description`), `!json` at the end = JSON inside a string, whose string leaves are the text."""
         ...
 
     def uninspected(self, op: Operation, doc: Json) -> tuple[str, ...]:
@@ -107,14 +112,18 @@ class Dialect(Protocol):
         ...
 
     def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
-        """Of a stream: the figures so far and one more event give the figures now. Cumulative: last wins per field, never added."""
+        """Of a stream: the figures so far and one more event give the figures now. Cumulative: last wins per field, never added.
+
+        `source` is "provider" once the figures are the provider's final word. Until then it is "counted": the input side is
+        known, the output side is a lower bound or a placeholder and wants counting should the stream end here.
+        """
         ...
 
     def error_body(self, status: int, code: str, message: str, request_id: str) -> bytes:
         """JSON of Sluice's own refusal, so that the SDK raises its own typed exception."""
         ...
 
-    def error_event(self, code: str, message: str, request_id: str) -> bytes:
+    def error_event(self, op: Operation, code: str, message: str, request_id: str) -> bytes:
         """The in-band error that ends a broken stream, framed for the wire."""
         ...
 
@@ -123,12 +132,22 @@ class Dialect(Protocol):
         ...
 
     def failure_kind(self, status: int, doc: Json | None) -> str | None:
-        """"credit" for a 402/403/429 that means quota or credit exhausted (never retried), else None."""
+        """ "credit" for a 402/403/429 that means quota or credit exhausted (never retried), else None."""
         ...
 
     def models_listed(self, doc: Json) -> tuple[str, list[str]] | None:
         """For GET models: the key of the list and each entry's model name, in order. None if this is no list."""
         ...
+
+
+def stream_format_of(op: Operation, content_type: str) -> StreamFormat | None:
+    """How this answer streams, by its Content-Type and its operation; None: it is one whole body."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "text/event-stream":
+        return "sse"
+    if kind in ("application/stream+json", "application/x-ndjson", "application/ndjson"):  # Cohere v1
+        return "ndjson"
+    return "json-array" if kind == "application/json" and op.variant == "array" else None
 
 
 NO_UNITS: Mapping[str, int] = MappingProxyType({})

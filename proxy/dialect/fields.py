@@ -1,0 +1,220 @@
+"""Accessors for JSON of unknown shape, and the matcher of surface patterns. Trusts no type and raises on none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from decimal import ROUND_CEILING, Decimal
+from typing import cast
+from urllib.parse import unquote
+
+from proxy.dialect.wire import Asked, Json, Path
+from proxy.exchange import NANO, NOTHING, Usage
+from proxy.refusal import Refusal
+
+ABSURD = 1_000_000_000  # tokens of one call; kept, but noted
+IMPOSSIBLE = 2**53  # no count; left out and noted
+DEEP = 128  # levels of a document that are looked into
+ODD = "usage_odd"  # a negative, non-numeric or absurd figure stood in the provider's usage
+DECREASED = "usage_decreased"  # a cumulative figure went down within one stream; the last one counts
+
+
+def mapping(value: object) -> Json:
+    return cast(Json, value) if isinstance(value, dict) else NOTHING
+
+
+def items(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else ()
+
+
+def text(value: object) -> str | None:
+    """A non-empty string, else None."""
+    return value if isinstance(value, str) and value else None
+
+
+def at(value: object, *keys: str | int) -> object:
+    """What stands at this path, None where the path leads nowhere."""
+    for key in keys:
+        if isinstance(key, int):
+            entries = items(value)
+            value = entries[key] if key < len(entries) else None
+        else:
+            value = mapping(value).get(key)
+    return value
+
+
+def label(value: object) -> str:
+    """An identifier of theirs as part of a channel's name; "" for what is none."""
+    return str(value)[:128] if isinstance(value, str | int) else ""
+
+
+def index_of(entry: object, default: int) -> int:
+    """The entry's own `index`, else its place."""
+    index = at(entry, "index")
+    return index if isinstance(index, int) and not isinstance(index, bool) else default
+
+
+def plain_path(path: str) -> str:
+    """A raw path as a provider reads it for routing: percent-decoded, without empty segments."""
+    return "/" + "/".join(segment for segment in unquote(path).split("/") if segment)
+
+
+def positive(doc: Json, *names: str) -> int | None:
+    """The largest of these output limits. Raises Refusal 400 for a value that is no positive int; null is absent."""
+    found: list[int] = []
+    for name in names:
+        value = doc.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise Refusal(400, "invalid_request", f"{name} must be a positive integer", should_retry=False)
+        found.append(value)
+    return max(found, default=None)
+
+
+def several(*values: object) -> int:
+    """How many answers are asked for: the largest usable figure, 1 where there is none."""
+    return max((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), default=1)
+
+
+def with_media(asked: Asked, kinds: Sequence[str]) -> Asked:
+    images = sum(kind == "image" for kind in kinds)
+    return replace(asked, images=asked.images + images, files=len(kinds) - images) if kinds else asked
+
+
+def kind_of_media(media_type: object) -> str:
+    """image, audio, video, pdf or file, by a media type."""
+    name = media_type.lower() if isinstance(media_type, str) else ""
+    for kind in ("image", "audio", "video"):
+        if name.startswith(f"{kind}/"):
+            return kind
+    return "pdf" if name == "application/pdf" else "file"
+
+
+def distinct(kinds: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(kinds))
+
+
+class Figures:
+    """Reads counts out of one usage object and remembers whether any figure was odd. Names are dotted paths."""
+
+    __slots__ = ("is_odd", "raw")
+
+    def __init__(self, raw: Json) -> None:
+        self.raw, self.is_odd = raw, False
+
+    def first(self, *names: str) -> int | None:
+        """The first of these fields that holds a usable count; None where none does."""
+        for name in names:
+            value = at(self.raw, *name.split("."))
+            if value is None:
+                continue
+            number = _whole(value)
+            if number is None:
+                self.is_odd = True
+                continue
+            if number > ABSURD:
+                self.is_odd = True
+            return number
+        return None
+
+    def count(self, *names: str) -> int:
+        return self.first(*names) or 0
+
+    def milliseconds(self, *names: str) -> int:
+        """Seconds, rounded up to whole milliseconds."""
+        for name in names:
+            seconds = self.raw.get(name)
+            if seconds is not None:
+                if _is_amount(seconds):
+                    return math.ceil(Decimal(repr(seconds)) * 1000)
+                self.is_odd = True
+        return 0
+
+    def nanousd(self, *names: str) -> int | None:
+        """A stated cost in dollars as nano-dollars: exact by its decimal text, rounded up below a nano-dollar."""
+        for name in names:
+            dollars = at(self.raw, *name.split("."))
+            if dollars is not None and not isinstance(dollars, dict):
+                if _is_amount(dollars):
+                    return int((Decimal(repr(dollars)) * NANO).to_integral_value(ROUND_CEILING))
+                self.is_odd = True
+        return None
+
+    def finish(self, usage: Usage) -> Usage:
+        """Shares cannot exceed their whole; what was odd is noted; units of zero are dropped."""
+        cached = min(usage.cached_input, usage.input)
+        written = min(usage.cache_write, usage.input - cached)
+        if (cached, written) != (usage.cached_input, usage.cache_write):
+            self.is_odd = True
+        return replace(
+            usage,
+            cached_input=cached,
+            cache_write=written,
+            cache_write_1h=min(usage.cache_write_1h, written),
+            units={name: n for name, n in usage.units.items() if n},
+            note=ODD if self.is_odd else usage.note,
+        )
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():  # some providers type counts as doubles
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < IMPOSSIBLE else None
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < ABSURD  # NaN compares false
+
+
+def merged(old: Json, new: Json, levels: int = 4) -> dict[str, object]:
+    """Two cumulative usage objects of one stream: the last one wins per field, null takes nothing back."""
+    out = dict(old)
+    for key, value in new.items():
+        if isinstance(value, dict) and levels:
+            out[key] = merged(mapping(out.get(key)), value, levels - 1)
+        elif value is not None:
+            out[key] = value
+    return out
+
+
+def noted(so_far: Usage | None, now: Usage) -> Usage:
+    """`now`, with a note where a cumulative figure went down."""
+    if so_far is None or (now.input >= so_far.input and now.output >= so_far.output):
+        return now
+    return replace(now, note=now.note or DECREASED)
+
+
+def texts_at(surface: Sequence[str], value: object, root: Path = ()) -> tuple[tuple[Path, bool], ...]:
+    """Paths of the strings in `value` that `surface` names, each once, in the order of the patterns; (path, is_json)."""
+    found: dict[Path, bool] = {}
+    for pattern in surface:
+        is_json = pattern.endswith("!json")
+        for path in _matches(value, pattern.removesuffix("!json").split("."), root):
+            found.setdefault(path, is_json)
+    return tuple(found.items())
+
+
+def _matches(value: object, keys: Sequence[str], path: Path) -> Iterator[Path]:
+    if not keys:
+        if isinstance(value, str):
+            yield path
+        return
+    if len(path) > DEEP:
+        return
+    key, rest = keys[0], keys[1:]
+    if key == "**":
+        yield from _matches(value, rest, path)
+    for name, child in _children(value):
+        if key == "**":
+            yield from _matches(child, keys, (*path, name))
+        elif key in ("*", name):
+            yield from _matches(child, rest, (*path, name))
+
+
+def _children(value: object) -> Iterator[tuple[str | int, object]]:
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list):
+        yield from enumerate(value)

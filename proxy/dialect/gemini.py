@@ -1,0 +1,182 @@
+"""Gemini's wire format, at the Gemini API and at Vertex AI. Counts a figure of a running stream as final only at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import orjson
+
+from proxy.dialect.fields import (
+    at,
+    distinct,
+    index_of,
+    items,
+    kind_of_media,
+    mapping,
+    merged,
+    noted,
+    positive,
+    several,
+    text,
+    texts_at,
+    with_media,
+)
+from proxy.dialect.gemini_paths import operation_of
+from proxy.dialect.gemini_usage import read_usage
+from proxy.dialect.wire import NOTHING_SAID, Asked, Json, Operation, Path, Said, StreamFormat
+from proxy.dialect.wording import credit_failure, google_status, openai_type, prefixed, stream_status
+from proxy.exchange import Usage
+
+# `contents` and `parts` may be lists or, as Google's JSON parser has it, the single entry itself; keys in either spelling.
+PART = ("text", "args.**", "response.**", "code", "output")
+CONTENTS = (*(f"contents.**.{place}" for place in PART), "systemInstruction.**.text", "system_instruction.**.text",
+            "tools.**.description", "generationConfig.**.description", "generation_config.**.description")  # fmt: skip
+EMBED = ("content.**.text", "title")
+SURFACES = {
+    "generate": CONTENTS,
+    "count_tokens": (*CONTENTS, *(f"generateContentRequest.{place}" for place in CONTENTS)),
+    "embeddings": (*EMBED, *(f"requests.*.{place}" for place in EMBED), "instances.*.content", "instances.*.title"),
+    "images": ("instances.*.prompt", "parameters.negativePrompt"),
+    "cached": (*CONTENTS, "displayName"),
+}
+CANDIDATE = ("text", "functionCall.args.**", "executableCode.code", "codeExecutionResult.output")
+WHOLES = CANDIDATE[1:]
+ANSWERS = {"generate": tuple(f"candidates.*.content.parts.*.{place}" for place in CANDIDATE), "cached": CONTENTS}
+
+
+class Gemini:
+    name = "gemini"
+    family = "gemini"
+    stream_format: StreamFormat = "sse"
+
+    def operation(self, method: str, path: str, query: str) -> Operation:
+        return operation_of(method, path, query)
+
+    def read_asked(self, op: Operation, doc: Json) -> Asked:
+        config = mapping(doc.get("generationConfig")) or mapping(doc.get("generation_config"))
+        asked = Asked(
+            model=op.model,
+            stream=op.variant in ("sse", "array"),
+            wants_usage=True,  # every stream carries it
+            max_tokens=positive(config, "maxOutputTokens", "max_output_tokens"),
+            choices=several(config.get("candidateCount"), config.get("candidate_count")),
+            images=several(at(doc, "parameters", "sampleCount")) if op.name == "images" else 0,
+            tier=text(doc.get("serviceTier")) or text(doc.get("service_tier")),
+        )
+        return with_media(asked, _media(doc))
+
+    def surface(self, op: Operation) -> tuple[str, ...]:
+        return SURFACES.get("cached" if op.variant == "cached" else op.name, ())
+
+    def uninspected(self, op: Operation, doc: Json) -> tuple[str, ...]:
+        return ("file",) if op.body == "stream" else distinct(_media(doc))
+
+    def answer_surface(self, op: Operation) -> tuple[str, ...]:
+        return ANSWERS.get("cached" if op.variant == "cached" else op.name, ())
+
+    def said(self, op: Operation, event: Json) -> Said:
+        deltas: list[tuple[str, Path, bool]] = []
+        wholes: list[tuple[Path, bool]] = []
+        ends: list[str] = []
+        for place, candidate in enumerate(items(event.get("candidates"))):
+            index = index_of(candidate, place)
+            for n, part in enumerate(items(at(candidate, "content", "parts"))):
+                root: Path = ("candidates", place, "content", "parts", n)
+                if text(at(part, "text")):
+                    deltas.append((f"{index}.{'thought' if at(part, 'thought') is True else 'text'}", (*root, "text"), False))
+                wholes += texts_at(WHOLES, part, root)
+            is_over = bool(at(candidate, "finishReason")) or any(path[1] == place for path, _ in wholes)
+            ends += (f"{index}.text", f"{index}.thought") if is_over else ()
+        return Said(tuple(deltas), tuple(wholes), tuple(ends)) if deltas or wholes or ends else NOTHING_SAID
+
+    def is_preamble(self, op: Operation, event: Json) -> bool:
+        said = self.said(op, event)
+        is_silent = (
+            not said.deltas and not said.wholes and not any(items(at(c, "content", "parts")) for c in items(event.get("candidates")))
+        )
+        return is_silent and not _is_over(event) and self.error_of(op, event) is None
+
+    def error_of(self, op: Operation, event: Json) -> str | None:
+        error = event.get("error")
+        if not error:
+            return None
+        code = at(error, "code")
+        return openai_type(code) if isinstance(code, int) and not isinstance(code, bool) else text(at(error, "status")) or "server_error"
+
+    def is_terminal(self, op: Operation, data: bytes) -> bool:
+        if not any(mark in data for mark in (b"finishReason", b"blockReason", b'"error"')):
+            return False
+        try:
+            event = mapping(orjson.loads(data))
+        except orjson.JSONDecodeError:
+            return False
+        return _is_over(event) or self.error_of(op, event) is not None
+
+    def usage(self, op: Operation, doc: Json, headers: Mapping[str, str]) -> Usage | None:
+        return None if op.name == "count_tokens" else read_usage(op, doc)
+
+    def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
+        raw = merged(so_far.detail if so_far else {}, mapping(event.get("usageMetadata")))
+        now = read_usage(op, {**event, "usageMetadata": raw})
+        if now is None:
+            return so_far
+        is_over = _is_over(event) or (so_far is not None and so_far.ended)
+        return noted(so_far, replace(now, source="provider" if is_over else "counted", ended=is_over))
+
+    def error_body(self, status: int, code: str, message: str, request_id: str) -> bytes:
+        reason = {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": code.upper(),
+            "domain": "sluice",
+            "metadata": {"requestId": request_id},
+        }
+        error = {"code": status, "message": prefixed(code, message), "status": google_status(status), "details": [reason]}
+        return orjson.dumps({"error": error})
+
+    def error_event(self, op: Operation, code: str, message: str, request_id: str) -> bytes:
+        """As an SSE event, or as the last element of the JSON array; the SDKs look for a chunk that begins with `error`."""
+        body = self.error_body(stream_status(code), code, message, request_id)
+        return b",\r\n" + body + b"]" if op.variant == "array" else b"data: " + body + b"\r\n\r\n"
+
+    def auth(self, secret: str) -> tuple[bytes, bytes]:
+        return b"x-goog-api-key", secret.encode()
+
+    def failure_kind(self, status: int, doc: Json | None) -> str | None:
+        return credit_failure(status, doc)
+
+    def models_listed(self, doc: Json) -> tuple[str, list[str]] | None:
+        for key in ("models", "tunedModels", "publisherModels"):
+            if isinstance(entries := doc.get(key), list):
+                return key, [(text(at(entry, "name")) or "").rpartition("/")[2] for entry in entries]
+        return None
+
+
+class Vertex(Gemini):
+    name = "vertex"
+
+    def auth(self, secret: str) -> tuple[bytes, bytes]:
+        return b"Authorization", f"Bearer {secret}".encode()
+
+
+def _is_over(event: Json) -> bool:
+    return any(at(c, "finishReason") for c in items(event.get("candidates"))) or bool(at(event, "promptFeedback", "blockReason"))
+
+
+def _media(doc: Json) -> list[str]:
+    """Kinds of inline and referenced data, wherever a part may stand."""
+    asked = (doc, mapping(doc.get("generateContentRequest")), *items(doc.get("requests")))
+    entries = [
+        e for one in asked for name in ("contents", "content", "systemInstruction", "system_instruction") for e in _listed(at(one, name))
+    ]
+    parts = [part for entry in entries for part in _listed(at(entry, "parts"))]
+    found = [at(part, name) for part in parts for name in ("inlineData", "inline_data", "fileData", "file_data")]
+    kinds = [kind_of_media(at(data, "mimeType") or at(data, "mime_type")) for data in found if isinstance(data, dict)]
+    return kinds + ["image" for instance in items(doc.get("instances")) if isinstance(at(instance, "image"), dict)]
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+GEMINI, VERTEX = Gemini(), Vertex()

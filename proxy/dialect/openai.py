@@ -1,0 +1,147 @@
+"""OpenAI's wire format and its compatible family (Mistral, Groq, DeepSeek, xAI, OpenRouter, Together …). Translates nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+
+from proxy.dialect.fields import at, distinct, items, kind_of_media, mapping, positive, several, text, with_media
+from proxy.dialect.openai_paths import operation_of, with_query
+from proxy.dialect.openai_texts import ANSWERS, ENDS_ALL, SURFACES, key_of, said_of
+from proxy.dialect.openai_usage import folded, whole_usage
+from proxy.dialect.wire import Asked, Json, Operation, Said, StreamFormat
+from proxy.dialect.wording import credit_failure, error_name, openai_type, prefixed, stream_status
+from proxy.exchange import Usage
+
+MEDIA = {
+    "image_url": "image", "input_image": "image", "image": "image", "computer_screenshot": "image", "image_generation_call": "image",
+    "image_file": "image", "input_audio": "audio", "audio_url": "audio", "video_url": "video", "input_video": "video", "file": "file",
+    "input_file": "file", "document_url": "file",
+}  # fmt: skip
+PREAMBLE = ("response.created", "response.in_progress", "response.queued", "keepalive")
+TERMINAL = (*ENDS_ALL, "error", "image_generation.completed", "image_edit.completed", "transcript.text.done", "speech.audio.done")
+MARKS = tuple(name.encode() for name in TERMINAL)
+STREAMED_BODIES = {"images": "image", "audio": "audio"}
+
+
+class OpenAI:
+    name = "openai"
+    family = "openai"
+    stream_format: StreamFormat = "sse"
+
+    def operation(self, method: str, path: str, query: str) -> Operation:
+        return with_query(operation_of(method, path), query)
+
+    def read_asked(self, op: Operation, doc: Json) -> Asked:
+        choices = several(doc.get("n"), doc.get("best_of"))
+        if op.name == "completions":
+            choices *= _prompts(doc.get("prompt"))
+        asked = Asked(
+            model=op.model or text(doc.get("model")),
+            stream=doc.get("stream") is True,
+            wants_usage=at(doc, "stream_options", "include_usage") is True,
+            max_tokens=positive(doc, "max_tokens", "max_completion_tokens", "max_output_tokens"),
+            choices=choices,
+            images=choices if op.name == "images" else 0,
+            tier=text(doc.get("service_tier")),
+            user=text(doc.get("user")) or text(doc.get("safety_identifier")),
+        )
+        return with_media(asked, _media(doc))
+
+    def surface(self, op: Operation) -> tuple[str, ...]:
+        return SURFACES.get(key_of(op), ())
+
+    def uninspected(self, op: Operation, doc: Json) -> tuple[str, ...]:
+        if op.body == "stream":
+            return (STREAMED_BODIES.get(op.name, "file"),)
+        return distinct(_media(doc))
+
+    def answer_surface(self, op: Operation) -> tuple[str, ...]:
+        return ANSWERS.get(key_of(op), ())
+
+    def said(self, op: Operation, event: Json) -> Said:
+        return said_of(op, event)
+
+    def is_preamble(self, op: Operation, event: Json) -> bool:
+        if self.error_of(op, event) is not None or mapping(event.get("usage")):
+            return False
+        if "choices" in event:
+            said = said_of(op, event)
+            return not said.deltas and not said.ends and not any(at(c, "delta", "tool_calls") for c in items(event["choices"]))
+        return event.get("type") in PREAMBLE
+
+    def error_of(self, op: Operation, event: Json) -> str | None:
+        if event.get("type") == "error":  # the Responses API: flat, or the error object inside
+            return error_name(mapping(event.get("error")) or {"code": event.get("code")})
+        if event.get("type") == "response.failed":
+            return error_name(at(event, "response", "error"))
+        return error_name(event["error"]) if event.get("error") else None
+
+    def is_terminal(self, op: Operation, data: bytes) -> bool:
+        if data.strip() == b"[DONE]":
+            return True
+        if not any(mark in data for mark in MARKS):
+            return False
+        event = _read(data)
+        return event.get("type") in TERMINAL or self.error_of(op, event) is not None
+
+    def usage(self, op: Operation, doc: Json, headers: Mapping[str, str]) -> Usage | None:
+        return whole_usage(op, doc)
+
+    def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
+        return folded(op, so_far, event)
+
+    def error_body(self, status: int, code: str, message: str, request_id: str) -> bytes:
+        error = {"message": prefixed(code, message), "type": openai_type(status, code), "param": None, "code": code}
+        return orjson.dumps({"error": error})
+
+    def error_event(self, op: Operation, code: str, message: str, request_id: str) -> bytes:
+        """The SDKs raise APIError for any event whose data has `error`; the Responses API names its event as well."""
+        body = self.error_body(stream_status(code), code, message, request_id)
+        if op.name == "responses":
+            flat = {"type": "error", "code": code, "message": prefixed(code, message), "param": None}
+            return b"event: error\ndata: " + orjson.dumps(flat | orjson.loads(body)) + b"\n\n"
+        return b"data: " + body + b"\n\n"
+
+    def auth(self, secret: str) -> tuple[bytes, bytes]:
+        return b"Authorization", f"Bearer {secret}".encode()
+
+    def failure_kind(self, status: int, doc: Json | None) -> str | None:
+        return credit_failure(status, doc)
+
+    def models_listed(self, doc: Json) -> tuple[str, list[str]] | None:
+        entries = doc.get("data")
+        return ("data", [text(at(entry, "id")) or "" for entry in entries]) if isinstance(entries, list) else None
+
+
+def _prompts(prompt: object) -> int:
+    """How many prompts a completions call carries: a list of strings or of token lists; one list of tokens is one prompt."""
+    return sum(isinstance(entry, str | list) for entry in items(prompt)) or 1
+
+
+def _media(doc: Json) -> list[str]:
+    """Kinds of the parts no text rule can read, in messages, input items and their outputs."""
+    parts: list[object] = []
+    for entry in (*items(doc.get("messages")), *items(doc.get("input"))):
+        parts += (entry, at(entry, "output"), *items(at(entry, "content")), *items(at(entry, "output")))
+    return [kind for part in parts if (kind := _kind(part)) is not None]
+
+
+def _kind(part: object) -> str | None:
+    name = at(part, "type")
+    kind = MEDIA.get(name) if isinstance(name, str) else None
+    if kind == "file":
+        data = text(at(part, "file", "file_data")) or text(at(part, "file_data")) or ""
+        return kind_of_media(data.removeprefix("data:").partition(";")[0]) if data.startswith("data:") else "file"
+    return kind
+
+
+def _read(data: bytes) -> Json:
+    try:
+        return mapping(orjson.loads(data))
+    except orjson.JSONDecodeError:
+        return {}
+
+
+OPENAI = OpenAI()

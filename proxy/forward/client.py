@@ -1,0 +1,193 @@
+"""The upstream client: HTTP/1.1 to providers, pooled. Follows no redirect, keeps no cookie and adds no header of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from functools import cached_property
+
+from proxy.forward.answer import Reply
+from proxy.forward.connection import NEVER, Connection
+from proxy.forward.head import head_of
+from proxy.forward.pool import Pool
+from proxy.policy.plan import Origin, Timeouts
+from proxy.ports import Clock, Outgoing
+from proxy.refusal import Refusal, UpstreamFailed
+
+BUSY_TICK_S = 0.25  # how exact the deadlines of answers are
+IDLE_TICK_S = 5.0
+
+PoolKey = tuple[str, Origin, object, int]
+
+
+class Client:
+    """`ports.Upstream`. One coarse timer for all connections, running only while there are any."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pools: dict[PoolKey, Pool] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_ticking_fast = False
+
+    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Reply:
+        """See `ports.Upstream`. A kept connection that turns out to be dead is replaced once by a new one, if the body is held."""
+        head = head_of(request)
+        key = (request.pool, request.origin, request.tls, request.max_connections)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = Pool(request.max_connections)
+        await pool.enter()
+        try:
+            kept = pool.take(self._clock.monotonic())
+            if kept is not None:
+                reply = await self._attempt(pool, kept, request, head, timeouts, deadline, may_repeat=request.upload is None)
+                if reply is not None:
+                    return reply
+            fresh = await self._connect(pool, request, timeouts, deadline)
+            reply = await self._attempt(pool, fresh, request, head, timeouts, deadline, may_repeat=False)
+            assert reply is not None
+            return reply
+        except BaseException:
+            pool.leave()
+            raise
+
+    def close(self) -> None:
+        """Ends every connection."""
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # --- one attempt ---
+
+    async def _attempt(
+        self, pool: Pool, connection: Connection, request: Outgoing, head: bytes, timeouts: Timeouts, deadline: float, *, may_repeat: bool
+    ) -> Reply | None:
+        """The answer, its head complete. None: the connection was dead and nothing of an answer came (`may_repeat` only)."""
+        reply = Reply(connection, is_to_head=request.method == "HEAD")
+        connection.begin(reply, timeouts, self._clock.monotonic(), deadline)
+        pool.busy.add(connection)
+        self._tick_fast()
+        try:
+            if request.upload is not None and request.body is None:
+                await self._upload(connection, reply, request, head)
+            else:
+                connection.write(head, request.body or b"")
+                await reply.head()
+            return reply
+        except BaseException as error:
+            pool.busy.discard(connection)
+            connection.abort()
+            if may_repeat and not reply.has_bytes and isinstance(error, UpstreamFailed) and error.kind == "reset":
+                return None
+            raise
+
+    async def _upload(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> None:
+        """Body pieces out until all are sent, or until the provider answers: an early answer ends the upload."""
+        reply.is_sent = False
+        pump = asyncio.ensure_future(self._pump(connection, reply, request, head))
+        pump.add_done_callback(lambda done: None if done.cancelled() or done.exception() is None else reply.broken(_raised(done)))
+        try:
+            await reply.head()
+        finally:
+            pump.cancel()
+
+    async def _pump(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> None:
+        assert request.upload is not None
+        left = request.upload_length
+        connection.write(head)
+        connection.expect_head(NEVER)
+        async for piece in request.upload():
+            connection.expect_head(self._clock.monotonic())
+            if left is not None:
+                left -= len(piece)
+            if left is not None and left < 0:
+                break
+            if piece:
+                parts = (piece,) if left is not None else (b"%x\r\n" % len(piece), piece, b"\r\n")
+                connection.write(*parts)
+                await connection.room()
+            connection.expect_head(NEVER)
+        if left:
+            raise Refusal(400, "invalid_request", "the body is not as long as its Content-Length says", should_retry=False, close=True)
+        if left is None:
+            connection.write(b"0\r\n\r\n")
+        connection.expect_head(self._clock.monotonic())
+        reply.is_sent = True
+
+    # --- a new connection ---
+
+    async def _connect(self, pool: Pool, request: Outgoing, timeouts: Timeouts, deadline: float) -> Connection:
+        now = self._clock.monotonic()
+        tls = self._tls_of(request)
+        origin = request.origin
+
+        def ended(connection: Connection, is_reusable: bool) -> None:
+            pool.busy.discard(connection)
+            if is_reusable:
+                pool.give_back(connection, self._clock.monotonic())
+            pool.leave()
+
+        try:
+            async with asyncio.timeout(max(0.0, min(timeouts.connect, deadline - now))):
+                transport, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(now, ended), origin.host, origin.port, ssl=tls, server_hostname=origin.host if tls else None
+                )
+        except (OSError, UnicodeError) as error:
+            raise _connect_failure(error) from error
+        if tls is not None and transport.get_extra_info("ssl_object").selected_alpn_protocol() not in (None, "http/1.1"):
+            connection.abort()
+            raise UpstreamFailed("upstream_tls", "tls", sent=False, detail="the provider insists on another protocol than http/1.1")
+        return connection
+
+    def _tls_of(self, request: Outgoing) -> ssl.SSLContext | None:
+        if request.origin.scheme == "http":
+            return None
+        return request.tls if isinstance(request.tls, ssl.SSLContext) else self._system_tls
+
+    @cached_property
+    def _system_tls(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    # --- the timer ---
+
+    def _tick_fast(self) -> None:
+        if not self._is_ticking_fast:
+            self._arm(is_fast=True)
+
+    def _arm(self, *, is_fast: bool) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._is_ticking_fast = is_fast
+        self._timer = asyncio.get_running_loop().call_later(BUSY_TICK_S if is_fast else IDLE_TICK_S, self._sweep)
+
+    def _sweep(self) -> None:
+        now = self._clock.monotonic()
+        for pool in self._pools.values():
+            pool.sweep(now)
+        self._pools = {key: pool for key, pool in self._pools.items() if not pool.is_empty}
+        self._timer, self._is_ticking_fast = None, False
+        if self._pools:
+            self._arm(is_fast=any(pool.busy for pool in self._pools.values()))
+
+
+def _raised(done: asyncio.Future[None]) -> BaseException:
+    error = done.exception()
+    assert error is not None
+    return error
+
+
+def _connect_failure(error: OSError | UnicodeError) -> UpstreamFailed:
+    """Renames what `create_connection` raises; nothing of the request has been sent. `detail` is our own wording or the system's."""
+    if isinstance(error, TimeoutError):
+        return UpstreamFailed("upstream_connect_timeout", "connect", sent=False, status=504, detail="no connection in time")
+    if isinstance(error, (socket.gaierror, UnicodeError)) and not isinstance(error, ssl.SSLError):
+        return UpstreamFailed("upstream_dns", "dns", sent=False, detail="the provider's host name does not resolve")
+    if isinstance(error, ssl.SSLError):
+        return UpstreamFailed("upstream_tls", "tls", sent=False, detail=error.reason or "TLS failed")
+    return UpstreamFailed("upstream_connect", "connect", sent=False, detail=error.strerror or type(error).__name__)

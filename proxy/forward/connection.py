@@ -1,0 +1,161 @@
+"""One connection to a provider: bytes out, bytes in, and the deadlines of the answer under way. Never repeats a request."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from proxy.policy.plan import Timeouts
+from proxy.refusal import UpstreamCut, UpstreamFailed
+
+if TYPE_CHECKING:
+    from proxy.forward.answer import Reply
+
+NEVER = float("inf")
+
+
+class Connection(asyncio.Protocol):
+    """Serves one answer at a time; `on_end` hears once per answer whether the connection may serve another."""
+
+    __slots__ = (
+        "_deadline", "_head_by", "_idle_s", "_is_paused", "_last", "_pending", "_poll", "_received", "_reply", "_room", "_transport",
+        "born", "first_byte_s", "idle_since", "on_end",
+    )  # fmt: skip
+
+    def __init__(self, now: float, on_end: Callable[[Connection, bool], None]) -> None:
+        self.born = self.idle_since = now
+        self.on_end = on_end
+        self._transport: asyncio.Transport | None = None
+        self._poll: select.poll | None = None
+        self._reply: Reply | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._is_paused = False
+        self._received = 0
+        self._deadline = self._head_by = self._idle_s = self._last = self.first_byte_s = NEVER
+        self._pending = 0
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a provider that vanished is noticed: 15 s, three probes
+        for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000)):
+            if hasattr(socket, name):  # Linux has them all
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._poll = select.poll()
+        self._poll.register(sock.fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        if self._reply is None:
+            self.abort()  # nobody asked
+        else:
+            self._reply.feed(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        reply, self._transport = self._reply, None
+        self._make_room()
+        if reply is not None:
+            reply.lost(exc)
+
+    def pause_writing(self) -> None:
+        self._room = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        self._make_room()
+
+    # --- the life of one answer ---
+
+    def begin(self, reply: Reply, timeouts: Timeouts, now: float, deadline: float) -> None:
+        """From here on what arrives is `reply`'s, and `check` holds it to its deadlines."""
+        self._reply, self._deadline = reply, deadline
+        self.first_byte_s, self._idle_s = timeouts.first_byte, timeouts.idle
+        self._head_by, self._last, self._pending, self._received = now + timeouts.first_byte, now, 0, 0
+
+    def end(self, *, is_reusable: bool) -> None:
+        """The answer lets go."""
+        self._reply = None
+        self._head_by = self._deadline = NEVER
+        is_reusable = is_reusable and not self.is_closed and self._unsent() == 0
+        if is_reusable:
+            self.resume()
+        else:
+            self.abort()
+        self.on_end(self, is_reusable)
+
+    def check(self, now: float) -> None:
+        """Called a few times a second: ends an answer that is late. A client that reads slowly is not the provider's fault."""
+        reply = self._reply
+        if reply is None or reply.is_idle:
+            return
+        if now >= self._deadline:
+            reply.broken(
+                UpstreamCut("upstream_timeout", "the call's total time is over")
+                if reply.has_head
+                else UpstreamFailed("upstream_timeout", "timeout", sent=True, status=504, detail="the call's total time is over")
+            )
+        elif not reply.has_head:
+            self._check_head(reply, now)
+        elif self._is_paused or reply.received != self._received:
+            self._received, self._last = reply.received, now
+        elif now - self._last >= self._idle_s:
+            reply.broken(UpstreamCut("upstream_idle_timeout", f"nothing came for {self._idle_s:g} s"))
+
+    def _check_head(self, reply: Reply, now: float) -> None:
+        before, self._pending = self._pending, self._unsent()
+        if self._pending < before:  # a large request is still going out
+            self.expect_head(now)
+        elif now >= self._head_by:
+            detail = f"no complete head within {self.first_byte_s:g} s"
+            reply.broken(UpstreamFailed("upstream_first_byte_timeout", "first_byte_timeout", sent=True, status=504, detail=detail))
+
+    def expect_head(self, now: float) -> None:
+        """The first-byte deadline runs from here. `NEVER`: it is the client's turn (an upload)."""
+        self._head_by = now + self.first_byte_s
+
+    # --- the wire ---
+
+    @property
+    def is_closed(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
+    @property
+    def is_silent(self) -> bool:
+        """Neither closed nor holding bytes that nobody asked for: fit for the next request."""
+        return not self.is_closed and self._poll is not None and not self._poll.poll(0)
+
+    def write(self, *parts: bytes) -> None:
+        if self._transport is not None:
+            self._transport.writelines([part for part in parts if part])
+            self._pending = self._unsent()
+
+    async def room(self) -> None:
+        """Until the provider has taken enough of what was written."""
+        if self._room is not None:
+            await self._room
+
+    def pause(self) -> None:
+        if not self._is_paused and not self.is_closed and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._is_paused and not self.is_closed and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Ends the connection at once, whatever is on its way."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _unsent(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def _make_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)

@@ -1,0 +1,76 @@
+"""What the first bytes of an answer say, while nothing of it has reached the client. Consumes none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+
+from proxy.dialect.wire import Dialect, Operation, stream_format_of
+from proxy.exchange import RawHeaders
+from proxy.ports import Answer
+from proxy.refusal import UpstreamCut
+from proxy.stream.coding import READABLE, Inflater
+from proxy.stream.sse import SseDecoder
+
+MAX_TEXT = 1 << 20  # bytes that a coded beginning may decode to
+
+
+def header_of(headers: RawHeaders, name: bytes) -> str:
+    """The value of a header line, latin-1; "" where there is none."""
+    return next((value.decode("latin-1") for spelt, value in headers if spelt.lower() == name), "")
+
+
+def _plain(answer: Answer, data: bytes) -> bytes:
+    coding = header_of(answer.headers, b"content-encoding").strip().lower()
+    if coding in READABLE:
+        try:
+            return Inflater(coding, MAX_TEXT).feed(data)
+        except UpstreamCut:
+            return b""
+    return data
+
+
+async def said_first(answer: Answer, limit: int, wait_s: float) -> Mapping[str, object] | None:
+    """The body of an error answer as its JSON object, if it is one and comes within `limit` bytes and `wait_s` seconds."""
+    try:
+        data = await answer.preamble(lambda held: False, limit, wait_s)
+        doc = orjson.loads(_plain(answer, data))
+    except (UpstreamCut, orjson.JSONDecodeError):
+        return None
+    if isinstance(doc, list) and doc and isinstance(doc[0], dict):  # Gemini's array form
+        return doc[0]
+    return doc if isinstance(doc, dict) else None
+
+
+async def first_error(answer: Answer, dialect: Dialect, op: Operation, limit: int, wait_s: float) -> str | None:
+    """The type of an error event that comes before any content of an event stream; None: content came, or time is up.
+
+    Raises UpstreamCut where the provider dies before any content.
+    """
+    if stream_format_of(op, header_of(answer.headers, b"content-type")) != "sse":
+        return None
+
+    def is_decided(held: bytes) -> bool:
+        return _reading(dialect, op, _plain(answer, held)) is not None
+
+    data = await answer.preamble(is_decided, limit, wait_s)
+    return _reading(dialect, op, _plain(answer, data)) or None
+
+
+def _reading(dialect: Dialect, op: Operation, text: bytes) -> str | None:
+    """None: undecided; "": content; else the type of an error."""
+    for event in SseDecoder().feed(text):
+        try:
+            doc = orjson.loads(event.data)
+        except orjson.JSONDecodeError:
+            if event.data:
+                return ""
+            continue  # a comment
+        if not isinstance(doc, dict):
+            return ""
+        if (error := dialect.error_of(op, doc)) is not None:
+            return error
+        if not dialect.is_preamble(op, doc):
+            return ""
+    return None

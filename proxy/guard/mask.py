@@ -1,0 +1,118 @@
+"""Personal data out of a request: flagged, masked or refused, as the policy says. Changes the masked bytes and not one other."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+import re2  # type: ignore[import-untyped]  # google-re2 ships no types
+
+from proxy.guard.find import Hit, finder
+from proxy.guard.texts import texts
+from proxy.guard.vault import Vault
+from proxy.policy.plan import GuardRules
+from proxy.refusal import Refusal
+from proxy.stream.spans import Edit, Text, edit
+
+_PLACEHOLDER = re.compile(rb"\[[A-Z_]{3,20}_[0-9]{1,9}\]")
+Found = Mapping[tuple[str, str, str], int]  # (entity, direction, action) → count
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    body: bytes = field(repr=False)
+    found: Found = field(default_factory=dict)
+    vault: Vault = field(default_factory=Vault)
+
+
+class Blocked(Refusal):
+    """The guard's no, with what it counted: entity classes and numbers, never values."""
+
+    def __init__(self, code: str, message: str, found: Found) -> None:
+        super().__init__(400, code, message, should_retry=False)
+        self.found = found
+
+
+def inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules) -> Inspected:
+    """A JSON body (accepted by `read_json`) as it may leave. Only what `surface` reaches is read.
+
+    Raises Blocked (`content_blocked`) where an entity's action is block; a fault of our own is a Refusal 500 `internal`
+    under `on_error: block`, and a flagged pass under `on_error: pass`.
+    """
+    try:
+        return _inspect(raw, surface, rules)
+    except Refusal:
+        raise
+    except Exception as fault:
+        if rules.on_error == "block":
+            raise Refusal(500, "internal", "the body could not be inspected; nothing was sent") from fault
+        return Inspected(raw, {("uninspected", "in", "flag"): 1})
+
+
+def inspect_other(kinds: tuple[str, ...], rules: GuardRules) -> Found:
+    """Content that no text rule can read ("image", "audio", "pdf" …), under `guard.uninspected`. Raises Blocked `uninspected_content`."""
+    if not kinds or not rules.is_on or rules.uninspected == "pass":
+        return {}
+    found: Found = {(kind, "in", rules.uninspected): count for kind, count in Counter(kinds).items()}
+    if rules.uninspected == "block":
+        raise Blocked(
+            "uninspected_content", f"the request holds {_listed(Counter(kinds))}, which cannot be inspected (guard.uninspected)", found
+        )
+    return found
+
+
+def _inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules) -> Inspected:
+    eyes = finder(frozenset(entity for entity, action in rules.entities.items() if action != "off"))
+    if not surface or not (b"\\u" in raw or eyes.may_hold(raw)):
+        return Inspected(raw)
+    pieces = [text for text, _ in texts(raw, surface)]
+    joined = b"\n".join([piece.text for piece in pieces])
+    if not eyes.may_hold(joined):
+        return Inspected(raw)
+    is_ignored = _ignoring(rules.ignore)
+    hits = [hit for hit in eyes.find(joined) if not is_ignored(joined[hit.start : hit.end])]
+    if not hits:
+        return Inspected(raw)
+    found: Counter[tuple[str, str, str]] = Counter((hit.entity, "in", rules.entities[hit.entity]) for hit in hits)
+    blocked = Counter(hit.entity for hit in hits if rules.entities[hit.entity] == "block")
+    if blocked:
+        raise Blocked("content_blocked", f"the request holds {_listed(blocked)}, which the policy does not let out (guard.pii)", found)
+    taken = {*_PLACEHOLDER.findall(joined), *_PLACEHOLDER.findall(raw)}
+    vault = Vault(taken.__contains__)
+    masked = [hit for hit in hits if rules.entities[hit.entity] == "mask"]
+    return Inspected(edit(raw, _edits(pieces, joined, masked, vault)), found, vault)
+
+
+def _edits(pieces: list[Text], joined: bytes, hits: list[Hit], vault: Vault) -> list[Edit]:
+    begins = list(accumulate((len(piece.text) + 1 for piece in pieces), initial=0))
+    edits: list[Edit] = []
+    for hit in hits:
+        number = bisect_right(begins, hit.start) - 1
+        piece, begin = pieces[number], begins[number]
+        token = vault.placeholder(hit.entity, joined[hit.start : hit.end].decode())
+        edits.append((piece.raw_at(hit.start - begin), piece.raw_at(hit.end - begin), token))
+    return edits
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+class _Ignore:
+    def __init__(self, globs: tuple[str, ...]) -> None:
+        patterns = [".*".join(re2.escape(part) for part in glob.split("*")) for glob in globs]
+        self._pattern: Any = re2.compile("(?is)" + "|".join(f"(?:{pattern})" for pattern in patterns)) if globs else None
+
+    def __call__(self, value: bytes) -> bool:
+        return self._pattern is not None and self._pattern.fullmatch(value) is not None
+
+
+@lru_cache(maxsize=64)
+def _ignoring(globs: tuple[str, ...]) -> _Ignore:
+    return _Ignore(globs)

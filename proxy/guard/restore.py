@@ -1,0 +1,168 @@
+"""The line that gives an answer its values back, streamed or whole. Events keep their order, number and framing; only texts change.
+
+The one exception: text held back when its channel ends, because it might have become a placeholder and did not, goes out
+before the ending event in a small event of its own, modelled on the last piece of that channel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import orjson
+
+from proxy.dialect.wire import Dialect, Operation, Path, Said
+from proxy.guard.texts import texts
+from proxy.guard.unmask import Pieces, Swap
+from proxy.guard.vault import Vault
+from proxy.stream.coding import Inflater
+from proxy.stream.event import Decoder, Event
+from proxy.stream.jsonarray import JsonArrayDecoder
+from proxy.stream.ndjson import NdjsonDecoder
+from proxy.stream.spans import edit, locate
+from proxy.stream.sse import SseDecoder
+from proxy.stream.taps import Line
+from proxy.stream.whole import MAX_WHOLE, WholeDecoder
+
+Form = Literal["sse", "ndjson", "json-array", "json"]
+_DECODERS: dict[str, Callable[[], Decoder]] = {"sse": SseDecoder, "ndjson": NdjsonDecoder, "json-array": JsonArrayDecoder}
+
+
+def restoring(dialect: Dialect, op: Operation, vault: Vault, form: Form, coding: str = "") -> Line:
+    """A `ports.Line` for one answer. `coding` (gzip, deflate): the answer comes encoded and leaves as identity.
+
+    Build it only where `len(vault)` is not 0: with nothing to restore the answer is relayed as it comes.
+    """
+    inflater = Inflater(coding, MAX_WHOLE) if coding else None
+    swap = Swap(vault)
+    if form == "json":
+        return Line(WholeDecoder(), (UnmaskWhole(dialect.answer_surface(op), swap),), inflater)
+    return Line(_DECODERS[form](), (Unmask(dialect, op, swap, vault.labels),), inflater)
+
+
+class UnmaskWhole:
+    """A tap for a whole JSON answer: only the placeholders' own bytes change."""
+
+    def __init__(self, surface: tuple[str, ...], swap: Swap) -> None:
+        self._surface, self._swap = surface, swap
+
+    def feed(self, event: Event) -> Sequence[Event]:
+        try:
+            orjson.loads(event.data)
+        except orjson.JSONDecodeError:
+            return (event,)
+        edits = [
+            (text.raw_at(start), text.raw_at(end), value)
+            for text, quotes in texts(event.data, self._surface)
+            if b"[" in text.text
+            for start, end, value in self._swap.found(text.text, quotes)
+        ]
+        return (event.with_data(edit(event.data, edits)),) if edits else (event,)
+
+    def end(self) -> Sequence[Event]:
+        return ()
+
+
+class Unmask:
+    """A tap for a stream: the texts of each channel are read as one, wherever the provider cuts them."""
+
+    def __init__(self, dialect: Dialect, op: Operation, swap: Swap, labels: frozenset[str]) -> None:
+        self._dialect, self._op, self._swap = dialect, op, swap
+        self._channels: dict[str, Pieces] = {}
+        self._last: dict[str, tuple[Event, Path]] = {}  # of channels that hold text: the piece it came in
+        initials = "".join(sorted({label[0] for label in labels})).encode()
+        self._of_interest = re.compile(rb'\[["%s]|\\\\|\\u005' % initials)  # a placeholder, or a text that ends within one
+
+    def feed(self, event: Event) -> Sequence[Event]:
+        if not event.data or not (self._last or self._of_interest.search(event.data)):
+            return (event,)
+        try:
+            doc = orjson.loads(event.data)
+        except orjson.JSONDecodeError:
+            doc = None
+        if not isinstance(doc, dict):  # [DONE], the closing bracket: nothing may follow
+            return (*self.end(), event)
+        said = self._dialect.said(self._op, doc)
+        texts: dict[Path, str] = {}
+        ended: list[Event] = []
+        spoke = self._hear(event, doc, said, texts)
+        for channel in self._ended(said):
+            if channel in spoke:
+                texts[spoke[channel]] += self._channels[channel].end()
+                self._last.pop(channel, None)
+            else:
+                ended += self._flush(channel)
+        for path, is_json in said.wholes:
+            whole = _at(doc, path)
+            if isinstance(whole, str):
+                texts[path] = self._swap.swapped(whole, is_json)
+        return (*ended, _retold(event, doc, texts))
+
+    def end(self) -> Sequence[Event]:
+        return [event for channel in list(self._last) for event in self._flush(channel)]
+
+    def _hear(self, event: Event, doc: object, said: Said, texts: dict[Path, str]) -> dict[str, Path]:
+        """Takes each piece into its channel; tells where each channel spoke last in this event."""
+        spoke: dict[str, Path] = {}
+        for channel, path, is_json in said.deltas:
+            piece = _at(doc, path)
+            if not isinstance(piece, str):
+                continue
+            pieces = self._channels.get(channel) or self._channels.setdefault(channel, Pieces(self._swap, is_json))
+            texts[path] = pieces.feed(piece)
+            spoke[channel] = path
+            if pieces.held:
+                self._last[channel] = event, path
+            else:
+                self._last.pop(channel, None)
+        return spoke
+
+    def _ended(self, said: Said) -> list[str]:
+        return [channel for channel in self._last if channel in said.ends or "*" in said.ends]
+
+    def _flush(self, channel: str) -> list[Event]:
+        event, path = self._last.pop(channel)
+        rest = self._channels[channel].end()
+        return [event.copy_with(orjson.dumps(_modelled(orjson.loads(event.data), path, rest)))]
+
+
+def _at(doc: object, path: Path) -> object:
+    for step in path:
+        if isinstance(doc, dict):
+            doc = doc.get(step)
+        elif isinstance(doc, list) and isinstance(step, int) and step < len(doc):
+            doc = doc[step]
+        else:
+            return None
+    return doc
+
+
+def _retold(event: Event, doc: object, texts: dict[Path, str]) -> Event:
+    """The event with its new texts; the very same one where none is new."""
+    edits = []
+    for path, text in texts.items():
+        span = locate(event.data, path) if text != _at(doc, path) else None
+        if span:
+            edits.append((*span, orjson.dumps(text)))
+    return event.with_data(edit(event.data, edits)) if edits else event
+
+
+def _modelled(piece: object, path: Path, text: str, is_top: bool = True) -> object:
+    """A piece of the same channel that says `text`: what leads there, and of its neighbours only what says where it belongs.
+
+    Names, ids and signatures would be added up, or read twice, by the caller's SDK.
+    """
+    if not path:
+        return text
+    step, rest = path[0], path[1:]
+    if isinstance(piece, list) and isinstance(step, int):
+        return [_modelled(piece[step], rest, text, False)]
+    assert isinstance(piece, dict)
+    kept = {
+        key: value
+        for key, value in piece.items()
+        if key == step or not isinstance(value, (dict, list, str)) or (isinstance(value, str) and (is_top or key in ("type", "role")))
+    }
+    kept[step] = _modelled(piece[step], rest, text, False)
+    return kept

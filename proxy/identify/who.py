@@ -1,0 +1,134 @@
+"""Says who is calling, from the headers alone. Nobody falls down the list: what claims to be ours and is not good is refused here."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from operator import eq
+
+from proxy.exchange import Call, Caller
+from proxy.identify.claims import issuer_of, unknown
+from proxy.identify.keys import PREFIX, KeyTable, credential_of, digest_of, expired, invalid, is_well_formed
+from proxy.identify.tokens import KeySource, Tokens
+from proxy.policy.plan import CallerRules, KeyRecord, TokenRecord
+from proxy.ports import Clock
+from proxy.refusal import Refusal
+
+ANONYMOUS_KEY = "sluice"  # for SDKs that insist on some key
+SEND_ONE = "send a Sluice key (slk-…) or a token as `Authorization: Bearer`, x-api-key, api-key, x-goog-api-key or ?key="
+
+
+class Identify:
+    """`find_key` looks into the state, `secret` is the state's own: it makes hashes of keys worthless elsewhere."""
+
+    def __init__(self, find_key: Callable[[bytes], KeyRecord | None], secret: bytes, clock: Clock, jwks: KeySource) -> None:
+        self._find_key, self._secret, self._clock = find_key, secret, clock
+        self._tokens = Tokens(clock, jwks)
+        self._table = KeyTable(CallerRules())
+
+    async def who(self, call: Call, rules: CallerRules, is_own_provider: Callable[[str, str], bool] = eq) -> Caller:
+        """The caller, its tier and team checked against `rules`.
+
+        `is_own_provider(own, asked)`: may a key of provider `own` go to provider `asked`? Raises Refusal: 400 `ambiguous_credentials`;
+        401 `missing_credentials`, `invalid_credentials`, `expired_credentials`; 403 `bad_signature`, `not_allowed`, `unknown_tier`,
+        `unknown_team`; 503 `state_unavailable`.
+        """
+        return _placed(await self._named(credential_of(call), call, rules, is_own_provider), rules)
+
+    async def _named(self, credential: str | None, call: Call, rules: CallerRules, is_own_provider: Callable[[str, str], bool]) -> Caller:
+        """The order of policy.example.yaml, `callers`."""
+        if credential is None or credential == ANONYMOUS_KEY:
+            return _anonymous(rules)
+        if self._table.rules is not rules:
+            self._table = KeyTable(rules)
+        digest = digest_of(credential)
+        if credential.startswith(PREFIX):
+            return self._of_key(credential, digest)
+        token = self._table.token(digest)
+        if token is not None and token.own_provider is None:
+            return self._of_token(token)
+        issuer = issuer_of(credential, rules.issuers) if rules.issuers else None
+        if issuer is not None:
+            return await self._tokens.caller(credential, issuer)
+        if token is not None:
+            return self._of_own_key(token, call.route.provider, is_own_provider)
+        return self._pass_through(credential, rules)
+
+    def _of_key(self, key: str, digest: bytes) -> Caller:
+        if not is_well_formed(key):
+            raise invalid("a Sluice key is slk- and 43 characters; this one was cut or changed")
+        minted, declared = self._find_key(digest), self._table.key(digest)
+        record = declared or minted
+        if record is None or not hmac.compare_digest(record.digest, digest):
+            raise invalid("this Sluice key is not known here, or no longer")
+        for one in (minted, declared):  # both: a policy file cannot revive a key that the state let expire
+            self._check_alive(one)
+        return _of_record(record)
+
+    def _of_token(self, token: TokenRecord) -> Caller:
+        self._check_alive(token.record)
+        return replace(_of_record(token.record), kind="token")
+
+    def _of_own_key(self, token: TokenRecord, asked: str, is_own_provider: Callable[[str, str], bool]) -> Caller:
+        self._check_alive(token.record)
+        own = token.own_provider or ""
+        if not is_own_provider(own, asked):
+            raise Refusal(403, "not_allowed", f"not_allowed: this key is one of provider {own} and goes nowhere else", should_retry=False)
+        return replace(_of_record(token.record), kind="own_key", own_provider=own)
+
+    def _check_alive(self, record: KeyRecord | None) -> None:
+        if record is not None and record.expires_ns is not None and self._clock.now_ns() >= record.expires_ns:
+            raise expired("this key")
+
+    def _pass_through(self, credential: str, rules: CallerRules) -> Caller:
+        if rules.pass_through is None:
+            raise invalid(f"this key is not known here and keys of providers are not taken; {SEND_ONE}")
+        name = "pass-through:" + _keyed_hash(self._secret, "pass-through", credential)[:12]
+        return Caller(name=name, kind="pass_through", tier=rules.pass_through or None, key=name)
+
+
+def _anonymous(rules: CallerRules) -> Caller:
+    if rules.anonymous is None:
+        raise Refusal(401, "missing_credentials", f"missing_credentials: {SEND_ONE}", should_retry=False)
+    return Caller(name="anonymous", kind="anonymous", tier=rules.anonymous or None)
+
+
+def _of_record(record: KeyRecord) -> Caller:
+    return Caller(
+        name=record.name,
+        kind="key",
+        tier=record.tier,
+        team=record.team,
+        key=record.name,
+        allow=record.allow,
+        overrides=record.overrides,
+    )
+
+
+def _placed(caller: Caller, rules: CallerRules) -> Caller:
+    """With the default tier where it names none; a tier or team that the policy does not declare is refused."""
+    if caller.tier is None and rules.default_tier is not None:
+        caller = replace(caller, tier=rules.default_tier)
+    if caller.team is not None and caller.team not in rules.teams:
+        raise unknown("team", "the caller's team is not declared")
+    if caller.tier is not None and caller.tier not in rules.tiers:
+        raise unknown("tier", "the caller's tier is not declared")
+    if caller.allow.tiers is not None and caller.tier not in caller.allow.tiers:
+        raise Refusal(403, "not_allowed", "not_allowed: this credential may not use its tier, or names none", should_retry=False)
+    return caller
+
+
+def end_user(fields: Mapping[str, str], body_user: str | None, rules: CallerRules, secret: bytes) -> str | None:
+    """The end user that the first filled source of `callers.end_user` names, as a keyed hash: the value itself is not kept."""
+    for source in rules.end_user:
+        where, _, name = source.partition(":")
+        value = fields.get(name.lower()) if where == "header" else body_user
+        if value and value.strip():
+            return _keyed_hash(secret, "end-user", value.strip())[:24]
+    return None
+
+
+def _keyed_hash(secret: bytes, purpose: str, value: str) -> str:
+    return hmac.new(secret, f"{purpose}\0{value}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()

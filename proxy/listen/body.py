@@ -1,0 +1,90 @@
+"""The caller's body, still on the wire, paced and bounded. Never decompresses it, and keeps no trailer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from time import monotonic
+
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestPayloadError
+
+from proxy.listen.connection import Connection, Deadlines
+from proxy.refusal import ClientGone, Refusal
+
+MIN_RATE = 1024  # bytes per second after the grace; faults.md D1
+_SMALL = 64 * 1024  # an unread body up to this size is read and thrown away, and the connection lives on
+
+
+class ClientBody:
+    """`ports.Body` of one request. `length` None means chunked."""
+
+    __slots__ = ("_connection", "_content", "_deadlines", "_expects", "length")
+
+    def __init__(self, connection: Connection, content: StreamReader, length: int | None, expects: bool, deadlines: Deadlines) -> None:
+        self._connection, self._content, self._deadlines = connection, content, deadlines
+        self._expects = expects
+        self.length = length
+
+    @property
+    def is_harmless(self) -> bool:
+        """May the connection serve another request after a reply that leaves this body unread?"""
+        if self._connection.is_broken or self._expects:
+            return False
+        return self._content.is_eof() or (self.length is not None and self.length <= _SMALL)
+
+    async def read(self, limit: int) -> bytes:
+        """All of it. `limit` is in bytes. Raises Refusal 413 `too_large`, 408 `request_timeout`, 400 `invalid_request`; ClientGone."""
+        pieces = [piece async for piece in self.stream(limit)]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def stream(self, limit: int) -> AsyncIterator[bytes]:
+        """Piece by piece; raises as `read` does, before the piece that goes beyond `limit` bytes."""
+        if self.length is not None and self.length > limit:
+            raise Refusal(
+                413, "too_large", f"the body is {self.length} bytes and at most {limit} are taken", should_retry=False, close=True
+            )
+        self._go_on()
+        got, waited = 0, 0.0
+        while True:
+            piece = self._take()
+            if not piece:
+                if self._content.is_eof():
+                    break
+                began = monotonic()
+                piece = await self._next(self._deadlines.body_grace + got / MIN_RATE - waited)
+                waited += monotonic() - began
+            got += len(piece)
+            if got > limit:
+                raise Refusal(
+                    413, "too_large", f"the body is over {limit} bytes, which is all that is taken", should_retry=False, close=True
+                )
+            if piece:
+                yield piece
+        if self._connection.is_broken:
+            raise Refusal(400, "invalid_request", "the body's framing is not valid HTTP/1.1", should_retry=False, close=True)
+
+    def _go_on(self) -> None:
+        """The `100 Continue` that the client waits for; it was identified by now (faults.md H53)."""
+        if self._expects:
+            self._expects = False
+            if self._connection.transport is not None:
+                self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _take(self) -> bytes:
+        try:
+            return self._content.read_nowait()
+        except (ConnectionError, RuntimeError) as gone:
+            raise ClientGone from gone
+
+    async def _next(self, patience_s: float) -> bytes:
+        """The next bytes, b"" at the end. Slower than the pace or silent: 408."""
+        try:
+            async with asyncio.timeout(min(self._deadlines.body_idle, patience_s)):
+                return await self._content.readany()
+        except TimeoutError:
+            raise Refusal(408, "request_timeout", "the body came too slowly: below 1 KiB/s, or not at all", close=True) from None
+        except RequestPayloadError:
+            raise Refusal(400, "invalid_request", "the body's framing is not valid HTTP/1.1", should_retry=False, close=True) from None
+        except (ConnectionError, RuntimeError) as gone:  # aiohttp: a bare ConnectionResetError, or RuntimeError("Connection closed.")
+            raise ClientGone from gone

@@ -1,0 +1,263 @@
+"""aiohttp's protocol for one client, with the deadlines, quiet errors and disconnects that it lacks (faults.md D1, D2, D11).
+
+The one place that leans on aiohttp's insides: tests/listen/test_connection.py pins their names. Never words an error itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from proxy.listen.headers import MAX_HEAD
+from proxy.refusal import Refusal
+
+MAX_LINE = 8190  # bytes of a request target
+MAX_FIELD = 8256  # bytes of a header's name and value: an 8 KB token fits; differs from MAX_LINE, which tells 414 from 431
+HIGH_WATER = 256 * 1024  # bytes a client may leave unread before the provider is paused
+_LINGER_S = 1.0  # how long what a refused client still sends is thrown away, so that a reset does not eat the reply
+
+log = logging.getLogger("sluice.listen")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds a client has for each step; faults.md D1."""
+
+    first_byte: float = 10.0
+    head: float = 10.0
+    keepalive: float = 75.0
+    body_grace: float = 10.0
+    body_idle: float = 30.0
+    write: float = 60.0
+    linger: float = 5.0
+
+
+class InFlight(Protocol):
+    """The call under way on a connection."""
+
+    @property
+    def finish_anyway(self) -> bool: ...
+    @property
+    def task(self) -> asyncio.Task[object]: ...
+
+
+class Answered(web.StreamResponse):
+    """Tells aiohttp that the reply is already on the wire and whether the connection stays open. Writes nothing."""
+
+    def __init__(self, keep_alive: bool) -> None:
+        super().__init__()
+        self._keep_alive = keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+KEPT, CLOSED = Answered(True), Answered(False)
+
+
+class Connection(RequestHandler):
+    """One client. `turn_away` writes a refusal for a request that never became a call."""
+
+    __slots__ = (
+        "_content", "_deadlines", "_head_bytes", "_head_timer", "_is_deaf", "_stall", "_turn_away", "_unread", "_unread_since", "_wire",
+        "is_broken", "serving",
+    )  # fmt: skip
+
+    def __init__(
+        self, server: web.Server, loop: asyncio.AbstractEventLoop, deadlines: Deadlines, turn_away: Callable[[Connection, Refusal], None]
+    ) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=deadlines.keepalive,
+            lingering_time=deadlines.linger,
+            logger=log,
+            access_log=cast(logging.Logger, None),  # aiohttp reads "no access log" from it, its annotation does not say so
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_FIELD,
+            auto_decompress=False,
+        )
+        self._deadlines, self._turn_away = deadlines, turn_away
+        self._wire: asyncio.Transport | None = None  # outlives self.transport, which force_close forgets before the last byte is out
+        self._content: StreamReader = EMPTY_PAYLOAD  # of the request that was parsed last
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._is_deaf = False  # what still comes is thrown away
+        self._stall: asyncio.TimerHandle | None = None
+        self._unread, self._unread_since = 0, 0.0
+        self.serving: InFlight | None = None
+        self.is_broken = False  # the framing of the body under way is in doubt
+
+    # life
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._wire = cast(asyncio.Transport, transport)
+        self._wire.set_write_buffer_limits(high=HIGH_WATER)
+        super().connection_made(transport)
+        self._head_timer = self._loop.call_later(self._deadlines.first_byte, self._too_slow)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        serving, idle = self.serving, self._task_handler
+        for timer in (self._head_timer, self._stall):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._stall = self._wire = None
+        super().connection_lost(exc)
+        if serving is None:
+            if idle is not None:
+                idle.cancel()
+        elif not serving.finish_anyway:
+            serving.task.cancel()
+
+    def force_close(self) -> None:
+        super().force_close()
+        self.guard_writes()
+
+    def close_if_idle(self) -> None:
+        if self.serving is None and not self._messages:
+            self.force_close()
+
+    def _process_keepalive(self) -> None:
+        if self._head_timer is None:
+            super()._process_keepalive()
+        else:  # a request has begun to come: its own deadline holds
+            self._keepalive_handle = None
+
+    # reading
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before:
+            self._head_came()
+        elif data and not self._upgraded and self._content.is_eof():
+            self._head_is_coming(len(data))
+
+    def _head_came(self) -> None:
+        self._head_bytes = 0
+        self._stop_head_timer()
+        if not self._messages:
+            return
+        message, content = self._messages[-1]
+        if not isinstance(message, _ErrInfo):
+            self._content = content
+            return
+        self._is_deaf = True
+        if not self._content.is_eof():  # the error is in a body: its reader says so, there is no second request to answer
+            self._messages.pop()
+            self.is_broken = True
+            self._content.feed_eof()
+
+    def _head_is_coming(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD:
+            self._reject(Refusal(431, "headers_too_large", f"the header lines are larger than {MAX_HEAD} bytes together", close=True))
+        elif self._head_bytes == size and self._is_waiting:
+            self._stop_head_timer()
+            self._head_timer = self._loop.call_later(self._deadlines.head, self._too_slow)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    @property
+    def _is_waiting(self) -> bool:
+        return self.serving is None and self._waiter is not None
+
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        self._reject(Refusal(408, "request_timeout", "the request line and headers did not come in time", close=True))
+
+    def _reject(self, no: Refusal) -> None:
+        """Queues a refusal behind what is being answered, as if the parser had found it."""
+        self._is_deaf = True
+        self._stop_head_timer()
+        self._messages.append((_ErrInfo(status=no.status, exc=no, message=""), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # errors
+
+    def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+        async def refuse(_: web.BaseRequest) -> web.StreamResponse:
+            self._turn_away(self, refusal_of(err_info.exc))
+            if self._wire is not None and self._wire.can_write_eof() and not self._wire.is_closing():
+                self._wire.write_eof()
+                await asyncio.sleep(_LINGER_S)  # ended at once by the client's close
+            return CLOSED
+
+        return refuse
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        log.error("request handler failed: %s", type(exc).__name__)  # the text of an exception may hold what the client sent
+        self.force_close()
+        return CLOSED
+
+    def log_exception(self, *args: object, **kw: object) -> None:
+        log.debug("connection dropped: %s", type(kw.get("exc_info")).__name__)
+
+    # writing
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.guard_writes()
+
+    def guard_writes(self) -> None:
+        """From now on a client that takes nothing for `Deadlines.write` seconds is dropped; until its buffer is empty."""
+        if self._stall is None and self._wire is not None and self._wire.get_write_buffer_size():
+            self._unread, self._unread_since = self._wire.get_write_buffer_size(), self._loop.time()
+            self._stall = self._loop.call_later(self._deadlines.write / 4, self._look_at_writes)
+
+    def _look_at_writes(self) -> None:
+        self._stall = None
+        if self._wire is None:
+            return
+        unread = self._wire.get_write_buffer_size()
+        if unread == self._unread and self._loop.time() - self._unread_since >= self._deadlines.write:
+            self._wire.abort()
+        elif unread:
+            if unread != self._unread:
+                self._unread, self._unread_since = unread, self._loop.time()
+            self._stall = self._loop.call_later(self._deadlines.write / 4, self._look_at_writes)
+
+    async def room(self) -> None:
+        """Waits until the client has taken enough. Raises ConnectionError when it is gone."""
+        await self._drain_helper()
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """What the parser's complaint means to a client. Never its text: it quotes the input, secrets included (faults.md D2)."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, LineTooLong):
+        if error.args[1] == MAX_LINE:
+            return Refusal(
+                414, "target_too_long", f"the request target is longer than {MAX_LINE} bytes; send the data in the body", close=True
+            )
+        return Refusal(431, "headers_too_large", f"a header line is longer than {MAX_FIELD} bytes", close=True)
+    complaint = error.message if isinstance(error, HttpProcessingError) else ""
+    if complaint.startswith("Too many headers"):
+        return Refusal(431, "headers_too_large", "the request has more than 128 header lines", close=True)
+    if complaint.startswith("Bad status line:\n  Invalid HTTP version"):
+        return wrong_version()
+    return Refusal(400, "invalid_request", "the request is not valid HTTP/1.1", should_retry=False, close=True)
+
+
+def wrong_version() -> Refusal:
+    return Refusal(505, "version_not_supported", "Sluice speaks HTTP/1.1 and HTTP/1.0", should_retry=False, close=True)

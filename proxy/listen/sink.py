@@ -1,0 +1,185 @@
+"""The client's side of an answer: raw bytes onto the transport, as given. Adds framing and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from http import HTTPStatus
+
+from proxy.dialect import dialect_of
+from proxy.exchange import RawHeaders
+from proxy.listen.body import ClientBody
+from proxy.listen.connection import CLOSED, KEPT, Answered, Connection
+from proxy.listen.errors import word
+from proxy.refusal import ClientGone, Refusal
+
+_CORS = frozenset({b"access-control-allow-origin", b"access-control-expose-headers"})
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class ClientSink:
+    """`ports.Sink` of one request. `finish_anyway` (set by the pipeline): when the client leaves, the call goes on and writes to nobody."""
+
+    __slots__ = (
+        "_body", "_connection", "_head", "_is_chunked", "_is_ended", "_is_head", "_is_silent", "_keeps", "_left",
+        "_speaks_11", "cors", "finish_anyway", "is_started", "request_id", "task",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connection: Connection,
+        task: asyncio.Task[object],
+        body: ClientBody,
+        *,
+        is_head: bool,
+        speaks_11: bool,
+        may_keep: bool,
+        request_id: str,
+    ) -> None:
+        self._connection, self.task, self._body = connection, task, body
+        self._is_head, self._speaks_11 = is_head, speaks_11
+        self._keeps = may_keep and speaks_11
+        self._head = b""  # not yet written: joins the first body bytes in one write
+        self._is_chunked = False
+        self._is_silent = False  # a reply without a body
+        self._left: int | None = None  # bytes that Content-Length still promises
+        self._is_ended = False
+        self.cors: RawHeaders = ()
+        self.request_id = request_id
+        self.is_started = False
+        self.finish_anyway = False
+
+    @property
+    def is_gone(self) -> bool:
+        transport = self._connection.transport
+        return transport is None or transport.is_closing()
+
+    @property
+    def is_full(self) -> bool:
+        return self._connection.writing_paused
+
+    @property
+    def is_ended(self) -> bool:
+        return self._is_ended
+
+    @property
+    def reply(self) -> Answered:
+        """What aiohttp is told of it."""
+        return KEPT if self._keeps and self._is_ended and not self.is_gone else CLOSED
+
+    def stop_keeping(self) -> None:
+        """The connection ends after this reply."""
+        self._keeps = False
+
+    def start(self, status: int, reason: bytes, headers: RawHeaders, length: int | None) -> None:
+        """Status line and header lines in their given bytes and order, then framing. Raises ClientGone."""
+        if self.is_started:
+            raise RuntimeError("the reply has begun already")
+        self._ask_for_client()
+        self.is_started = True
+        self._keeps = self._keeps and self._body.is_harmless
+        if self.cors:
+            headers = (*(line for line in headers if line[0].lower() not in _CORS), *self.cors)
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason), *[b"%b: %b\r\n" % line for line in headers]]
+        self._is_silent = self._is_head or status in (204, 304)
+        if self._is_silent:
+            pass
+        elif length is not None:
+            self._left = length
+            lines.append(b"Content-Length: %d\r\n" % length)
+        elif self._speaks_11:
+            self._is_chunked = True
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        lines.append(b"\r\n" if self._keeps else b"Connection: close\r\n\r\n")
+        self._head = b"".join(lines)
+        asyncio.get_running_loop().call_soon(self._write_head)
+
+    def _write_head(self) -> None:
+        if self._head:
+            self._write(b"")
+
+    def push(self, data: bytes) -> None:
+        """Body bytes, written now. Raises ClientGone, but never after `finish_anyway`."""
+        self._ask_for_client()
+        if not data or self._is_silent:
+            return
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif self._left is not None:
+            if len(data) > self._left:
+                self.abort(b"")
+                raise RuntimeError("more body than Content-Length promises")
+            self._left -= len(data)
+        self._write(data)
+
+    async def drain(self) -> None:
+        """Waits until the client has room. Raises ClientGone; a client that takes nothing for 60 s is dropped."""
+        try:
+            await self._connection.room()
+        except ConnectionError as gone:
+            if not self.finish_anyway:
+                raise ClientGone from gone
+        self._ask_for_client()
+
+    def finish(self) -> None:
+        """The clean end. A body shorter than its Content-Length has none: it is aborted."""
+        if self._left:
+            self.abort(b"")
+            return
+        self._is_ended = True
+        if self._is_chunked:
+            self._write(b"0\r\n\r\n")
+        else:
+            self._write_head()
+        self._connection.guard_writes()
+
+    def abort(self, last: bytes) -> None:
+        """`last`, then the connection ends so that no client takes it for a whole body."""
+        self._keeps = False
+        self._is_ended = True
+        if self._is_chunked and last:
+            last = b"%x\r\n%b\r\n" % (len(last), last)
+        short = self._is_chunked or bool(self._left)  # the client will notice by itself
+        self._write(b"" if self._is_silent or self._left is not None else last)
+        self._left = None
+        transport = self._connection.transport
+        if transport is None:
+            return
+        if not short:  # the end of a close-delimited body is a clean one, that of a full Content-Length too: only a reset tells
+            peer = transport.get_extra_info("socket")
+            if peer is not None:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        transport.close()
+        self._connection.guard_writes()
+
+    def refuse(self, no: Refusal, dialect: str, headers: RawHeaders) -> int:
+        """A whole reply of our own. `headers` gives way to what the wording says itself. A client that left hears nothing."""
+        status, lines, body = word(no, dialect_of(dialect), self.request_id)
+        if no.close:
+            self._keeps = False
+        said = {name for name, _ in lines}
+        lines += tuple(line for line in headers if line[0].lower() not in said)
+        self.answer(status, lines, body)
+        return status
+
+    def answer(self, status: int, headers: RawHeaders, body: bytes) -> None:
+        """A whole reply at once."""
+        try:
+            self.start(status, _REASONS.get(status, b""), headers, None if status == 204 else len(body))
+            self.push(body)
+            self.finish()
+        except ClientGone:
+            self._is_ended = True
+
+    def _ask_for_client(self) -> None:
+        if not self.finish_anyway and self.is_gone:
+            raise ClientGone
+
+    def _write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        transport = self._connection.transport
+        if data and transport is not None and not transport.is_closing():
+            transport.write(data)

@@ -1,0 +1,185 @@
+"""What a call may cost and what it did cost: the table under the policy's `prices:`. Never lets an unknown price pass as 0 unsaid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from proxy.dialect.wire import Operation
+from proxy.exchange import Usage
+from proxy.meter.row import PriceRow, bound_cost, cost, flat, has_unpriced
+from proxy.meter.table import PriceTable
+from proxy.policy.plan import PriceOverride, Pricing, Provider
+from proxy.refusal import Refusal
+
+__all__ = ["PriceRow", "PriceTable", "Priced", "Prices", "Quote", "bound_cost", "cost"]
+
+_MEMORY = 4096  # remembered look-ups: model names come from outside
+_SNAPSHOT = re.compile(r"(?:-latest|[-@]20\d\d-?\d\d-?\d\d|-\d{4})$")
+_POLICY = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """The row a call will be priced by, found before it is sent. `note` belongs into the ledger's usage_note."""
+
+    row: PriceRow
+    note: str
+    provider: str
+    price_id: str
+    at_ns: int
+
+    @property
+    def is_known(self) -> bool:
+        """False: the price is a stand-in, and the unpriced counter should say so."""
+        return self.row.mark in ("table", "override", "free")
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """One attempt, settled: the ledger's cost_nanousd, price_row and usage_note."""
+
+    cost_nanousd: int
+    price_row: dict[str, object]
+    note: str
+    is_known: bool
+
+
+class Prices:
+    """Rows by target, policy first."""
+
+    def __init__(self, table: PriceTable, overrides: tuple[PriceOverride, ...], pricing: Pricing) -> None:
+        self._table, self._pricing = table, pricing
+        self._overrides = [(override, _matcher(override.name)) for override in overrides]
+        self._chosen: dict[tuple[str, str], PriceOverride | None] = {}
+
+    def find(self, provider_name: str, price_id: str, model: str | None, at_ns: int) -> PriceRow | None:
+        """The row for a model (our name for it) at a provider of the policy; None: unknown. `at_ns` is ns since the epoch.
+
+        An entry of `prices:` named provider/model goes before one named model; exact names before those a snapshot or
+        `-latest` falls under, these before globs. A discount is taken off the table's row, a rate replaces the table's.
+        """
+        if not model:
+            return None
+        row = self._table.row(price_id, model, at_ns)
+        override = self._override(provider_name, model)
+        return row if override is None else self._with_override(row, override)
+
+    def quote(
+        self, pricing: Pricing, is_under_spend_limit: bool, provider: Provider, model: str | None, op: Operation, at_ns: int
+    ) -> Quote:
+        """To be asked before an attempt is sent. Raises Refusal 400 `unmetered_operation` and `unpriced_model` where policy says deny."""
+        row, note = self._row(pricing, is_under_spend_limit, provider, model, op, at_ns)
+        return Quote(row, note, provider.name, provider.price_id, at_ns)
+
+    def _row(
+        self, pricing: Pricing, is_limited: bool, provider: Provider, model: str | None, op: Operation, at_ns: int
+    ) -> tuple[PriceRow, str]:
+        if not op.is_billed or op.is_read_back:
+            return _free("read-back" if op.is_read_back else op.name), ""
+        found = self.find(provider.name, provider.price_id, model, at_ns)
+        if not op.is_metered:
+            choice = _choice(pricing.unmetered, is_limited)
+            if choice == "deny":
+                raise Refusal(400, "unmetered_operation", _UNMETERED, should_retry=False)
+            note = "unmetered" if choice == "flag" else ""
+            return found or _stand_in("unmetered"), note
+        if found:
+            return found, ""
+        match _choice(pricing.unknown_price, is_limited):
+            case "deny":
+                raise Refusal(400, "unpriced_model", _UNPRICED.format(provider.name), should_retry=False)
+            case "flag":
+                rates = {"input": flat(pricing.fallback_input), "output": flat(pricing.fallback_output)}
+                return replace(_stand_in("fallback"), rates=rates), "fallback_price"
+            case _:
+                return _stand_in("unpriced"), "unpriced"
+
+    def priced(self, quote: Quote, usage: Usage, held_nanousd: int = 0) -> Priced:
+        """What an attempt did cost. An estimated usage costs what was held for it.
+
+        Where no price was known before and the reply names a model that has one (a deployment's, a router's choice), that row counts.
+        """
+        row, note = quote.row, quote.note
+        if quote.is_known and usage.source == "provider":
+            note = ""  # an operation that was thought unmetered has stated its usage
+        elif usage.source == "provider" and usage.model:
+            found = self.find(quote.provider, quote.price_id, usage.model, quote.at_ns)
+            row, note = (found, "") if found else (row, note)
+        notes = [usage.note, note]
+        amount = held_nanousd if usage.source == "estimate" and row.mark != "free" else cost(row, usage)
+        is_from_table = row.mark in ("table", "override") and usage.cost_nanousd is None
+        if amount == 0 and is_from_table and usage.source in ("provider", "counted") and has_unpriced(row, usage):
+            notes.append("unpriced_units")
+        is_known = row.mark in ("table", "override", "free") or usage.cost_nanousd is not None
+        return Priced(amount, row.as_json(usage), ",".join(filter(None, notes)), is_known)
+
+    def _override(self, provider: str, model: str) -> PriceOverride | None:
+        if not self._overrides:
+            return None
+        key = (provider, model)
+        if key not in self._chosen:
+            if len(self._chosen) >= _MEMORY:
+                self._chosen.clear()
+            ranked = [(rank, override) for override, matches in self._overrides if (rank := matches(f"{provider}/{model}", model))]
+            self._chosen[key] = max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+        return self._chosen[key]
+
+    def _with_override(self, row: PriceRow | None, override: PriceOverride) -> PriceRow | None:
+        named = {
+            "input": override.input,
+            "output": override.output,
+            "cached_input": override.cached_input,
+            "cache_write": override.cache_write,
+        }
+        rates = {unit: flat(rate) for unit, rate in named.items() if rate is not None}
+        if row is None:
+            if not rates:
+                return None  # a discount on nothing is nothing
+            fallback = {"input": flat(self._pricing.fallback_input), "output": flat(self._pricing.fallback_output)}
+            return PriceRow(override.name, _POLICY, _POLICY, "", {**fallback, **rates}, mark="override", discount_ppm=override.discount_ppm)
+        tiers = {tier: {unit: rate for unit, rate in special.items() if unit not in rates} for tier, special in row.tiers.items()}
+        source = f"{row.source}, {_POLICY}"
+        merged = {**row.rates, **rates}
+        return replace(row, source=source, rates=merged, tiers=tiers, mark="override", discount_ppm=override.discount_ppm)
+
+
+def _matcher(name: str) -> Callable[[str, str], int]:
+    """How well an entry of `prices:` fits: 0 not at all; provider/model above model, exact above snapshot above glob."""
+    glob = re.compile(".*".join(map(re.escape, name.split("*"))))
+
+    def rank(target: str, model: str) -> int:
+        for spelt, base in ((target, 3), (model, 0)) if "/" in name else ((model, 0),):
+            if spelt == name:
+                return base + 3
+            if _SNAPSHOT.sub("", spelt) == name:
+                return base + 2
+            if "*" in name and glob.fullmatch(spelt):
+                return base + 1
+        return 0
+
+    return rank
+
+
+def _choice(named: Literal["deny", "flag", "allow"] | None, is_limited: bool) -> Literal["deny", "flag", "allow"]:
+    return named or ("deny" if is_limited else "flag")
+
+
+def _free(name: str) -> PriceRow:
+    return PriceRow(name, "", "the provider charges nothing", "", mark="free")
+
+
+def _stand_in(mark: Literal["unmetered", "fallback", "unpriced"]) -> PriceRow:
+    return PriceRow(mark, "", _POLICY, "", mark=mark)
+
+
+_UNMETERED = (
+    "no reply states what this operation costs, and this call is under a spend limit or the policy denies it; "
+    "set `unmetered: flag` (or allow) in the policy to let it pass"
+)
+_UNPRICED = (
+    "no price is known for this model at provider {}, and this call is under a spend limit or the policy denies it; name the model's "
+    "price under `prices:` in the policy, or set `unknown_price: flag` to charge `fallback_price`"
+)

@@ -1,0 +1,214 @@
+"""A price row and the exact cost of a usage under it, in integer nano-dollars. Looks nothing up and never rounds twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from proxy.exchange import Usage
+
+Rate = tuple[tuple[int, int], ...]  # (starts above this many input tokens, nano-dollars per PER units), ascending; the first starts at -1
+Rates = Mapping[str, Rate]
+NO_RATES: Rates = MappingProxyType({})
+NO_TIERS: Mapping[str, Rates] = MappingProxyType({})
+
+_MTOK = 1_000_000
+PER: Mapping[str, int] = MappingProxyType(  # how many units a rate buys
+    {
+        "input": _MTOK, "cached_input": _MTOK, "cache_write": _MTOK, "cache_write_1h": _MTOK,
+        "input_audio": _MTOK, "cached_audio": _MTOK, "input_image": _MTOK, "cached_image": _MTOK, "input_video": _MTOK,
+        "cached_video": _MTOK,
+        "output": _MTOK, "reasoning": _MTOK, "output_audio": _MTOK, "output_image": _MTOK, "output_video": _MTOK,
+        "characters": 1_000_000, "audio_ms": 3_600_000, "searches": 1_000, "storage_searches": 1_000, "pages": 1_000, "requests": 1_000,
+    }
+)  # fmt: skip
+_COMMON = 18_000_000  # least common multiple of PER: costs are summed over it and divided once
+_PPM = 1_000_000
+
+# A share of the tokens that the row does not price apart costs what its nearest ancestor costs.
+_RATE_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "cached_input": ("cached_input", "input"),
+        "cache_write": ("cache_write", "input"),
+        "cache_write_1h": ("cache_write_1h", "cache_write", "input"),
+        "cached_audio": ("cached_audio", "input_audio", "cached_input", "input"),
+        "cached_image": ("cached_image", "input_image", "cached_input", "input"),
+        "cached_video": ("cached_video", "input_video", "cached_input", "input"),
+        "input_audio": ("input_audio", "input"),
+        "input_image": ("input_image", "input"),
+        "input_video": ("input_video", "input"),
+        "reasoning": ("reasoning", "output"),
+        "output_audio": ("output_audio", "output"),
+        "output_image": ("output_image", "output"),
+        "output_video": ("output_video", "output"),
+    }
+)
+_MEDIA = ("input_audio", "input_image", "input_video", "cached_audio", "cached_image", "cached_video")
+_BESIDE = ("characters", "audio_ms", "searches", "storage_searches", "pages")  # billed beside the tokens
+
+Mark = Literal["table", "override", "fallback", "free", "unmetered", "unpriced"]
+
+
+@dataclass(frozen=True, slots=True)
+class PriceRow:
+    """What one model costs. `tiers`: service tier named by the reply → the rates that it replaces.
+
+    `mark`: table, override (policy `prices:`), fallback (`fallback_price`), free (the provider charges nothing),
+    unmetered (no reply states a cost), unpriced (`unknown_price: allow`). `window`: context window in tokens, if known.
+    """
+
+    name: str
+    provider: str
+    source: str
+    date: str
+    rates: Rates = field(default_factory=lambda: NO_RATES)
+    tiers: Mapping[str, Rates] = field(default_factory=lambda: NO_TIERS)
+    mark: Mark = "table"
+    discount_ppm: int = 0
+    window: int | None = None
+
+    def rates_for(self, tier: str | None) -> Rates:
+        """The rates under a service tier; a tier without prices of its own costs the standard ones."""
+        special = self.tiers.get(tier.lower()) if tier else None
+        return {**self.rates, **special} if special else self.rates
+
+    def as_json(self, usage: Usage | None = None) -> dict[str, object]:
+        """The ledger's `price_row`: with the row's token fields, all that `recompute` needs.
+
+        Rates are nano-dollars per PER units: an int, or [[above this input, rate], …] where long context costs more.
+        `units` are the usage's normalised counts that have no column of their own.
+        """
+        rates = self.rates_for(usage.tier if usage else None)
+        stored: dict[str, object] = {"name": self.name, "provider": self.provider, "source": self.source, "date": self.date}
+        stored |= {"mark": self.mark, "rates": {unit: _rate_as_json(rate) for unit, rate in rates.items()}}
+        if self.discount_ppm:
+            stored["discount_ppm"] = self.discount_ppm
+        if usage is None:
+            return stored
+        units = {unit: count for unit, count in usage.units.items() if count > 0}
+        if usage.cache_write_1h > 0:
+            units["cache_write_1h"] = usage.cache_write_1h
+        if units:
+            stored["units"] = units
+        if usage.tier and usage.tier.lower() in self.tiers:
+            stored["tier"] = usage.tier.lower()
+        if usage.cost_nanousd is not None and self.mark != "free":
+            stored["stated_nanousd"] = max(0, usage.cost_nanousd)
+        return stored
+
+
+def _rate_as_json(rate: Rate) -> int | list[list[int]]:
+    return rate[0][1] if len(rate) == 1 else [list(step) for step in rate]
+
+
+def flat(nanousd: int) -> Rate:
+    return ((-1, nanousd),)
+
+
+def cost(row: PriceRow, usage: Usage) -> int:
+    """Nano-dollars, rounded up once. What the vendor itself states wins, unless the provider charges nothing by its own rules."""
+    if row.mark == "free" or usage.source == "none":
+        return 0
+    if usage.cost_nanousd is not None:
+        return max(0, usage.cost_nanousd)
+    rates = row.rates_for(usage.tier)
+    total = 0
+    for unit, count in counts(usage):
+        priced_as = _priced_as(rates, unit)
+        if priced_as is not None:
+            total += count * _rate_at(rates[priced_as], usage.input) * (_COMMON // PER[priced_as])
+    return _settled(row, total)
+
+
+def has_unpriced(row: PriceRow, usage: Usage) -> bool:
+    """Something was consumed and the row has a rate for none of it: a cost of 0 would be silent."""
+    used = [unit for unit, _ in counts(usage) if unit != "requests"]
+    rates = row.rates_for(usage.tier)
+    return bool(used) and all(_priced_as(rates, unit) is None for unit in used)
+
+
+def counts(usage: Usage) -> Iterator[tuple[str, int]]:
+    """The usage as disjoint counts by unit. A share never exceeds what is left of its whole, whatever the provider says.
+
+    Where a provider bills other counts than it reports as tokens (Cohere's billed_units), those are the wholes.
+    """
+    units = usage.units
+    is_billed_apart = "billed_input" in units or "billed_output" in units
+    cached = {kind: units.get(f"cached_{kind}", 0) for kind in ("audio", "image", "video")}
+    yield from _shares(
+        "input",
+        units.get("billed_input", 0) if is_billed_apart else usage.input,
+        (
+            *((f"cached_{kind}", count) for kind, count in cached.items()),
+            ("cached_input", usage.cached_input - sum(cached.values())),
+            ("cache_write_1h", usage.cache_write_1h),
+            ("cache_write", usage.cache_write - usage.cache_write_1h),
+            *((f"input_{kind}", units.get(f"input_{kind}", 0) - count) for kind, count in cached.items()),
+        ),
+    )
+    yield from _shares(
+        "output",
+        units.get("billed_output", 0) if is_billed_apart else usage.output,
+        (
+            ("reasoning", usage.reasoning),
+            ("output_audio", units.get("output_audio", 0)),
+            ("output_image", units.get("output_image", 0)),
+            ("output_video", units.get("output_video", 0)),
+        ),
+    )
+    yield from ((unit, units[unit]) for unit in _BESIDE if units.get(unit, 0) > 0)
+    yield "requests", 1
+
+
+def _shares(whole: str, total: int, shares: tuple[tuple[str, int], ...]) -> Iterator[tuple[str, int]]:
+    left = max(0, total)
+    for unit, count in shares:
+        taken = min(max(0, count), left)
+        left -= taken
+        if taken:
+            yield unit, taken
+    if left:
+        yield whole, left
+
+
+def bound_cost(row: PriceRow, *, input_tokens: int, output_tokens: int, images: int = 0, files: int = 0, tier: str | None = None) -> int:
+    """Nano-dollars that an attempt may cost at most: each bound at the dearest rate that could apply to it.
+
+    `tier` is the service tier asked for; a tier that only the reply names is not foreseen. Fees per tool call are not
+    either: their number is the model's choice.
+    """
+    if row.mark == "free":
+        return 0
+    ways = (row.rates, row.rates_for(tier))
+    inward = ["input", "cached_input", "cache_write", "cache_write_1h"]
+    inward += _MEDIA if images or files else []
+    total = input_tokens * max(_dearest(rates, unit, input_tokens) for rates in ways for unit in inward)
+    outward = ("output", "reasoning", "output_audio", "output_image", "output_video")
+    total += output_tokens * max(_dearest(rates, unit, input_tokens) for rates in ways for unit in outward)
+    for unit in ("characters", "audio_ms"):  # a body of n bytes has at most n characters, and n ms of audio at 8 kbit/s
+        total += input_tokens * max(_dearest(rates, unit, input_tokens) for rates in ways)
+    total += max(_dearest(rates, "requests", input_tokens) for rates in ways)
+    return _settled(row, total)
+
+
+def _settled(row: PriceRow, total: int) -> int:
+    return -(-total * (_PPM - row.discount_ppm) // (_COMMON * _PPM))
+
+
+def _priced_as(rates: Rates, unit: str) -> str | None:
+    return next((name for name in _RATE_OF.get(unit, (unit,)) if name in rates), None)
+
+
+def _rate_at(rate: Rate, input_tokens: int) -> int:
+    """The step for this many input tokens: crossing a threshold prices all tokens, not only those above it."""
+    return next((nanousd for start, nanousd in reversed(rate) if input_tokens > start), rate[0][1])
+
+
+def _dearest(rates: Rates, unit: str, input_tokens: int) -> int:
+    """Per _COMMON units; 0 where the row does not price the unit."""
+    rate = rates.get(unit)
+    if rate is None:
+        return 0
+    return max(nanousd for start, nanousd in rate if start < max(1, input_tokens)) * (_COMMON // PER[unit])

@@ -1,0 +1,138 @@
+"""The watch: a line that gives back every byte as it came and can say at any time what was used. Parses nothing per chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from proxy.dialect.wire import Asked, Dialect, Operation, stream_format_of
+from proxy.exchange import Usage
+from proxy.meter.reading import STEP, Reading, StreamReading, TooLong, WholeReading
+from proxy.refusal import UpstreamCut
+from proxy.stream.coding import READABLE, Inflater
+
+MAX_DECODED = 64 * 1024 * 1024  # bytes of one compressed answer that are decoded for the meter (faults.md U23)
+UNPARSED, MISSING = "usage_unparsed", "usage_missing"
+_TALKING = frozenset({"chat", "messages", "responses", "completions", "generate", "audio"})
+
+
+class Watch:
+    """A `ports.Line` for one answer. `input_bound` and `output_bound` are tokens, the estimate that was held: what an answer
+    is charged when it says nothing that can be read. `content_type`, `content_encoding`: of the answer's head, as sent.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        op: Operation,
+        asked: Asked,
+        *,
+        content_type: str,
+        content_encoding: str = "",
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        input_bound: int = 0,
+        output_bound: int = 0,
+    ) -> None:
+        self._op, self._asked, self._status = op, asked, status
+        self._input_bound, self._output_bound = input_bound, output_bound
+        self._chunks: list[bytes] = []
+        self._waiting = 0
+        form = stream_format_of(op, content_type)
+        self._reading: Reading | None = None
+        if form is not None:
+            self._reading = StreamReading(dialect, op, form)
+        elif "json" in content_type.lower():
+            self._reading = WholeReading(dialect, op, headers or {})
+        self._is_json = self._reading is not None
+        encoding = content_encoding.strip().lower()
+        self._inflater = Inflater(encoding, MAX_DECODED) if encoding in READABLE else None
+        self._is_blind = encoding not in ("", "identity", *READABLE)
+
+    def feed(self, data: bytes) -> bytes:
+        """The same object. Costs an append; a stream is read every 16 KiB, so that memory stays bounded."""
+        self._chunks.append(data)
+        self._waiting += len(data)
+        if self._waiting > STEP:
+            self._digest()
+        return data
+
+    def end(self) -> bytes:
+        """A watch holds nothing back."""
+        return b""
+
+    @property
+    def is_stream(self) -> bool:
+        return isinstance(self._reading, StreamReading)
+
+    @property
+    def ended(self) -> bool:
+        """The terminal event was seen, the JSON parsed. True as well for what has no end of its own (bytes, unknown paths, unreadable
+        answers): there the framing alone can tell a cut."""
+        reading = self._look()
+        if reading is None or self._op.name == "other":
+            return True
+        return reading.is_whole and (self._inflater is None or self._inflater.is_whole)
+
+    @property
+    def error(self) -> str | None:
+        """The type of the error event (or error object under a 200) that was seen."""
+        reading = self._look()
+        return reading.error if reading else None
+
+    def usage(self) -> Usage:
+        """The provider's own final figures; else what was counted; else the estimate. May be asked at any time, and again."""
+        reading = self._look()
+        stated = reading.usage if reading else None
+        if stated is not None and stated.source == "provider":
+            return replace(stated, ended=self.ended)
+        op = self._op
+        is_counted = op.is_metered or op.name == "audio"  # speech: no reply states its cost, but the text sent bounds it
+        if not op.is_billed or not is_counted or op.is_read_back or self._status >= 400:
+            return replace(stated or Usage(), ended=self.ended)
+        counted = self._counted(reading)
+        if counted is None:
+            note = UNPARSED if self._is_blind else MISSING
+            return Usage(input=self._input_bound, output=self._output_bound, source="estimate", note=note, units=self._units())
+        partial = stated or Usage(input=self._input_bound, units=self._units())
+        note = partial.note or (UNPARSED if reading is not None and reading.is_odd else "")
+        return replace(partial, output=max(counted, partial.output), source="counted", note=note, ended=self.ended)
+
+    def _counted(self, reading: Reading | None) -> int | None:
+        """Output tokens; None where nothing can be counted."""
+        if reading is None:
+            return 0 if self._op.name == "audio" and not self._is_json else None
+        counted = reading.counted()
+        return counted if counted is None or self._op.name in _TALKING else 0
+
+    def _units(self) -> dict[str, int]:
+        """What is billed beside tokens, bounded by what was sent: n bytes are at most n characters, and n ms of audio at 8 kbit/s."""
+        if self._op.name == "audio":
+            return {"characters": self._input_bound, "audio_ms": self._input_bound}
+        return {"images": self._asked.images} if self._op.name == "images" and self._asked.images else {}
+
+    def _look(self) -> Reading | None:
+        self._digest()
+        if self._reading is not None:
+            try:
+                self._reading.look()
+            except Exception:  # a failing meter costs an estimate, never the answer (design.md section 1)
+                self._give_up()
+        return self._reading
+
+    def _digest(self) -> None:
+        chunks, self._chunks, self._waiting = self._chunks, [], 0
+        if self._is_blind:
+            self._give_up()
+        if self._reading is None or not chunks:
+            return
+        data = b"".join(chunks)
+        try:
+            self._reading.take(self._inflater.feed(data) if self._inflater else data)
+        except (TooLong, UpstreamCut):  # above a bound, or no valid coding
+            self._give_up()
+        except Exception:  # as in `_look`
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._is_blind, self._reading = True, None

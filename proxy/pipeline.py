@@ -1,0 +1,180 @@
+"""THE DATA PATH: one coroutine calls the rooms in order, top to bottom. What is not visible here does not happen.
+
+listen (before we begin) → identify → policy → admit → guard → forward → meter → record
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from proxy.dialect import dialect_of
+from proxy.dialect.wire import Asked, Dialect, Operation
+from proxy.exchange import Call, RawHeaders, Story
+from proxy.forwarding import Forwarding
+from proxy.guard.mask import Blocked, inspect, inspect_other
+from proxy.guard.vault import Vault
+from proxy.identify.who import end_user
+from proxy.listen.headers import forwardable
+from proxy.listen.reply import reply_headers
+from proxy.policy.plan import Facts, Plan, Rulebook
+from proxy.ports import Body, Sink
+from proxy.refusal import ClientGone, Refusal, UpstreamCut
+from proxy.rooms import Generation, Ready, Rooms
+from proxy.stream.body import read_json
+from proxy.stream.coding import decode
+
+NOTHING_ASKED = Asked()
+ANY_TEXT = ("**",)  # of a JSON body whose operation we do not know: every string may be text
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A request body as far as it is held. `plain` is `raw` without its content coding; both None: it streams through."""
+
+    raw: bytes | None = None
+    plain: bytes | None = None
+    doc: dict[str, object] | None = None
+    asked: Asked = NOTHING_ASKED
+
+
+class Pipeline:
+    """All calls share it; nothing of one call is kept here."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._forwarding = Forwarding(rooms)
+
+    async def run(self, call: Call, body: Body, sink: Sink) -> None:
+        """One call from its headers to its end. Raises only CancelledError."""
+        generation = self._rooms.current()
+        story = Story(call, generation=generation.rules.generation)
+        self._rooms.metrics.in_flight(1)
+        try:
+            ready = await self._ready(generation, call, body, story)
+            await self._forwarding.run(ready, sink, story)
+        except Refusal as no:
+            self._refuse(generation, no, sink, story)
+        except ClientGone:
+            story.end = "client_gone"
+        except UpstreamCut:
+            story.end = "upstream_cut"  # the sink was told where it happened
+        except asyncio.CancelledError:
+            self._stopped(generation, sink, story)
+            raise
+        except Exception as error:
+            self._rooms.log.failure(call.id, error)
+            self._refuse(generation, Refusal(500, "internal", _INTERNAL, should_retry=False), sink, story)
+        finally:
+            self._rooms.books.close(story)
+            self._rooms.metrics.in_flight(-1)
+
+    async def _ready(self, generation: Generation, call: Call, body: Body, story: Story) -> Ready:
+        rooms, rules = self._rooms, generation.rules
+        # identify
+        provider = rules.providers[call.route.provider]
+        dialect = dialect_of(provider.dialect)
+        op = dialect.operation(call.method, call.route.path, call.route.query)
+        dialect = dialect_of(op.speaks) if op.speaks else dialect
+        story.operation, story.model = op.name, op.model
+        caller = story.caller = await rooms.identify.who(call, rules.callers)
+        # policy, as far as headers tell; what is exhausted is refused before the body is read
+        facts = Facts(caller, call.route.provider, op.name, call.method, call.route.path, call.peer, call.fields, op.model)
+        facts = replace(facts, end_user=end_user(call.fields, None, rules.callers, rooms.secret))
+        rooms.store.peek(rules.early(facts))
+        held = await self._read(call, body, dialect, op, rules, facts)
+        asked = held.asked
+        story.model, story.streamed = asked.model or op.model, asked.stream
+        facts = replace(facts, model=story.model, end_user=end_user(call.fields, asked.user, rules.callers, rooms.secret))
+        plan = rules.plan(facts)
+        story.model = plan.model
+        # admit
+        standings = await rooms.store.enter(call.uid, plan.claims)
+        # guard
+        headers = forwardable(call.headers)
+        held, headers, vault = self._guard(held, headers, dialect, op, plan, call, story)
+        length = len(held.plain) if held.plain is not None else body.length or 0
+        upload = body if held.raw is None and body.length != 0 else None
+        return Ready(
+            call=call,
+            plan=plan,
+            prices=generation.prices,
+            dialect=dialect,
+            op=op,
+            asked=asked,
+            headers=headers,
+            body=held.raw,
+            plain=held.plain,
+            upload=upload,
+            body_len=length,
+            vault=vault,
+            standings=standings,
+            source=provider,
+            max_upload=rules.server.max_upload,
+            may_list=rules.may_list,
+        )
+
+    async def _read(self, call: Call, body: Body, dialect: Dialect, op: Operation, rules: Rulebook, facts: Facts) -> Held:
+        """What a matching rule must read is held in memory; what need not be held streams through."""
+        if body.length == 0:
+            return Held(b"", b"", None, Asked(model=op.model))
+        is_json = "json" in call.fields.get("content-type", "application/json")
+        if op.body != "json" and not (is_json and rules.needs_body(facts)):
+            return Held(asked=Asked(model=op.model))
+        raw = await body.read(rules.server.max_body)
+        plain = decode(call.fields.get("content-encoding", ""), raw, rules.server.max_body)
+        doc = read_json(plain)
+        return Held(raw, plain, doc, dialect.read_asked(op, doc))
+
+    def _guard(
+        self, held: Held, headers: RawHeaders, dialect: Dialect, op: Operation, plan: Plan, call: Call, story: Story
+    ) -> tuple[Held, RawHeaders, Vault | None]:
+        """Masks, flags or blocks what must not leave. A masked body goes out without the coding it came in."""
+        rules = plan.guard
+        if not rules.is_on:
+            return held, headers, None
+        if held.plain is None or held.doc is None:
+            if held.raw is None:
+                story.found.update(inspect_other(("file",), rules))
+            return held, headers, None
+        story.found.update(inspect_other(dialect.uninspected(op, held.doc), rules))
+        inspected = inspect(held.plain, ANY_TEXT if op.name == "other" else dialect.surface(op), rules)
+        story.found.update(inspected.found)
+        if inspected.body is held.plain or inspected.body == held.plain:
+            return held, headers, None
+        coded = tuple(line for line in headers if line[0].lower() != b"content-encoding")
+        return replace(held, raw=inspected.body, plain=inspected.body), coded, inspected.vault if rules.restore else None
+
+    def _refuse(self, generation: Generation, no: Refusal, sink: Sink, story: Story) -> None:
+        if sink.is_started:  # our own failure past the point of no return: never a clean end
+            story.end = "upstream_cut"
+            sink.abort(b"")
+            return
+        story.end, story.limit = f"refused:{no.code}", no.limit
+        if isinstance(no, Blocked):
+            story.found.update(no.found)
+        self._rooms.books.refused(story, no)
+        headers = reply_headers(
+            story.call.id, now_s=self._rooms.clock.now_ns() / 1e9, limit=no.limit, attempts=_sent(story), found=story.found
+        )
+        dialect = generation.rules.providers[story.call.route.provider].dialect
+        story.status = sink.refuse(no, dialect, headers)
+
+    def _stopped(self, generation: Generation, sink: Sink, story: Story) -> None:
+        """Cancelled from outside: the client left, or the drain is over."""
+        if sink.is_gone:
+            story.end = "client_gone"
+        elif sink.is_started:
+            story.end = "stopped:drain"
+        else:
+            self._refuse(generation, Refusal(503, "draining", "this Sluice is shutting down", retry_after=1, close=True), sink, story)
+        for try_ in story.tries:
+            if try_.row is None:
+                try_.end = story.end
+
+
+def _sent(story: Story) -> int:
+    return sum(try_.kind != "refusal" for try_ in story.tries)
+
+
+_INTERNAL = "an error inside Sluice; its log names it by this request id"

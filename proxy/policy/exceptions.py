@@ -1,0 +1,163 @@
+"""`rules:` compiled: the settings of one call, where per setting the first matching rule that names it wins. Decides no target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import cast
+
+from proxy.exchange import Allow
+from proxy.policy.match import Matcher, compile_match
+from proxy.policy.model import PolicyModel
+from proxy.policy.model_rules import Breaker, Guard, Retry, Rule
+from proxy.policy.plan import Action, BreakerRules, Facts, GuardRules, RetryRules
+from proxy.policy.unsupported import ENTITIES
+
+MAX_KEPT = 4096  # combinations of matching rules remembered
+NEVER_OPENS = BreakerRules(failure_ratio=2.0, consecutive=2**31)  # no share is above 1
+GUARD_KEYS = ("restore", "ignore", "uninspected", "on_error")
+ALLOW_KEYS = ("models", "providers", "regions", "tiers")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the policy and its rules say of one call, but for its targets and limits."""
+
+    guard: GuardRules
+    retry: RetryRules
+    timeouts: Mapping[str, float]  # what rules name, seconds
+    fallback: Mapping[str, tuple[str, ...]]
+    allow: Allow
+    send_to: str | None
+    money_status: int | None
+
+
+class Exceptions:
+    """All rules of one policy."""
+
+    def __init__(self, model: PolicyModel) -> None:
+        self.rules: tuple[tuple[Matcher, Mapping[str, object]], ...] = tuple(
+            (compile_match(rule.match), named(rule)) for rule in model.rules
+        )
+        self._base = _base(model)
+        self.plain = _settings(self._base)
+        self._kept: dict[tuple[int, ...], Settings] = {(): self.plain}
+        self.reads_body = any({"model", "end_user"} & matcher.reads for matcher, _ in self.rules)
+        self.moves = any("send_to" in settings for _, settings in self.rules)
+
+    def settings(self, facts: Facts) -> Settings:
+        """For a call whose model is known, as far as it names one."""
+        if not self.rules:
+            return self.plain
+        matching = tuple(index for index, (matcher, _) in enumerate(self.rules) if matcher.test(facts))
+        found = self._kept.get(matching)
+        if found is None:
+            found = self._joined(matching)
+            if len(self._kept) < MAX_KEPT:
+                self._kept[matching] = found
+        return found
+
+    def _joined(self, matching: tuple[int, ...]) -> Settings:
+        joined: dict[str, object] = {}
+        for index in reversed(matching):
+            joined.update(self.rules[index][1])
+        return _settings({**self._base, **joined})
+
+
+def named(rule: Rule) -> Mapping[str, object]:
+    """Every setting that this rule names, as "guard.pii" → its value. Off names all of its feature's."""
+    given = rule.model_fields_set
+    found: dict[str, object] = {}
+    if "guard" in given:
+        found |= _guard(rule.guard)
+    if "retry" in given:
+        found |= _retry(rule.retry)
+    if rule.timeouts is not None:
+        found |= {f"timeouts.{name}": getattr(rule.timeouts, name) for name in rule.timeouts.model_fields_set}
+    if rule.allow is not None:
+        found |= {f"allow.{name}": getattr(rule.allow, name) for name in ALLOW_KEYS if getattr(rule.allow, name) is not None}
+    if "fallback" in given:
+        found["fallback"] = MappingProxyType(dict(rule.fallback or {}))
+    if rule.send_to is not None:
+        found["send_to"] = rule.send_to
+    if rule.at_limit is not None and "status" in rule.at_limit.model_fields_set:
+        found["at_limit.status"] = rule.at_limit.status
+    return MappingProxyType(found)
+
+
+def breaker_of(part: Breaker | None) -> BreakerRules:
+    """Off never opens."""
+    if part is None:
+        return NEVER_OPENS
+    return BreakerRules(part.window, part.min_requests, part.failure_ratio, part.consecutive, *part.open)
+
+
+def guard_of(model: PolicyModel) -> GuardRules:
+    """Of calls that no rule matches."""
+    return _settings(_base(model)).guard
+
+
+def _guard(part: Guard | None) -> dict[str, object]:
+    if part is None:
+        return {"guard.pii": MappingProxyType({"default": "off"})}
+    found: dict[str, object] = {f"guard.{key}": getattr(part, key) for key in GUARD_KEYS if key in part.model_fields_set}
+    if "pii" in part.model_fields_set:
+        found["guard.pii"] = part.pii
+    return found
+
+
+def _retry(part: Retry | None) -> dict[str, object]:
+    if part is None:
+        return {"retry.attempts": 1}
+    return {f"retry.{name}": getattr(part, name) for name in part.model_fields_set}
+
+
+def _base(model: PolicyModel) -> Mapping[str, object]:
+    guard, retry = model.guard or Guard(), model.retry
+    found: dict[str, object] = {f"guard.{key}": getattr(guard, key) for key in GUARD_KEYS}
+    found |= {"guard.base": guard.pii, "fallback": MappingProxyType(dict(model.fallback or {}))}
+    if retry is not None:
+        found |= {f"retry.{name}": getattr(retry, name) for name in Retry.model_fields}
+    return MappingProxyType(found | ({"retry.attempts": 1} if retry is None else {}))
+
+
+def _settings(said: Mapping[str, object]) -> Settings:
+    timeouts = {key.removeprefix("timeouts."): value for key, value in said.items() if key.startswith("timeouts.")}
+    allow = {name: said.get(f"allow.{name}") for name in ALLOW_KEYS}
+    return Settings(
+        _guard_rules(said),
+        _retry_rules(said),
+        cast(Mapping[str, float], timeouts),
+        cast(Mapping[str, tuple[str, ...]], said["fallback"]),
+        Allow(**cast(Mapping[str, tuple[str, ...] | None], allow)),
+        cast(str | None, said.get("send_to")),
+        cast(int | None, said.get("at_limit.status")),
+    )
+
+
+def entities(base: Mapping[str, Action], over: Mapping[str, Action] = MappingProxyType({})) -> dict[str, Action]:
+    """Entity → action; a rule that names `default` replaces the base, else it changes what it names."""
+    said: Mapping[str, Action] = over if "default" in over else {**base, **over}
+    default = said.get("default", "off")
+    every = {entity: said.get(entity, default) for entity in ENTITIES}
+    return {entity: action for entity, action in every.items() if action != "off"}
+
+
+def _guard_rules(said: Mapping[str, object]) -> GuardRules:
+    found = entities(cast(Mapping[str, Action], said["guard.base"]), cast(Mapping[str, Action], said.get("guard.pii", {})))
+    rest = {key: said[f"guard.{key}"] for key in GUARD_KEYS}
+    rest["restore"] = bool(rest["restore"]) and "mask" in found.values()
+    return replace(GuardRules(), entities=MappingProxyType(found), **rest)  # type: ignore[arg-type]  # the model has checked each value
+
+
+def _retry_rules(said: Mapping[str, object]) -> RetryRules:
+    rules = RetryRules(attempts=cast(int, said["retry.attempts"]))
+    if "retry.backoff" in said:
+        low, high = cast(tuple[float, float], said["retry.backoff"])
+        rules = replace(rules, backoff_min_s=low, backoff_max_s=high)
+    if "retry.budget" in said:
+        rules = replace(rules, budget=cast(float, said["retry.budget"]))
+    if "retry.on_errors" in said:
+        rules = replace(rules, on_errors=frozenset(cast(tuple[str, ...], said["retry.on_errors"])))
+    return rules

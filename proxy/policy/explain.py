@@ -1,0 +1,206 @@
+"""What a policy means, as data for `sluice check`: who meets which limits, what is weaker, which bytes change. Renders nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from proxy.exchange import NANO
+from proxy.policy.document import Document
+from proxy.policy.exceptions import guard_of
+from proxy.policy.match import covers, glob
+from proxy.policy.model import PolicyModel
+from proxy.policy.model_limits import Numbers
+from proxy.policy.model_match import Match
+from proxy.policy.plan import GuardRules, Limit, Rulebook
+from proxy.policy.spelt import allows_of, spelt_models
+from proxy.policy.weakened import weakenings
+
+PERIODS = {60: "min", 3600: "hour", 86400: "day"}
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLine:
+    """One row of the table callers by limits, guard and targets."""
+
+    caller: str
+    tier: str
+    team: str
+    limits: tuple[str, ...]
+    guard: str
+    targets: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Everything that `sluice check` prints of a clean policy."""
+
+    callers: tuple[CallerLine, ...]
+    counted: tuple[str, ...]  # where each limit is counted
+    covers: Mapping[str, tuple[str, ...]]  # model name of the policy → known models it covers
+    weakenings: tuple[str, ...]
+    changes: tuple[str, ...]  # bytes that the policy claims to change
+    warnings: tuple[str, ...]
+
+
+def explain(rulebook: Rulebook, document: Document, known_models: Iterable[str] = ()) -> Explained:
+    """`known_models`: the names of the price table, to say what each name of the policy covers."""
+    model = document.model
+    known = sorted(set(known_models))
+    names = sorted(spelt_models(model) | _globs(model))
+    return Explained(
+        callers=tuple(_callers(rulebook, model)),
+        counted=tuple(_counted(rulebook)),
+        covers={name: tuple(one for one in known if covers(name)(one)) for name in names},
+        weakenings=tuple(weakenings(rulebook, model)),
+        changes=tuple(_changes(rulebook, model)),
+        warnings=rulebook.warnings,
+    )
+
+
+def numbers_text(limit: Limit) -> str:
+    """ "10 requests/min, $5/day, 2 at once"."""
+    said = [f"{rate.count:,} requests/{PERIODS[rate.period_s]}" for rate in limit.requests]
+    said += [f"{rate.count:,} tokens/{PERIODS[rate.period_s]}" for rate in limit.tokens]
+    said += [f"{money(spend.nanousd)}/{spend.period}" for spend in limit.spend]
+    if limit.concurrency is not None:
+        said.append(f"{limit.concurrency} at once")
+    return ", ".join(said) or "no numbers"
+
+
+def money(nanousd: int) -> str:
+    """Exact dollars: $5, $0.50, $0.000001."""
+    whole, rest = divmod(nanousd, NANO)
+    decimals = f"{rest:09d}".rstrip("0")
+    return f"${whole:,}" + (f".{decimals.ljust(2, '0')}" if decimals else "")
+
+
+def guard_text(guard: GuardRules) -> str:
+    """ "mask email, phone; block iban", or off."""
+    by_action: dict[str, list[str]] = {}
+    for entity, action in guard.entities.items():
+        by_action.setdefault(action, []).append(entity)
+    return "; ".join(f"{action} {', '.join(entities)}" for action, entities in by_action.items()) or "off"
+
+
+def match_text(match: Match) -> str:
+    """ "team=medical, model=gpt-4o", or every call."""
+    parts = [f"{key}={'|'.join(patterns)}" for key, patterns in match.fields_asked.items()]
+    if match.not_ is not None:
+        parts.append(f"not ({match_text(match.not_)})")
+    return ", ".join(parts) or "every call"
+
+
+def _callers(rulebook: Rulebook, model: PolicyModel) -> Iterator[CallerLine]:
+    callers = model.callers
+    for key in callers.keys:
+        yield _line(rulebook, model, key.name, key.tier or callers.default_tier, key.team, key.overrides, key.own_provider_key)
+    for issuer in callers.jwt:
+        tier = f"claim {issuer.claims.tier.from_}" if issuer.claims.tier else callers.default_tier
+        team = f"claim {issuer.claims.team.from_}" if issuer.claims.team else None
+        yield _line(rulebook, model, f"{issuer.name}:*", tier, team)
+    yield _line(rulebook, model, "(keys minted into the state)", f"its own, else {callers.default_tier or 'none'}", "its own")
+    for name, tier in (("anonymous", rulebook.callers.anonymous), ("pass-through:*", rulebook.callers.pass_through)):
+        if tier is not None:
+            yield _line(rulebook, model, name, tier or callers.default_tier, None)
+
+
+def _line(
+    rulebook: Rulebook,
+    model: PolicyModel,
+    name: str,
+    tier: str | None,
+    team: str | None,
+    overrides: Numbers | None = None,
+    own: str | None = None,
+) -> CallerLine:
+    limits = {limit.name: limit for limit in rulebook.limits}
+    found = []
+    if (limit := limits.get(f"tier {tier}")) is not None:
+        found.append(f"{limit.name}: {numbers_text(limit)}")
+    if overrides is not None and overrides.given:
+        found.append("overrides: " + numbers_text(_limit_of(overrides)))
+    if (limit := limits.get(f"team {team}")) is not None and numbers_text(limit) != "no numbers":
+        found.append(f"{limit.name}: {numbers_text(limit)}")
+    for entry in model.limits:
+        if _may_match(entry.match, name, tier, team):
+            limit = limits[f"limit {entry.name}"]
+            found.append(f"{limit.name} ({match_text(entry.match)}; per {', '.join(entry.per)}): {numbers_text(limit)}")
+    targets = f"own key of {own}" if own else "the provider's, by its own key" if name.startswith("pass-through") else "as the call names"
+    return CallerLine(name, tier or "-", team or "-", tuple(found), _guard(model, name, tier, team), _fallbacks(model, targets))
+
+
+def _limit_of(numbers: Numbers) -> Limit:
+    return Limit("", (), numbers.requests or (), numbers.tokens or (), numbers.spend or (), numbers.concurrency)
+
+
+def _may_match(match: Match, name: str, tier: str | None, team: str | None) -> bool:
+    """Could calls of this caller match? What only a call shows (model, path, claims) may."""
+    asked = match.fields_asked
+    about = (("caller", name), ("tier", tier), ("team", team))
+    return all(key not in asked or any(_may_be(pattern, value) for pattern in asked[key]) for key, value in about)
+
+
+def _may_be(pattern: str, value: str | None) -> bool:
+    """`value` may stand for many: "corp:*", "claim org", "its own", "(keys minted …)"."""
+    if value is None:
+        return False
+    is_open = value.startswith(("claim ", "its own", "("))
+    return is_open or glob(pattern)(value) or (value.endswith("*") and pattern.startswith(value[:-1]))
+
+
+def _guard(model: PolicyModel, name: str, tier: str | None, team: str | None) -> str:
+    rules = [
+        index + 1 for index, rule in enumerate(model.rules) if _may_match(rule.match, name, tier, team) and "guard" in rule.model_fields_set
+    ]
+    return "; ".join([guard_text(guard_of(model)), *(f"rule {number} may differ" for number in rules)])
+
+
+def _fallbacks(model: PolicyModel, first: str) -> str:
+    return "; ".join([first, *(f"{name} then {', '.join(targets)}" for name, targets in (model.fallback or {}).items())])
+
+
+def _counted(rulebook: Rulebook) -> Iterator[str]:
+    for limit in rulebook.limits:
+        place = "in this sidecar only"
+        if limit.per == ("instance",):
+            place = "in each process, as it says"
+        elif limit.is_shared and limit.spend:
+            amounts = ", ".join(f"{money(spend.nanousd)}/{spend.period}" for spend in limit.spend)
+            place += f": N replicas may spend N x {amounts}; use a shared state"
+        elif limit.is_shared:
+            place += ": N replicas allow N times as much; use a shared state"
+        yield f"{limit.name} (per {', '.join(limit.per)}): counted {place}"
+
+
+def _changes(rulebook: Rulebook, model: PolicyModel) -> Iterator[str]:
+    asking = [name for name, provider in rulebook.providers.items() if provider.asks_stream_usage]
+    yield f"chat streams to {', '.join(asking)}: stream_options.include_usage is asked for, and its extra chunk taken out again"
+    yield "cookies are stripped both ways"
+    rules = [rule.guard for rule in model.rules if rule.guard is not None]
+    if guard_of(model).rewrites or any("mask" in part.pii.values() for part in rules):
+        yield "personal data is masked in requests" + (" and restored in answers" if guard_of(model).restore else "")
+    for name, provider in rulebook.providers.items():
+        yield from _provider_changes(name, [header.decode() for header, _ in provider.set_headers], sorted(provider.remove_headers))
+        if provider.credentials:
+            yield f"{name}: callers' keys are swapped for {', '.join(credential.name for credential in provider.credentials)}"
+        if provider.models:
+            yield f"{name}: model names become {', '.join(f'{ours} -> {theirs}' for ours, theirs in provider.models.items())}"
+    for index, rule in enumerate(model.rules):
+        if rule.send_to:
+            yield f"rule {index + 1} sends {match_text(rule.match)} to {rule.send_to}"
+
+
+def _provider_changes(name: str, set_headers: list[str], removed: list[str]) -> Iterator[str]:
+    if set_headers:
+        yield f"{name}: sets {', '.join(set_headers)}"
+    if removed:
+        yield f"{name}: removes {', '.join(removed)}"
+
+
+def _globs(model: PolicyModel) -> frozenset[str]:
+    matches = [entry.match for entry in model.limits] + [rule.match for rule in model.rules]
+    patterns = {one for match in matches for one in match.model or ()}
+    for allow in allows_of(model):
+        patterns |= set(allow.models or ())
+    return frozenset(one for one in patterns if "*" in one)

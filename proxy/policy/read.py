@@ -1,0 +1,101 @@
+"""Policy file → `Document`: the validated model with the place of every key. Resolves no secret; raises all errors at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+
+from pydantic import ValidationError
+
+from proxy.policy.document import NO_FILE, Document, problem_at
+from proxy.policy.model import PolicyModel
+from proxy.policy.names import check_names
+from proxy.policy.problems import Path, PolicyErrors, Problem, path_text
+from proxy.policy.tree import MAX_BYTES, Tree, read_tree
+from proxy.policy.unsupported import unsupported
+from proxy.policy.wording import findings
+
+
+def read_policy(path: FilePath | None, text: str | None = None) -> Document:
+    """No path and no text: the empty policy. Raises PolicyErrors (an unreadable file is one too)."""
+    if path is None and text is None:
+        return Document(PolicyModel())
+    file = NO_FILE if path is None else str(path)
+    tree = read_tree(_content(path, text, file))
+    return _document(file, tree)
+
+
+def _content(path: FilePath | None, text: str | None, file: str) -> bytes:
+    if text is not None or path is None:
+        return (text or "").encode("utf-8", "surrogatepass")
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise PolicyErrors([Problem(file, 0, 0, "", f"cannot be read: {error.strerror or type(error).__name__}")]) from error
+
+
+def _document(file: str, tree: Tree) -> Document:
+    problems = [Problem(file, line, col, path_text(path), message) for line, col, path, message in tree.flaws]
+    data = {} if tree.data is None else tree.data
+    if not isinstance(data, dict):
+        if not problems:
+            problems.append(Problem(file, *tree.at(()), "", "a policy is a map of keys, like `version: 1`"))
+        raise PolicyErrors(problems)
+    problems += [problem_at(file, tree, path, message, key=True) for path, message in unsupported(data)]
+    model, found = _validated(data, tree)
+    problems += [problem_at(file, tree, path, message, key=key) for path, key, message in found]
+    warnings: list[Problem] = []
+    if model is not None:
+        errors, remarks = check_names(model, data)
+        problems += [problem_at(file, tree, path, message) for path, message in errors]
+        warnings = [problem_at(file, tree, path, message) for path, message in remarks]
+    if problems or model is None:
+        raise PolicyErrors(problems)
+    return Document(model, file, tree, tuple(warnings))
+
+
+def _validated(data: Mapping[str, object], tree: Tree) -> tuple[PolicyModel | None, list[tuple[Path, bool, str]]]:
+    """The model of what is right, and every finding; wrong parts are left out until the rest is valid, so that names are checked too."""
+    found: list[tuple[Path, bool, str]] = []
+    rest: object = data
+    for turn in range(8):
+        try:
+            return PolicyModel.model_validate(rest), found
+        except ValidationError as error:
+            new = [
+                (place_of(path[:-1], rest) + path[-1:] if key else place_of(path, rest), key, says) for path, key, says in findings(error)
+            ]
+            found = new if turn == 0 else found
+            wrong = {place_of(detail["loc"], rest) for detail in error.errors() if detail["type"] != "unknown_keys"}
+            wrong |= {place for place, *_ in new}
+            rest = without(rest, wrong)
+    return None, found
+
+
+def place_of(path: Path, data: object) -> Path:
+    """pydantic's location → the path in the data: parts that the data does not have (a lone value in a list) are left out."""
+    out: list[str | int] = []
+    at = data
+    for part in path:
+        held = at if isinstance(at, dict) else dict(enumerate(at)) if isinstance(at, tuple) else {}
+        if part in held:
+            at = held[part]
+            out.append(part)
+    return tuple(out)
+
+
+def without(data: object, paths: set[Path]) -> object:
+    """A copy with the values at `paths` left out; a list's item goes as a whole, one of many stays."""
+    if () in paths:
+        return {}
+    if isinstance(data, dict):
+        return {key: _below(value, key, paths) for key, value in data.items() if (key,) not in paths}
+    if isinstance(data, tuple):
+        return tuple(_below(value, index, paths) for index, value in enumerate(data) if (index,) not in paths)
+    return data
+
+
+def _below(value: object, part: str | int, paths: set[Path]) -> object:
+    below = {path[1:] for path in paths if path[0] == part and len(path) > 1}
+    return without(value, below) if below else value

@@ -1,0 +1,214 @@
+"""The log: one JSON line per call, and lines for what operators must know. Never a body, never a key, never a wait."""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import orjson
+
+from proxy.exchange import Story, Try
+from proxy.ports import Clock
+from proxy.record.redact import plain, scrubbed, scrubbed_id
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+BURST, BURST_S = 20, 10.0  # lines of one event in so many seconds; the rest is counted (faults.md D10: 100 KB a minute)
+MAX_EVENTS = 256  # names that are told apart for that
+FLUSH_S = 0.1
+MAX_PENDING = 4 * 1024 * 1024  # bytes that wait for a slow reader; then lines are dropped and counted
+
+
+class Pipe:
+    """Lines on their way out, written by a thread of their own: a blocked pipe or a full disk holds up no call."""
+
+    def __init__(self, fd: int) -> None:
+        """`fd` is written to directly: a buffered file would be locked by this thread when the interpreter wants to end."""
+        self._fd = fd
+        self._lines: deque[bytes] = deque()
+        self._pending = 0
+        self._lock = threading.Lock()
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost so far."""
+        return self._dropped
+
+    def write(self, line: bytes) -> None:
+        """Never blocks, never fails. `line` ends with its line feed."""
+        with self._lock:
+            if self._pending + len(line) > MAX_PENDING:
+                self._dropped += 1
+                return
+            self._pending += len(line)
+            self._lines.append(line)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def close(self, wait_s: float = 1.0) -> None:
+        """Writes what waits, for `wait_s` seconds at most."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(wait_s)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            is_last = self._closing.wait(FLUSH_S)
+            self._wake.clear()
+            self._flush()
+            if is_last:
+                return
+
+    def _flush(self) -> None:
+        with self._lock:
+            lines = list(self._lines)
+            self._lines.clear()
+        if not lines:
+            return
+        data = b"".join(lines)
+        try:
+            self._write_all(memoryview(data))
+        except OSError:
+            with self._lock:
+                self._dropped += len(lines)
+        with self._lock:
+            self._pending -= len(data)
+
+    def _write_all(self, data: memoryview) -> None:
+        while data:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:  # somebody made our end non-blocking
+                if self._closing.wait(FLUSH_S):
+                    raise
+
+
+@dataclass(slots=True)
+class _Burst:
+    since: float
+    count: int = 0
+    held_back: int = 0
+
+
+class Log:
+    """`write` takes whole lines; `shown` is how a caller's name shows (`record.redact`)."""
+
+    def __init__(self, write: Callable[[bytes], None], clock: Clock, level: str = "info", shown: Callable[[str], str] = plain) -> None:
+        self._write, self._clock, self._shown = write, clock, shown
+        self._bursts: dict[str, _Burst] = {}
+        self._level = LEVELS[level]
+
+    def set_level(self, level: str) -> None:
+        self._level = LEVELS[level]
+
+    def told(self, story: Story) -> None:
+        """The line of a call that is over. Calls of nobody (bad credentials) are sampled, all others have one each."""
+        if self._level > LEVELS["info"]:
+            return
+        held_back = self._held_back("call refused") if story.caller is None else 0
+        if held_back is not None:
+            self._line("info", "call", {**self._summary(story), **({"held_back": held_back} if held_back else {})})
+
+    def retried(self, request_id: str, failed: Try) -> None:
+        """The attempt that failed and is about to be repeated elsewhere or again, with its error class."""
+        fields = {"request_id": request_id, "attempt": failed.number, "provider": failed.provider, "model": failed.model}
+        if self._level <= LEVELS["warning"]:
+            self._line("warning", "retry", {**fields, "status": failed.status, "error": failed.error})
+
+    def failure(self, request_id: str, error: BaseException) -> None:
+        """An error that nobody foresaw: its class and where it came from, never its text, which may quote a body or a key."""
+        frames = traceback.extract_tb(error.__traceback__)[-5:]
+        where = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
+        self.event("error", "failure", request_id=request_id, error=type(error).__name__, where=where)
+
+    def event(self, level: str, event: str, **fields: object) -> None:
+        """What an operator should know. `event` is a fixed text of ours; beyond 20 in 10 s they are counted, not written."""
+        if self._level > LEVELS[level]:
+            return
+        held_back = self._held_back(event)
+        if held_back is not None:
+            self._line(level, event, {**fields, "held_back": held_back} if held_back else fields)
+
+    def _held_back(self, event: str) -> int | None:
+        """None: hold this one back too. Else how many were since the last burst."""
+        now = self._clock.monotonic()
+        if event not in self._bursts and len(self._bursts) >= MAX_EVENTS:
+            event = "other"
+        burst = self._bursts.setdefault(event, _Burst(now))
+        if now - burst.since >= BURST_S:
+            burst.since, burst.count = now, 0
+        if burst.count >= BURST:
+            burst.held_back += 1
+            return None
+        burst.count += 1
+        held_back, burst.held_back = burst.held_back, 0
+        return held_back
+
+    def _line(self, level: str, event: str, fields: dict[str, object]) -> None:
+        at = datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        clean = {name: _clean(name, value) for name, value in fields.items()}
+        self._write(orjson.dumps({"at": at, "level": level, "event": event, **clean}, default=_class_name) + b"\n")
+
+    def _summary(self, story: Story) -> dict[str, object]:
+        call, last = story.call, story.tries[-1] if story.tries else None
+        caller = story.caller
+        now = self._clock.monotonic()
+        return {
+            "request_id": call.id,
+            "caller": self._shown(caller.name) if caller else None,
+            "team": caller.team if caller else None,
+            "tier": caller.tier if caller else None,
+            "provider": last.provider if last else call.route.provider,
+            "model": last.model if last else story.model,
+            "operation": story.operation,
+            "end": story.end,
+            "status": story.status,
+            "attempts": sum(one.kind != "refusal" for one in story.tries),
+            "errors": [one.error for one in story.tries if one.error],
+            "input_tokens": sum(one.usage.input for one in story.tries),
+            "output_tokens": sum(one.usage.output for one in story.tries),
+            "usage_source": last.usage.source if last else "none",
+            "cost_nanousd": sum(one.cost_nanousd for one in story.tries),
+            "limit": story.limit,
+            "found": {" ".join(key): count for key, count in story.found.items()},
+            "streamed": story.streamed,
+            "duration_ms": round((now - call.began) * 1000, 3),
+            "first_byte_ms": _first_byte_ms(story),
+            "upstream_ms": round(story.upstream_s * 1000, 3),
+            "policy_generation": story.generation,
+        }
+
+
+def _first_byte_ms(story: Story) -> float | None:
+    first = next((one.first_byte for one in story.tries if one.first_byte is not None), None)
+    return None if first is None else round((first - story.call.began) * 1000, 3)
+
+
+def _clean(name: str, value: object) -> object:
+    match value:
+        case str():
+            # JSON has no lone surrogates: such text came from a broken client and is shown as it can be
+            text = value.encode("utf-8", "replace").decode()
+            return scrubbed_id(text) if name == "request_id" else scrubbed(text)
+        case list() | tuple():
+            return [_clean("", one) for one in value]
+        case dict():
+            return {scrubbed(str(key)): _clean("", one) for key, one in value.items()}
+        case int() if abs(value) >= 2**63:
+            return str(value)
+        case _:
+            return value
+
+
+def _class_name(value: object) -> str:
+    """For what JSON cannot hold: its class alone, as its text may hold a secret."""
+    return type(value).__name__

@@ -1,0 +1,227 @@
+"""From an answer to the client: lines of taps, headers, the point of no return, and the settle after the last byte. Retries nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+import orjson
+
+from proxy.admit.estimate import Bound
+from proxy.dialect.wire import Dialect, stream_format_of
+from proxy.exchange import RawHeaders, Story, Try, Usage
+from proxy.forward.breaker import Turn
+from proxy.forward.failure import OK, Outcome
+from proxy.forward.preamble import header_of
+from proxy.forward.redirect import followed_back, is_redirect
+from proxy.guard.restore import restoring
+from proxy.listen.headers import answer_headers
+from proxy.listen.reply import reply_headers
+from proxy.meter.price import Quote
+from proxy.meter.strip import StripUsage
+from proxy.meter.tap import Watch
+from proxy.policy.plan import Target
+from proxy.ports import Answer, Line, Sink, Standing
+from proxy.refusal import ClientGone, Refusal, UpstreamCut
+from proxy.rooms import Ready, Rooms
+from proxy.stream.coding import READABLE, decode
+
+MAX_LIST = 4 * 1024 * 1024  # bytes of a list of models
+LIST_S = 10.0
+_CODING = frozenset({b"content-encoding"})
+
+
+@dataclass(frozen=True, slots=True)
+class Outset:
+    """One attempt as it leaves: where to, and what was held for it."""
+
+    try_: Try
+    target: Target
+    dialect: Dialect
+    turn: Turn
+    quote: Quote
+    most: Bound
+    standings: tuple[Standing, ...]
+    asked_usage: bool  # by us, not by the caller
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The attempt with its answer, whose head has come."""
+
+    of: Outset
+    answer: Answer
+    outcome: Outcome
+
+
+class Through:
+    """Two lines, one behind the other."""
+
+    def __init__(self, first: Line, second: Line) -> None:
+        self._first, self._second = first, second
+
+    def feed(self, data: bytes) -> bytes:
+        return self._second.feed(self._first.feed(data))
+
+    def end(self) -> bytes:
+        return self._second.feed(self._first.end()) + self._second.end()
+
+
+class Relaying:
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    async def relay(self, sent: Sent, ready: Ready, sink: Sink, story: Story) -> None:
+        """Everything of this answer, then its settle. Raises Refusal only before the point of no return."""
+        answer, clock = sent.answer, self._rooms.clock
+        began = clock.monotonic()
+        watch = self._watch(sent, ready, answer)
+        ok: bool | None = None  # of the breaker: True, answered whole; None, nobody's fault
+        try:
+            headers, line, body = await self._line(sent, ready, answer, watch)
+            line_changes_length = body is None and line is not watch
+            length = None if line_changes_length or watch.is_stream else answer.length
+            ours = self._ours(sent, ready, story, headers, sink)
+            sink.start(answer.status, answer.reason, ours, length if body is None else len(body))  # THE POINT OF NO RETURN
+            story.started, story.status = clock.monotonic(), answer.status
+            if sent.outcome is OK and sent.of.turn.state == "half_open":
+                sent.of.turn.saw(True, story.started)  # a probe is decided by its first content, not by a stream's end
+            if body is not None:
+                watch.feed(body)
+                sink.push(body)
+            else:
+                await self._through(answer, sink, line, watch, sent)
+            sink.finish()
+            ok = True
+        except UpstreamCut as cut:
+            ok = False
+            sent.of.try_.end, sent.of.try_.error = "upstream_cut", cut.code
+            if not sink.is_started:
+                raise Refusal(502, "upstream_protocol", "the provider's answer ended in its middle") from cut
+            sink.abort(sent.of.dialect.error_event(ready.op, cut.code, _CUT, ready.call.id) if watch.is_stream else b"")
+            raise
+        except ClientGone:
+            sent.of.try_.end = "client_gone"
+            raise
+        except asyncio.CancelledError:
+            sent.of.try_.end = "client_gone" if sink.is_gone else "stopped:drain"
+            if not sink.is_gone and sink.is_started:
+                sink.abort(sent.of.dialect.error_event(ready.op, "stopped_drain", _DRAIN, ready.call.id) if watch.is_stream else b"")
+            raise
+        finally:
+            answer.close()
+            now = clock.monotonic()
+            story.upstream_s += now - began
+            if sent.outcome.is_failure_for_breaker is False:
+                sent.of.turn.saw(ok if watch.error is None else False, now)
+            self._settle(sent, ready, story, watch.usage())
+        if sink.is_gone:
+            story.end = sent.of.try_.end = "client_gone"
+
+    def drop(self, sent: Sent, ready: Ready, story: Story) -> None:
+        """An answer that will not be relayed: another attempt follows."""
+        sent.answer.close()
+        sent.of.try_.end = "done"
+        self._settle(sent, ready, story, Usage())
+
+    # --- inside ---
+
+    def _watch(self, sent: Sent, ready: Ready, answer: Answer) -> Watch:
+        return Watch(
+            sent.of.dialect,
+            ready.op,
+            ready.asked,
+            content_type=header_of(answer.headers, b"content-type"),
+            content_encoding=header_of(answer.headers, b"content-encoding"),
+            status=answer.status,
+            headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers},
+            input_bound=sent.of.most.input_tokens if ready.op.body == "json" else 0,
+            output_bound=sent.of.most.output_tokens,
+        )
+
+    async def _line(self, sent: Sent, ready: Ready, answer: Answer, watch: Watch) -> tuple[RawHeaders, Line, bytes | None]:
+        """The provider's headers as they may travel, the line its body passes, and the body itself where policy words it anew."""
+        headers = answer_headers(answer.headers, ready.call.method == "HEAD" or answer.status == 304)
+        if is_redirect(answer.status) and ready.call.method not in ("GET", "HEAD"):
+            raise Refusal(502, "upstream_redirect", "the provider answered with a redirect, which is not followed", should_retry=False)
+        headers = followed_back(headers, answer.status, sent.of.target.provider, ready.call)
+        if ready.op.name == "models" and answer.status == 200 and (listed := await self._listed(sent, ready, answer)) is not None:
+            return _without(headers, _CODING), watch, listed
+        kind = header_of(answer.headers, b"content-type")
+        coding = header_of(answer.headers, b"content-encoding").strip().lower()
+        line: Line = watch
+        if sent.of.asked_usage and watch.is_stream and not coding:
+            line = StripUsage(line)
+        if ready.vault is not None and len(ready.vault) and (coding in ("", "identity") or coding in READABLE):
+            form = stream_format_of(ready.op, kind) or ("json" if "json" in kind else None)
+            if form is not None:
+                line = Through(line, restoring(sent.of.dialect, ready.op, ready.vault, form, coding if coding in READABLE else ""))
+                headers = _without(headers, _CODING)
+        return headers, line, None
+
+    async def _listed(self, sent: Sent, ready: Ready, answer: Answer) -> bytes | None:
+        """The provider's list of models without those this caller may not use; None where all may stay."""
+        data = await answer.preamble(lambda held: False, MAX_LIST, LIST_S)
+        try:
+            doc = orjson.loads(decode(header_of(answer.headers, b"content-encoding"), data, MAX_LIST))
+        except (orjson.JSONDecodeError, Refusal):
+            return None
+        listed = sent.of.dialect.models_listed(doc) if isinstance(doc, dict) else None
+        if listed is None:
+            return None
+        key, names = listed
+        may = [ready.may_list(ready.plan.caller, name) for name in names]
+        if all(may):
+            return None
+        entries = doc[key]
+        doc[key] = [entry for entry, is_allowed in zip(entries, may, strict=True) if is_allowed]
+        return orjson.dumps(doc)
+
+    def _ours(self, sent: Sent, ready: Ready, story: Story, headers: RawHeaders, sink: Sink) -> RawHeaders:
+        clock, target = self._rooms.clock, sent.of.target
+        sink.finish_anyway = ready.plan.on_client_gone == "finish"
+        standings = (*ready.standings, *sent.of.standings)
+        self._rooms.metrics.limits(standings)
+        return reply_headers(
+            ready.call.id,
+            headers,
+            now_s=clock.now_ns() / 1e9,
+            overhead_ms=max(0.0, clock.monotonic() - ready.call.began - story.upstream_s) * 1000,
+            standings=standings,
+            provider=target.provider.name,
+            attempts=len(story.tries),
+            model=target.model if target.model != ready.plan.model else None,
+            found=story.found,
+            should_retry=False if len(story.tries) > 1 and sent.outcome is not OK else None,
+        )
+
+    async def _through(self, answer: Answer, sink: Sink, line: Line, watch: Watch, sent: Sent) -> None:
+        try:
+            await answer.relay(sink, line)
+        except UpstreamCut:
+            sink.push(line.end())
+            raise
+        if last := line.end():
+            sink.push(last)
+        if watch.is_stream and answer.status == 200 and not watch.ended and watch.error is None:
+            raise UpstreamCut("upstream_cut", "the stream ended without its last event")
+
+    def _settle(self, sent: Sent, ready: Ready, story: Story, usage: Usage) -> None:
+        try_ = sent.of.try_
+        priced = ready.prices.priced(sent.of.quote, usage, try_.held_nanousd)
+        try_.ended = self._rooms.clock.monotonic()
+        try_.usage = usage if usage.note == priced.note else replace(usage, note=priced.note)
+        try_.cost_nanousd, try_.price_row = priced.cost_nanousd, priced.price_row
+        if ready.op.is_read_back:
+            try_.cost_nanousd = 0
+        if not priced.is_known:
+            self._rooms.metrics.unpriced(try_.provider, try_.model)
+        self._rooms.books.settle(story, try_)
+
+
+def _without(headers: RawHeaders, names: frozenset[bytes]) -> RawHeaders:
+    return tuple(line for line in headers if line[0].lower() not in names)
+
+
+_CUT = "the provider's answer broke off; what came before this is all there is"
+_DRAIN = "this Sluice is shutting down and its time to finish streams is over"

@@ -1,0 +1,65 @@
+"""What the data path is made of: the rooms `app.py` built, and one generation of the policy. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.dialect.wire import Asked, Dialect, Operation
+from proxy.exchange import Call, Caller, RawHeaders
+from proxy.forward.attempts import Budgets, Dice
+from proxy.forward.breaker import Breakers
+from proxy.guard.vault import Vault
+from proxy.identify.who import Identify
+from proxy.meter.price import Prices
+from proxy.policy.plan import Plan, Provider, Rulebook
+from proxy.ports import Body, Clock, Metrics, Standing, Store, Upstream
+from proxy.record.books import Books
+from proxy.record.log import Log
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One policy, compiled, with the prices that go with it. Swapped whole; a call keeps the one it began with."""
+
+    rules: Rulebook
+    prices: Prices
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    current: Callable[[], Generation]
+    identify: Identify
+    secret: bytes  # the state's own
+    store: Store
+    is_known_model: Callable[[str], bool]  # of policy or price table: breakers and labels of its own
+    upstream: Upstream
+    breakers: Breakers
+    budgets: Budgets
+    books: Books
+    metrics: Metrics
+    log: Log
+    clock: Clock
+    dice: Dice
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A call that passed every room before forward: each attempt is shaped from this, unchanged."""
+
+    call: Call
+    plan: Plan
+    prices: Prices
+    dialect: Dialect
+    op: Operation
+    asked: Asked
+    headers: RawHeaders  # those that may travel on
+    body: bytes | None  # as it travels; None: `upload` streams through
+    plain: bytes | None  # the same without its content coding
+    upload: Body | None
+    body_len: int  # bytes of text for the estimate
+    vault: Vault | None
+    standings: tuple[Standing, ...]
+    source: Provider  # the provider the caller addressed
+    max_upload: int
+    may_list: Callable[[Caller, str], bool]

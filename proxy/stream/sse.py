@@ -1,0 +1,82 @@
+"""Server-sent events (WHATWG HTML, section 9.2) out of bytes split anywhere. Never changes a byte, never reads the payload."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from proxy.refusal import UpstreamCut
+from proxy.stream.event import MAX_EVENT, Event
+
+BOM = b"\xef\xbb\xbf"
+_EOL = rb"(?>\r\n|\n|\r)"
+_END = re.compile(_EOL + _EOL)
+_DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))data(?::[ ]?([^\r\n]*+))?(?=[\r\n]|\Z)")
+_LINES = re.compile(rb"[^\r\n]+")
+_A_LINE_END = re.compile(_EOL)
+
+
+class SseDecoder:
+    """Bytes to events. An event goes out with the byte that ends it, a CR included: a LF behind it is passed on alone."""
+
+    def __init__(self, limit: int = MAX_EVENT) -> None:
+        self._limit = limit
+        self._kept = bytearray()
+        self._scanned = 0  # no event ends before this offset
+        self._after_cr = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Raises UpstreamCut above `limit` bytes without the end of an event."""
+        events: list[Event] = []
+        if self._after_cr and data:
+            self._after_cr = False
+            if data[:1] == b"\n":
+                events.append(Event(b"\n"))
+                data = data[1:]
+        kept = self._kept
+        kept += data
+        at = 0
+        while at < len(kept):
+            is_alone = kept[at] in b":\r\n"  # a comment or blank line where an event would begin goes out at once
+            block = (_A_LINE_END if is_alone else _END).search(kept, max(at, self._scanned))
+            if block is None:
+                break
+            events.append(event_of(bytes(kept[at : block.end()])))
+            at = self._scanned = block.end()
+        if at and at == len(kept):
+            self._after_cr = kept[-1:] == b"\r"
+        del kept[:at]
+        self._scanned = max(len(kept) - 3, 0)
+        if len(kept) > self._limit:
+            kept.clear()
+            raise UpstreamCut("upstream_cut", "sse line too long")
+        return events
+
+    def end(self) -> list[Event]:
+        """The last event, which may lack its blank line: clients differ in whether they read it, so it is read here too."""
+        rest, self._kept, self._scanned = bytes(self._kept), bytearray(), 0
+        if not rest:
+            return []
+        event = event_of(rest)
+        eol = _eol(rest)
+        return [replace(event, joint=eol + eol + event.before)]  # a copy behind it must end it first
+
+
+def event_of(raw: bytes) -> Event:
+    """One block of lines as an event; several `data` lines join up with a line feed."""
+    lines = list(_DATA.finditer(raw))
+    if not lines:
+        return Event(raw)
+    first = lines[0]
+    if len(lines) == 1 and first.group(1) is not None:
+        return Event(raw, first.group(1), raw[: first.start(1)], raw[first.end() :], newline=_eol(raw) + b"data: ")
+    eol = _eol(raw)
+    others = [line for line in _LINES.findall(raw.removeprefix(BOM)) if not _DATA.match(line)]
+    data = b"\n".join(line.group(1) or b"" for line in lines)
+    after = eol + eol if _END.search(raw) else eol
+    return Event(raw, data, b"".join(line + eol for line in others) + b"data: ", after, newline=eol + b"data: ")
+
+
+def _eol(raw: bytes) -> bytes:
+    found = _A_LINE_END.search(raw)
+    return found.group() if found else b"\n"

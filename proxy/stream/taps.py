@@ -1,0 +1,36 @@
+"""The line that body bytes pass when a policy rewrites the answer: decode, taps, encode. Rewrites nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from proxy.stream.coding import Inflater
+from proxy.stream.event import Decoder, Event, Tap
+
+
+class Line:
+    """A `ports.Line`. Events that no tap changed leave as the bytes they came in."""
+
+    def __init__(self, decoder: Decoder, taps: Sequence[Tap], inflater: Inflater | None = None) -> None:
+        self._decoder = decoder
+        self._taps = taps
+        self._inflater = inflater
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises UpstreamCut where the answer breaks a bound."""
+        if self._inflater:
+            data = self._inflater.feed(data)
+        return self._through(self._decoder.feed(data), self._taps)
+
+    def end(self) -> bytes:
+        """What is held comes out: the decoder's rest through all taps, then each tap's through those behind it."""
+        parts = [self._through(self._decoder.end(), self._taps)]
+        for number, tap in enumerate(self._taps, 1):
+            parts.append(self._through(tap.end(), self._taps[number:]))
+        return b"".join(parts)
+
+    @staticmethod
+    def _through(events: Iterable[Event], taps: Sequence[Tap]) -> bytes:
+        for tap in taps:
+            events = [out for event in events for out in tap.feed(event)]
+        return b"".join([event.raw for event in events])

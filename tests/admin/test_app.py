@@ -1,0 +1,223 @@
+"""The admin listener over real sockets: who is let in, and what is answered."""
+
+from types import SimpleNamespace
+
+import aiohttp
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from proxy.admin.app import Admin, Probes
+from proxy.identify import keys
+from proxy.policy.plan import CallerRules, ServerRules
+from proxy.record.redact import hidden_by
+from proxy.refusal import Refusal
+
+TOKEN = "admin-token-of-the-test"
+
+
+class Ledger:
+    """Rows in memory."""
+
+    def __init__(self):
+        self.made, self.asked, self.keys = [], [], []
+
+    async def rows(self, limit, since_ns, caller):
+        self.asked.append((limit, since_ns, caller))
+        return self.made[:limit]
+
+    async def usage(self, by, since_ns):
+        self.asked.append((by, since_ns))
+        return [{by: "bot", "cost_nanousd": 5}]
+
+    async def add_key(self, record):
+        self.keys.append(record)
+
+
+class World:
+    """One admin listener, and a client of it."""
+
+    def __init__(self):
+        self.ledger, self.reasons = Ledger(), {"live": None, "ready": None, "startup": None}
+        self.failures = []
+        self.token, self.is_loopback, self.shown = None, True, lambda name: name
+
+    async def start(self):
+        rulebook = SimpleNamespace(
+            server=ServerRules(admin_token=self.token), callers=CallerRules(tiers=frozenset({"free"})), time_zone="UTC"
+        )
+        probes = Probes(*(lambda name=name: self.reasons[name] for name in ("live", "ready", "startup")))
+        admin = Admin(
+            lambda: rulebook,
+            probes,
+            lambda: b"sluice_x 1\n",
+            self.ledger,
+            lambda n: b"r" * n,
+            self.failures.append,
+            is_loopback=self.is_loopback,
+            shown=self.shown,
+        )
+        self.runner = web.AppRunner(admin.app())
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
+        self.session, self.base = aiohttp.ClientSession(), f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+        return self
+
+    async def ask(self, method, path, **more):
+        async with self.session.request(method, URL(self.base + path, encoded=True), **more) as answer:
+            body = await answer.read()
+            is_json = answer.content_type == "application/json"
+            return SimpleNamespace(status=answer.status, headers=answer.headers, body=body, doc=await answer.json() if is_json else None)
+
+    async def get(self, path, **headers):
+        return await self.ask("GET", path, headers=headers)
+
+
+@pytest.fixture
+async def world():
+    made = World()
+    yield made
+    await made.session.close()
+    await made.runner.cleanup()
+
+
+@pytest.mark.parametrize("probe", ["live", "ready", "startup"])
+async def test_health_is_ok_or_says_why_not(world, probe):
+    await world.start()
+    good = await world.get(f"/healthz/{probe}")
+    world.reasons[probe] = "draining"
+    bad = await world.get(f"/healthz/{probe}")
+    assert (good.status, good.body, bad.status, bad.body) == (200, b"ok\n", 503, b"draining\n")
+
+
+async def test_metrics_and_the_front_page_need_no_token(world):
+    world.token = TOKEN
+    await world.start()
+    metrics, front = await world.get("/metrics"), await world.get("/")
+    assert (metrics.body, metrics.headers["content-type"]) == (b"sluice_x 1\n", "text/plain; version=0.0.4; charset=utf-8")
+    assert b"/admin/ledger" in front.body and front.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("count", [0, 1, 500, 501, 1200])
+async def test_the_ledger_is_given_as_rows_however_many(world, count):
+    world.ledger.made = [{"id": f"u/{n}", "attempt": n, "at": 1_790_000_000 * 10**9} for n in range(count)]
+    await world.start()
+    answer = await world.get("/admin/ledger?limit=2000&since=1790000000&caller=bot")
+    assert answer.doc == {"rows": [{"attempt": n, "at": "2026-09-21T14:13:20.000Z"} for n in range(count)]}
+    assert world.ledger.asked == [(2000, 1_790_000_000 * 10**9, "bot")]
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def test_where_names_are_hidden_the_ledger_is_asked_for_the_hidden_one(world):
+    world.shown = hidden_by(b"s" * 32)
+    await world.start()
+    await world.get("/admin/ledger?caller=bot")
+    assert world.ledger.asked == [(100, None, world.shown("bot"))]
+
+
+async def test_usage_is_given_as_rows(world):
+    await world.start()
+    assert (await world.get("/admin/usage?by=team")).doc == {"rows": [{"team": "bot", "cost_nanousd": 5}]}
+
+
+async def test_a_bad_question_is_answered_with_code_and_fix(world):
+    await world.start()
+    answer = await world.get("/admin/ledger?limit=many")
+    assert answer.status == 400
+    assert answer.doc["error"]["code"] == "invalid_request" and "100000" in answer.doc["error"]["fix"]
+
+
+async def test_a_key_is_shown_once_and_only_its_digest_is_kept(world):
+    await world.start()
+    answer = await world.ask("POST", "/admin/keys", json={"name": "ci", "tier": "free", "expires": "2027-03-01"})
+    key = answer.doc.pop("key")
+    assert (answer.status, answer.headers["cache-control"]) == (201, "no-store")
+    assert answer.doc == {"name": "ci", "tier": "free", "team": None, "expires": "2027-03-01T00:00:00.000Z"}
+    assert keys.is_well_formed(key) and world.ledger.keys[0].digest == keys.digest_of(key)
+    assert key not in repr(world.ledger.keys)
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ({"json": {"name": "a", "tier": "gold"}}, 400),
+        ({"data": b'{"name":"a"}'}, 400),
+        ({"data": {"name": "a"}}, 400),
+        ({"json": {"name": "a" * 20_000}}, 413),
+    ],
+)
+async def test_a_key_that_cannot_be_made_is_not_made(world, more, status):
+    await world.start()
+    answer = await world.ask("POST", "/admin/keys", **more)
+    assert answer.status == status and answer.doc["error"]["fix"]
+    assert world.ledger.keys == []
+
+
+@pytest.mark.parametrize("given", [None, "", "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer é"])
+@pytest.mark.parametrize(
+    "path", ["/admin/ledger", "/admin/usage", "/admin/keys", "/admin", "/admin/none", "//admin/ledger", "/%61dmin/ledger"]
+)
+async def test_without_the_configured_token_nothing_of_the_admin_api_answers(world, given, path):
+    world.token = TOKEN
+    await world.start()
+    answer = await world.get(path, **({} if given is None else {"authorization": given}))
+    assert answer.status == 401 or (answer.status == 404 and path == "//admin/ledger")
+    assert TOKEN not in answer.body.decode()
+    assert world.ledger.asked == []
+
+
+async def test_with_the_token_it_answers_under_any_name(world):
+    world.token, world.is_loopback = TOKEN, False
+    await world.start()
+    answer = await world.get("/admin/ledger", authorization=f"bearer {TOKEN}", host="sluice.example.com")
+    assert answer.status == 200
+    assert (await world.get("/admin/ledger")).headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_without_a_token_a_listener_off_loopback_tells_nothing(world):
+    world.is_loopback = False
+    await world.start()
+    answer = await world.get("/admin/ledger")
+    assert (answer.status, answer.doc["error"]["code"]) == (403, "not_allowed")
+    assert "server.admin_token" in answer.doc["error"]["fix"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"host": "evil.example.com"}, {"host": ""}, {"host": "[x"}, {"host": "127.0.0.1.evil.example"}, {"origin": "http://evil.example"}],
+)
+async def test_a_web_page_that_rebinds_a_name_to_this_machine_is_refused(world, headers):
+    await world.start()
+    answer = await world.get("/admin/ledger", **headers)
+    assert (answer.status, answer.doc["error"]["code"]) == (403, "wrong_host")
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9090", "127.0.0.1:9090", "[::1]:9090"])
+async def test_this_machine_by_its_own_names_is_let_in(world, host):
+    await world.start()
+    assert (await world.get("/admin/ledger", host=host)).status == 200
+
+
+async def test_what_is_not_there_is_said_in_json(world):
+    await world.start()
+    nothing, wrong = await world.get("/nothing"), await world.ask("POST", "/metrics")
+    assert (nothing.status, nothing.doc["error"]["code"]) == (404, "not_found")
+    assert (wrong.status, wrong.doc["error"]["code"]) == (405, "method_not_allowed")
+    assert "GET" in wrong.headers["allow"]
+
+
+async def test_a_ledger_that_cannot_answer_says_so_and_tells_no_inner_text(world):
+    await world.start()
+
+    async def busy(*_):
+        raise Refusal(503, "ledger_unavailable", "the ledger cannot be read now")
+
+    async def broken(*_):
+        raise OSError("/secret/path")
+
+    world.ledger.rows, world.ledger.usage = busy, broken
+    unavailable, failed = await world.get("/admin/ledger"), await world.get("/admin/usage")
+    assert (unavailable.status, unavailable.doc["error"]["code"]) == (503, "ledger_unavailable")
+    assert (failed.status, failed.doc["error"]["code"]) == (500, "internal")
+    assert b"secret" not in failed.body
+    assert [type(error) for error in world.failures] == [OSError]

@@ -1,0 +1,52 @@
+"""The index when it falls behind: the journal has the rows, and nothing is lost or counted twice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.admit.embedded import EmbeddedState
+from proxy.admit.journal import segments
+from proxy.refusal import Refusal
+
+
+async def test_rows_that_the_index_could_not_take_are_indexed_by_the_next_start(
+    tmp_path, clock, row, no_file_larger_than, ticks, monkeypatch
+):
+    monkeypatch.setattr("proxy.admit.sqlite.GATHER_S", 5.0)
+    state = await EmbeddedState.open(tmp_path, clock=clock, time_zone="UTC", max_keys=9)
+    state.write(row("a/1"))
+    await ticks()
+    with no_file_larger_than(2000):  # room for the journal's snapshot, none for a page of SQLite
+        await state.close()
+    assert len(segments(tmp_path)) == 2
+    state = await EmbeddedState.open(tmp_path, clock=clock, time_zone="UTC", max_keys=9)
+    assert [it["request_id"] for it in await state.rows()] == ["a"]
+    await state.close()
+    assert len(segments(tmp_path)) == 1
+
+
+async def test_an_index_without_room_catches_up_when_there_is_some(tmp_path, clock, row, monkeypatch, no_file_larger_than, ticks):
+    monkeypatch.setattr("proxy.admit.sqlite.RETRY_S", 0.02)
+    monkeypatch.setattr("proxy.admit.sqlite.GATHER_S", 0.0)
+    state = await EmbeddedState.open(tmp_path, clock=clock, time_zone="UTC", max_keys=9)
+    with no_file_larger_than(3000):
+        state.write(row("a/1"))
+        await ticks()
+        await asyncio.sleep(0.1)
+    assert [it["request_id"] for it in await state.rows()] == ["a"]
+    await state.close()
+
+
+async def test_an_index_far_behind_refuses_calls_before_memory_runs_out(clock, intent, row, monkeypatch):
+    monkeypatch.setattr("proxy.admit.sqlite.MOST_WAITING", 5)
+    state = await EmbeddedState.open(None, clock=clock, time_zone="UTC", max_keys=9)
+    for number in range(6):
+        state.write(row(f"a{number}/1"))
+    with pytest.raises(Refusal) as caught:
+        await state.hold(intent("u/1"))
+    assert caught.value.code == "ledger_unavailable"
+    await state.rows()
+    await state.hold(intent("u/1"))
+    await state.close()

@@ -1,0 +1,161 @@
+"""What a request body asks for. A wrong output limit is refused; every other oddity passes and is left to the provider."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.dialect import DIALECTS, dialect_of
+from proxy.refusal import Refusal
+
+PATHS = {
+    "openai": "/v1/chat/completions",
+    "azure-openai": "/openai/deployments/d/chat/completions",
+    "anthropic": "/v1/messages",
+    "gemini": "/v1beta/models/m:generateContent",
+    "vertex": "/v1/projects/p/locations/l/publishers/google/models/m:generateContent",
+    "cohere": "/v2/chat",
+}
+MORE = {"openai": ["/v1/responses", "/v1/completions", "/v1/embeddings", "/v1/images/generations"], "cohere": ["/v1/chat", "/v1/generate"]}
+
+
+def asked(dialect, body, path=None):
+    spoken = dialect_of(dialect)
+    return spoken.read_asked(spoken.operation("POST", path or PATHS[dialect], ""), body)
+
+
+def limited(dialect, value):
+    return {"generationConfig": {"maxOutputTokens": value}} if dialect in ("gemini", "vertex") else {"max_tokens": value}
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+@pytest.mark.parametrize("value", [True, False, "100", 1000.0, 1.5, 0, -1, [], {}, 2.0**64])
+def test_an_output_limit_that_is_no_positive_integer_is_refused(dialect, value):
+    with pytest.raises(Refusal) as no:
+        asked(dialect, limited(dialect, value))
+    assert (no.value.status, no.value.code) == (400, "invalid_request")
+    assert str(value) not in no.value.message
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_null_is_absent(dialect):
+    assert asked(dialect, limited(dialect, None)).max_tokens is None
+    assert asked(dialect, limited(dialect, 7)).max_tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "body", "limit"),
+    [
+        ("openai", None, {"max_tokens": 5, "max_completion_tokens": 9}, 9),
+        ("openai", None, {"max_tokens": 9, "max_completion_tokens": None}, 9),
+        ("openai", "/v1/responses", {"max_output_tokens": 11}, 11),
+        ("anthropic", "/v1/complete", {"max_tokens_to_sample": 12}, 12),
+        ("gemini", None, {"generation_config": {"max_output_tokens": 13}}, 13),
+    ],
+)
+def test_the_limit_is_found_under_every_name(dialect, path, body, limit):
+    assert asked(dialect, body, path).max_tokens == limit
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "body", "choices"),
+    [
+        ("openai", None, {"n": 3}, 3),
+        ("openai", None, {"n": 0}, 1),
+        ("openai", None, {"n": "3"}, 1),
+        ("openai", None, {"n": True}, 1),
+        ("openai", None, {"n": 10**6}, 10**6),
+        ("openai", "/v1/completions", {"n": 2, "best_of": 5}, 5),
+        ("openai", "/v1/completions", {"n": 2, "prompt": ["a", "b", "c"]}, 6),
+        ("openai", "/v1/completions", {"prompt": [[1, 2], [3, 4]]}, 2),
+        ("openai", "/v1/completions", {"prompt": [1, 2, 3]}, 1),
+        ("gemini", None, {"generationConfig": {"candidateCount": 4}}, 4),
+        ("gemini", None, {"generation_config": {"candidate_count": 2}}, 2),
+        ("cohere", "/v1/generate", {"num_generations": 3}, 3),
+    ],
+)
+def test_several_answers_multiply_the_bound(dialect, path, body, choices):
+    assert asked(dialect, body, path).choices == choices
+
+
+def test_the_other_wishes_are_read():
+    found = asked(
+        "openai", {"model": "gpt-4o", "stream": True, "stream_options": {"include_usage": True}, "user": "u", "service_tier": "flex"}
+    )
+    assert (found.model, found.stream, found.wants_usage, found.user, found.tier) == ("gpt-4o", True, True, "u", "flex")
+    assert asked("openai", {"safety_identifier": "s"}).user == "s"
+    assert asked("anthropic", {"metadata": {"user_id": "u"}, "stream": True}).user == "u"
+    assert asked("azure-openai", {"model": "gpt-4o"}).model == "d", "the deployment in the path is the model"
+    assert asked("openai", {"n": 2, "prompt": "a cat"}, "/v1/images/generations").images == 2
+    assert asked("vertex", {"parameters": {"sampleCount": 3}}, PATHS["vertex"].replace("m:generateContent", "imagen-4:predict")).images == 3
+
+
+def test_only_true_is_a_wish_to_stream():
+    for odd in ("true", 1, None, [], {}):
+        assert not asked("openai", {"stream": odd}).stream
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner,
+    max_size=3) | st.dictionaries(
+    st.sampled_from(["messages", "input", "content", "type", "image_url", "file", "contents", "parts", "inlineData", "generationConfig",
+        "stream_options", "n",
+                     "model", "metadata", "prompt", "usage", "choices", "delta", "tool_calls", "error", "response", "item", "candidates",
+                         "index", "text"]),
+    inner, max_size=4), max_leaves=12)  # fmt: skip
+
+
+@given(
+    doc=st.dictionaries(
+        st.sampled_from(["messages", "input", "contents", "system", "choices", "usage", "type", "error", "response", "delta", "message"]),
+        JSON,
+        max_size=5,
+    )
+)
+def test_no_shape_of_json_makes_a_dialect_fail(doc):
+    for name, paths in ((name, [PATHS[name], *MORE.get(name, [])]) for name in DIALECTS):
+        spoken = dialect_of(name)
+        for path in paths:
+            op = spoken.operation("POST", path, "")
+            try:
+                spoken.read_asked(op, doc)
+            except Refusal as no:
+                assert no.status == 400
+            spoken.uninspected(op, doc)
+            said = spoken.said(op, doc)
+            spoken.is_preamble(op, doc)
+            spoken.error_of(op, doc)
+            spoken.usage(op, doc, {})
+            spoken.fold(op, None, doc)
+            spoken.failure_kind(429, doc)
+            spoken.models_listed(doc)
+            spoken.is_terminal(op, json.dumps(doc).encode())
+            for path_to in [p for _, p, _ in said.deltas] + [p for p, _ in said.wholes]:
+                value = doc
+                for key in path_to:
+                    value = value[key]
+                assert isinstance(value, str)
+
+
+@pytest.mark.parametrize("kind", ["error", "message_start", "message_delta", "content_block_delta", "content_block_start", "completion",
+    "message-end",
+    "content-delta", "tool-call-delta", "content-start", "response.completed", "response.failed", "response.output_text.delta",
+        "response.output_item.done"])  # fmt: skip
+@given(
+    rest=st.dictionaries(
+        st.sampled_from(["error", "delta", "message", "usage", "index", "content_block", "response", "item", "part", "code", "completion"]),
+        JSON,
+        max_size=4,
+    )
+)
+def test_no_event_of_a_known_type_makes_a_dialect_fail(kind, rest):
+    event = {**rest, "type": kind}
+    for name in DIALECTS:
+        spoken = dialect_of(name)
+        for path in [PATHS[name], *MORE.get(name, [])]:
+            op = spoken.operation("POST", path, "")
+            spoken.said(op, event)
+            spoken.fold(op, None, event)
+            assert isinstance(spoken.error_of(op, event), str | None)
+            assert isinstance(spoken.is_preamble(op, event), bool)
+            assert isinstance(spoken.is_terminal(op, json.dumps(event).encode()), bool)

@@ -1,0 +1,115 @@
+import pytest
+
+from proxy.listen.reply import cors_headers, field_value, preflight_headers, reply_headers, tightest
+from proxy.ports import Standing
+
+REQUESTS = Standing("tier free", "requests", 10, 4, 1060, 60)
+TOKENS = Standing("tier free", "tokens", 1000, 100, 1030, 60)
+MONEY = Standing("team finance", "spend", 5_000_000_000, 1, 9999, 86400)
+
+
+def headers_of(*args, **kw):
+    kw.setdefault("now_s", 1000.0)
+    return reply_headers("req-1", *args, **kw)
+
+
+def test_the_id_becomes_x_request_id_only_where_the_provider_sent_none():
+    assert dict(headers_of())[b"x-request-id"] == b"req-1"
+    theirs = ((b"X-Request-Id", b"theirs"),)
+    assert [value for name, value in headers_of(theirs) if name.lower() == b"x-request-id"] == [b"theirs"]
+    assert dict(headers_of(theirs))[b"x-sluice-request-id"] == b"req-1"
+
+
+def test_the_providers_lines_come_first_and_unchanged():
+    theirs = ((b"Server-Timing", b"a;dur=1"), (b"Retry-After", b"3"))
+    ours = headers_of(theirs, overhead_ms=1.26)
+    assert ours[:2] == theirs
+    assert (b"server-timing", b"sluice;dur=1.3") in ours
+
+
+def test_rate_headers_tell_the_tightest_count_and_never_money():
+    ours = dict(headers_of(standings=(REQUESTS, TOKENS, MONEY)))
+    assert ours[b"x-sluice-limit"] == b"team finance"
+    assert (ours[b"x-ratelimit-limit"], ours[b"x-ratelimit-remaining"], ours[b"x-ratelimit-reset"]) == (b"1000", b"100", b"1030")
+    assert ours[b"ratelimit-policy"] == b'"tier free requests";q=10;w=60, "tier free tokens";q=1000;w=60'
+    assert ours[b"ratelimit"] == b'"tier free requests";r=4;t=60, "tier free tokens";r=100;t=30'
+
+
+def test_a_limit_of_money_alone_is_named_without_amounts():
+    ours = dict(headers_of(standings=(MONEY,)))
+    assert ours[b"x-sluice-limit"] == b"team finance"
+    assert not any(name.startswith((b"x-ratelimit", b"ratelimit")) for name in ours)
+
+
+def test_names_that_the_provider_sent_are_left_to_it():
+    theirs = ((b"X-RateLimit-Limit", b"9"), (b"ratelimit", b"x"))
+    assert [name for name, _ in headers_of(theirs, standings=(REQUESTS,)) if b"ratelimit" in name.lower()] == [
+        b"X-RateLimit-Limit",
+        b"ratelimit",
+    ]
+
+
+def test_a_refusing_limit_is_named_before_the_tightest():
+    assert dict(headers_of(standings=(REQUESTS,), limit="limit gpt"))[b"x-sluice-limit"] == b"limit gpt"
+
+
+def test_tightest_is_the_smallest_share_and_a_limit_of_zero_is_the_tightest_of_all():
+    assert tightest((REQUESTS, TOKENS)) is TOKENS
+    nothing = Standing("none", "requests", 0, 0, 0, 60)
+    assert tightest((REQUESTS, nothing)) is nothing
+    assert tightest(()) is None
+
+
+def test_our_retries_replace_the_providers_advice():
+    theirs = ((b"X-Should-Retry", b"true"), (b"a", b"b"))
+    assert headers_of(theirs, should_retry=False)[0] == (b"a", b"b")
+    assert [value for name, value in headers_of(theirs, should_retry=False) if name.lower() == b"x-should-retry"] == [b"false"]
+    assert headers_of(theirs)[0] == theirs[0]
+
+
+def test_provider_attempts_model_and_guard_are_told_where_known():
+    found = {
+        ("email", "request", "mask"): 2,
+        ("phone", "request", "mask"): 1,
+        ("email", "answer", "mask"): 1,
+        ("iban", "request", "flag"): 1,
+    }
+    ours = dict(headers_of(provider="openai", attempts=2, model="gpt-4o-mini", found=found))
+    assert ours[b"x-sluice-guard"] == b"masked email=3 phone=1; flagged iban=1"
+    assert (ours[b"x-sluice-provider"], ours[b"x-sluice-attempts"], ours[b"x-sluice-model"]) == (b"openai", b"2", b"gpt-4o-mini")
+    assert set(dict(headers_of())) == {b"x-sluice-request-id", b"x-request-id"}
+
+
+def test_no_name_can_split_a_header_line_or_a_quoted_string():
+    assert field_value("a\r\nSet-Cookie: é") == b"a??Set-Cookie: ?"
+    odd = Standing('a"\\b', "requests", 1, 1, 0, 60)
+    assert dict(headers_of(standings=(odd,)))[b"ratelimit"] == b'"a??b requests";r=1;t=0'
+
+
+ORIGINS = ("https://console.example",)
+
+
+def test_a_listed_origin_may_read_replies_and_others_are_left_alone():
+    assert (b"access-control-allow-origin", b"https://console.example") in cors_headers({"origin": ORIGINS[0]}, ORIGINS)
+    assert cors_headers({"origin": "https://evil.example"}, ORIGINS) == cors_headers({}, ORIGINS) == ()
+
+
+def test_a_preflight_of_a_listed_origin_is_answered_here():
+    fields = {"origin": ORIGINS[0], "access-control-request-method": "POST", "access-control-request-headers": "authorization, x-a"}
+    assert dict(preflight_headers("OPTIONS", fields, ORIGINS))[b"access-control-allow-headers"] == b"authorization, x-a"
+    assert (
+        dict(preflight_headers("OPTIONS", fields | {"access-control-request-headers": "a\x00"}, ORIGINS))[b"access-control-allow-headers"]
+        == b""
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("POST", {"origin": ORIGINS[0], "access-control-request-method": "POST"}),
+        ("OPTIONS", {"origin": ORIGINS[0]}),
+        ("OPTIONS", {"origin": "https://evil.example", "access-control-request-method": "POST"}),
+    ],
+)
+def test_what_is_no_preflight_of_a_listed_origin_goes_on(method, fields):
+    assert preflight_headers(method, fields, ORIGINS) is None

@@ -1,0 +1,201 @@
+import asyncio
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.refusal import ClientGone, Refusal
+
+
+def get(method=b"GET", version=b"HTTP/1.1", *lines):
+    return b"\r\n".join([method + b" /openai/v1/models " + version, b"Host: a", *lines, b"", b""])
+
+
+LAST = get(b"GET", b"HTTP/1.1", b"Connection: close")
+
+
+def saying(*pushes, status=200, reason=b"OK", headers=(), length=None, end="finish"):
+    async def run(call, body, sink):
+        sink.start(status, reason, headers, length)
+        for piece in pushes:
+            sink.push(piece)
+        sink.finish() if end == "finish" else sink.abort(end)
+
+    return run
+
+
+async def test_an_answer_of_known_length_is_written_as_given(open_edge):
+    headers = ((b"X-One", b"1"), (b"x-ONE", b"\xe9"), (b"Date", b"then"))
+    reply = await (await open_edge(saying(b"ab", b"c", length=3, reason=b"Fine, thanks", headers=headers))).ask(LAST)
+    assert (
+        reply == b"HTTP/1.1 200 Fine, thanks\r\nX-One: 1\r\nx-ONE: \xe9\r\nDate: then\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"
+    )
+
+
+async def test_an_answer_of_unknown_length_is_chunked_by_us(open_edge):
+    reply = await (await open_edge(saying(b"ab", b"", b"c" * 17))).ask(LAST)
+    assert reply == (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\nab\r\n11\r\n" + b"c" * 17 + b"\r\n0\r\n\r\n"
+    )
+
+
+async def test_an_http_10_client_gets_a_body_that_ends_with_the_connection(open_edge):
+    reply = await (await open_edge(saying(b"ab", b"c"))).ask(get(version=b"HTTP/1.0"))
+    assert reply == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc"
+
+
+async def test_an_http_10_client_cannot_take_a_broken_answer_for_a_whole_one(open_edge):
+    world = await open_edge(saying(b"half", end=b"error"))
+    with pytest.raises(ConnectionResetError):
+        await world.ask(get(version=b"HTTP/1.0"))
+
+
+@pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 204), (b"GET", 304)])
+async def test_what_has_no_body_gets_none_and_no_framing_of_ours(open_edge, method, status):
+    world = await open_edge(saying(b"body", status=status, reason=b"R", headers=((b"content-length", b"4"),)))
+    reply = await world.ask(get(method, b"HTTP/1.1", b"Connection: close"))
+    assert reply == b"HTTP/1.1 %d R\r\ncontent-length: 4\r\nConnection: close\r\n\r\n" % status
+
+
+async def test_a_refused_head_request_has_no_body(open_edge):
+    async def no(call, body, sink):
+        raise Refusal(403, "not_allowed", "no")
+
+    reply = await (await open_edge(no)).ask(get(b"HEAD", b"HTTP/1.1", b"Connection: close"))
+    assert reply.startswith(b"HTTP/1.1 403 ") and reply.endswith(b"\r\n\r\n")
+
+
+@given(pieces=st.lists(st.binary(max_size=300), max_size=12), is_chunked=st.booleans())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_any_split_of_a_body_arrives_as_the_same_bytes_on_a_connection_that_lives_on(open_edge, pieces, is_chunked):
+    whole = b"".join(pieces)
+    world = await open_edge(saying(*pieces, length=None if is_chunked else len(whole)))
+    reader, writer = await world.connect()
+    for _ in range(2):
+        writer.write(get())
+        await reader.readuntil(b"\r\n\r\n")
+        got = b""
+        if is_chunked:
+            while size := int(await reader.readline(), 16):
+                got += await reader.readexactly(size)
+                await reader.readline()
+            await reader.readline()
+        else:
+            got = await reader.readexactly(len(whole))
+        assert got == whole
+    writer.close()
+
+
+async def test_the_head_leaves_at_once_even_if_no_body_follows_for_a_while(open_edge):
+    gate = asyncio.Event()
+
+    async def run(call, body, sink):
+        sink.start(200, b"OK", (), None)
+        await gate.wait()
+        sink.finish()
+
+    reader, writer = await (await open_edge(run)).connect()
+    writer.write(LAST)
+    async with asyncio.timeout(1):
+        assert b"chunked" in await reader.readuntil(b"\r\n\r\n")
+    gate.set()
+    assert await reader.read() == b"0\r\n\r\n"
+    writer.close()
+
+
+async def test_head_and_first_bytes_leave_in_one_write(open_edge, monkeypatch):
+    writes = []
+
+    async def run(call, body, sink):
+        transport = sink._connection.transport
+        monkeypatch.setattr(sink._connection, "transport", Tee(transport, writes))
+        await saying(b"ab", length=2)(call, body, sink)
+        monkeypatch.setattr(sink._connection, "transport", transport)
+
+    await (await open_edge(run)).ask(LAST)
+    assert len(writes) == 1 and writes[0].endswith(b"\r\n\r\nab")
+
+
+class Tee:
+    def __init__(self, transport, writes):
+        self._transport, self._writes = transport, writes
+
+    def write(self, data):
+        self._writes.append(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name):
+        return getattr(self._transport, name)
+
+
+async def test_an_aborted_stream_ends_with_its_last_event_and_without_the_final_chunk(open_edge):
+    reply = await (await open_edge(saying(b"data: 1\n\n", end=b"data: error\n\n"))).ask(get())
+    assert reply.endswith(b"\r\n\r\n9\r\ndata: 1\n\n\r\nd\r\ndata: error\n\n\r\n")
+
+
+@pytest.mark.parametrize("end", ["finish", b"error"])
+async def test_an_answer_shorter_than_its_length_ends_the_connection(open_edge, end):
+    reply = await (await open_edge(saying(b"ab", length=5, end=end))).ask(get())
+    assert reply.endswith(b"Content-Length: 5\r\n\r\nab")
+
+
+async def test_an_answer_longer_than_its_length_never_reaches_the_next_answer(open_edge, logged):
+    world = await open_edge(saying(b"abc", b"HTTP/1.1 200 OK\r\n", length=3))
+    try:
+        reply = await world.ask(get() + get())
+    except ConnectionResetError:
+        reply = b""
+    assert reply.count(b"HTTP/1.1") <= 1
+    assert "RuntimeError at sink.py" in logged.text
+
+
+async def test_writing_to_a_client_that_left_raises_client_gone(open_edge):
+    seen = asyncio.get_running_loop().create_future()
+
+    async def run(call, body, sink):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raised = []
+            for act in (lambda: sink.start(200, b"OK", (), None), lambda: sink.push(b"x")):
+                try:
+                    act()
+                except ClientGone:
+                    raised.append("gone")
+            try:
+                await sink.drain()
+            except ClientGone:
+                raised.append("gone")
+            seen.set_result((raised, sink.refuse(Refusal(403, "not_allowed", "no"), "openai", ())))
+
+    world = await open_edge(run)
+    _, writer = await world.connect()
+    writer.write(get())
+    await world.is_busy()
+    writer.transport.abort()
+    async with asyncio.timeout(2):
+        assert await seen == (["gone"] * 3, 403)
+
+
+async def test_a_reply_cannot_begin_twice(open_edge, logged):
+    async def run(call, body, sink):
+        await saying(b"a", length=1)(call, body, sink)
+        sink.start(200, b"OK", (), 0)
+
+    reply = await (await open_edge(run)).ask(LAST)
+    assert reply.count(b"HTTP/1.1") == 1 and "RuntimeError" in logged.text
+
+
+async def test_headers_given_to_a_refusal_stand_beside_its_own(open_edge):
+    async def run(call, body, sink):
+        assert (
+            sink.refuse(
+                Refusal(429, "rate_limited", "wait", retry_after=3), "anthropic", ((b"X-Sluice-Limit", b"l"), (b"x-request-id", b"z"))
+            )
+            == 429
+        )
+
+    reply = await (await open_edge(run)).ask(get(b"GET", b"HTTP/1.1", b"Connection: close", b"X-Request-Id: mine"))
+    head = reply.partition(b"\r\n\r\n")[0]
+    assert b"X-Sluice-Limit: l" in head and b"x-request-id: mine" in head and b"x-request-id: z" not in head
+    assert b"retry-after: 3" in head and b'"type":"error"' in reply.replace(b" ", b"")

@@ -1,0 +1,169 @@
+"""Every attempt and every refusal of somebody stands in the books exactly once."""
+
+import dataclasses
+
+import pytest
+
+from proxy.exchange import Try, Usage
+from proxy.record.books import Books
+from proxy.refusal import Refusal
+
+
+class Written:
+    """Remembers what it was told, as store, metrics and log in one."""
+
+    def __init__(self):
+        self.seen, self.broken = [], set()
+
+    def __getattr__(self, name):
+        def note(*args, **fields):
+            self.seen.append((name, *args))
+            if name in self.broken:
+                raise RuntimeError("secret text")
+
+        return note
+
+    def named(self, name):
+        return [entry[1:] for entry in self.seen if entry[0] == name]
+
+
+class Told(Written):
+    pass
+
+
+@pytest.fixture
+def store():
+    return Written()
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+@pytest.fixture
+def books(store, told, clock):
+    return Books(store, told, told, clock)
+
+
+def test_a_row_has_all_fields_of_the_attempt(books, tell):
+    story = tell()
+    row = dataclasses.asdict(books.row_of(story, story.tries[0]))
+    assert row == {
+        "id": "slu-1/1", "request_id": "req-1", "attempt": 1, "kind": "first", "parent_id": None, "at": 1_790_000_000_100_000_000,
+        "caller": "bot", "team": "finance", "tier": "premium", "provider": "openai", "model": "gpt-4o", "operation": "chat",
+        "credential": "OPENAI_API_KEY", "status": 200, "end": "done", "input_tokens": 10, "cached_input_tokens": 4, "cache_write_tokens": 2,
+        "output_tokens": 5, "reasoning_tokens": 3, "usage_detail": {"prompt_tokens": 10}, "usage_source": "provider", "usage_note": "",
+        "cost_nanousd": 500, "held_nanousd": 900, "price_row": {"name": "gpt-4o"}, "policy_generation": 7, "duration_ms": 1750.0,
+        "first_byte_ms": 750.0, "overhead_ms": 500.0, "streamed": True,
+    }  # fmt: skip
+
+
+def test_a_settle_gives_the_true_figures_once(books, store, tell):
+    story = tell()
+    books.settle(story, story.tries[0])
+    books.settle(story, story.tries[0])
+    assert store.seen == [("settle", "slu-1/1", 15, 500, story.tries[0].row)]
+
+
+def test_an_attempt_without_a_hold_is_written_all_the_same(books, store, tell):
+    story = tell()
+    story.tries[0].is_held = False
+    books.settle(story, story.tries[0])
+    assert store.seen == [("write", story.tries[0].row)]
+
+
+def test_what_was_never_sent_gives_its_money_back_and_keeps_its_row(books, store, tell):
+    story = tell()
+    story.tries[0] = dataclasses.replace(story.tries[0], status=None, usage=Usage(), cost_nanousd=0, end="upstream_cut", error="connect")
+    books.settle(story, story.tries[0])
+    assert store.seen == [("void", "slu-1/1", story.tries[0].row)]
+
+
+def test_what_may_have_been_sent_is_settled_at_its_estimate(books, store, tell):
+    story = tell()
+    story.tries[0] = dataclasses.replace(story.tries[0], status=None, usage=Usage(input=90, source="estimate"), cost_nanousd=900)
+    books.settle(story, story.tries[0])
+    assert store.named("settle")[0][:3] == ("slu-1/1", 90, 900)
+
+
+def test_the_overhead_of_all_rows_is_the_overhead_of_the_call(books, tell):
+    story = tell()
+    first = story.tries[0]
+    first.ended, story.upstream_s = 999.0, 0.6
+    books.settle(story, first)
+    second = dataclasses.replace(first, number=2, id="slu-1/2", kind="retry", began=999.1, ended=1000.0, row=None)
+    story.tries.append(second)
+    story.upstream_s = 1.5
+    books.settle(story, second)
+    assert first.row.overhead_ms == 400.0 and second.row.overhead_ms == 100.0
+    assert second.row.parent_id == "slu-1/1"
+
+
+def test_a_refusal_before_any_attempt_has_a_row_of_its_own(books, store, told, tell):
+    story = tell(tries=[])
+    books.refused(story, Refusal(429, "rate_limited"))
+    (row,) = store.named("write")[0]
+    assert (row.kind, row.attempt, row.id, row.status, row.end) == ("refusal", 0, "slu-1/0", 429, "refused:rate_limited")
+    assert (row.cost_nanousd, row.usage_source, row.credential, row.parent_id) == (0, "none", None, None)
+    assert (row.duration_ms, row.model) == (2000.0, "gpt-4o")
+    assert told.named("refused") == [("rate_limited",)]
+
+
+def test_an_attempt_whose_hold_was_refused_is_that_refusal(books, store, tell):
+    story = tell()
+    books.settle(story, story.tries[0])
+    story.tries.append(Try(2, "retry", "openai", "gpt-4o", None, "slu-1/2"))
+    books.refused(story, Refusal(402, "budget_exhausted"))
+    books.close(story)
+    (row,) = store.named("write")[0]
+    assert (row.kind, row.id, row.parent_id) == ("refusal", "slu-1/2", "slu-1/1")
+    assert len(store.named("write")) == 1
+
+
+def test_a_refusal_after_a_settled_attempt_is_the_next_row(books, store, tell):
+    story = tell()
+    books.settle(story, story.tries[0])
+    books.refused(story, Refusal(429, "rate_limited"))
+    assert store.named("write")[0][0].id == "slu-1/2"
+
+
+def test_a_failure_of_the_provider_is_told_by_its_attempts_alone(books, store, told, tell):
+    story = tell()
+    books.settle(story, story.tries[0])
+    books.refused(story, Refusal(502, "upstream_connect"))
+    assert store.named("write") == []
+    assert told.named("refused") == [("upstream_connect",)]
+
+
+def test_nobody_has_no_row(books, store, told, tell):
+    books.refused(tell(caller=None, tries=[]), Refusal(401, "missing_credentials"))
+    assert store.seen == []
+    assert told.named("refused") == [("missing_credentials",)]
+
+
+def test_closing_settles_what_is_left_frees_the_slots_and_tells(books, store, told, tell):
+    story = tell()
+    never_begun = Try(2, "retry", "openai", "gpt-4o", None, "slu-1/2")
+    story.tries.append(never_begun)
+    books.close(story)
+    assert [entry[0] for entry in store.seen] == ["settle", "leave"]
+    assert never_begun.row is None
+    assert told.named("told") == [(story,), (story,)]
+
+
+@pytest.mark.parametrize("broken", ["settle", "leave", "told", "event"])
+def test_no_failure_of_the_books_reaches_the_call_or_stops_the_rest(books, store, told, tell, broken):
+    store.broken, told.broken = {broken, "settle"}, {broken}
+    story = tell()
+    books.close(story)
+    assert store.named("leave") == [("slu-1",)]
+    assert len(told.named("told")) == 2
+    assert told.named("event")
+    assert "secret text" not in repr(told.seen)
+
+
+def test_hashed_identities_show_in_rows(store, told, clock, tell):
+    story = tell()
+    Books(store, told, told, clock, lambda name: "id:" + name[::-1]).settle(story, story.tries[0])
+    assert story.tries[0].row.caller == "id:tob"

@@ -1,0 +1,167 @@
+"""The log: one line per call, no key in it, and no reader so slow that a call would wait."""
+
+import json
+import os
+import time
+
+import pytest
+
+from proxy.exchange import Try, Usage
+from proxy.record.log import MAX_PENDING, Log, Pipe
+
+
+@pytest.fixture
+def lines():
+    return []
+
+
+@pytest.fixture
+def log(lines, clock):
+    return Log(lambda line: lines.append(json.loads(line)), clock)
+
+
+def test_a_call_is_one_line_with_its_figures(log, lines, tell):
+    log.told(tell(limit="tier free", found={("email", "request", "masked"): 2}))
+    (line,) = lines
+    assert line == {
+        "at": "2026-09-21T14:13:20.123Z", "level": "info", "event": "call", "request_id": "req-1", "caller": "bot", "team": "finance",
+        "tier": "premium", "provider": "openai", "model": "gpt-4o", "operation": "chat", "end": "done", "status": 200, "attempts": 1,
+        "errors": [], "input_tokens": 10, "output_tokens": 5, "usage_source": "provider", "cost_nanousd": 500, "limit": "tier free",
+        "found": {"email request masked": 2}, "streamed": True, "duration_ms": 2000.0, "first_byte_ms": 1000.0, "upstream_ms": 1500.0,
+        "policy_generation": 7,
+    }  # fmt: skip
+
+
+def test_a_call_that_never_left_has_a_line_too(log, lines, tell):
+    log.told(tell(tries=[], end="refused:rate_limited", status=429, model=None))
+    assert (lines[0]["provider"], lines[0]["attempts"], lines[0]["first_byte_ms"]) == ("openai", 0, None)
+
+
+def test_keys_that_stray_into_ids_and_models_are_not_logged(log, lines, tell):
+    log.told(tell(request_id="sk-proj-abcdefgh12345", tries=[], model="slk-" + "a" * 43))
+    assert lines[0]["request_id"] == lines[0]["model"] == "[redacted]"
+
+
+def test_hashed_identities_show_no_name(lines, clock, tell):
+    Log(lambda line: lines.append(json.loads(line)), clock, shown=lambda name: "id:" + name[::-1]).told(tell())
+    assert lines[0]["caller"] == "id:tob"
+
+
+def test_each_retry_names_its_error_class(log, lines):
+    log.retried("req-1", Try(2, "retry", "openai", "gpt-4o", None, error="connect"))
+    assert lines[0] | {"at": ""} == {
+        "at": "", "level": "warning", "event": "retry", "request_id": "req-1", "attempt": 2, "provider": "openai", "model": "gpt-4o",
+        "status": None, "error": "connect",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("level", "events"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_a_level_keeps_what_is_below_it_out(log, lines, tell, level, events):
+    log.set_level(level)
+    log.event("debug", "detail")
+    log.told(tell())
+    log.retried("r", Try(1, "first", "openai", None, None, error="429"))
+    log.event("error", "reload failed", path="policy.yaml")
+    assert len(lines) == events
+
+
+def test_a_flood_of_one_event_is_cut_and_counted(log, lines, clock):
+    for _ in range(1000):
+        log.event("warning", "state slow")
+    assert len(lines) == 20
+    log.event("error", "another")
+    clock.at += 10
+    log.event("warning", "state slow")
+    assert len(lines) == 22
+    assert lines[-1]["held_back"] == 980
+
+
+def test_a_flood_of_bad_credentials_is_cut_but_each_call_of_somebody_has_its_line(log, lines, tell):
+    for _ in range(100):
+        log.told(tell(caller=None, tries=[], end="refused:invalid_credentials", status=401))
+    assert len(lines) == 20
+    for _ in range(100):
+        log.told(tell())
+    assert len(lines) == 120
+
+
+def test_events_of_ever_new_names_take_no_memory(log, lines):
+    for number in range(1000):
+        log.event("error", f"event {number}")
+    assert len(log._bursts) <= 257
+
+
+def test_an_unforeseen_error_is_named_without_its_text(log, lines):
+    try:
+        raise ValueError("body: my secret is hunter2")
+    except ValueError as error:
+        log.failure("req-1", error)
+    assert lines[0]["error"] == "ValueError"
+    assert lines[0]["where"][-1].startswith("test_log.py:")
+    assert "hunter2" not in json.dumps(lines)
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "a\nb", 10**30, object(), {"k": ["sk-proj-abcdefgh12345"]}, ("x",)])
+def test_whatever_is_logged_is_one_line_of_json(clock, odd):
+    raw = []
+    Log(raw.append, clock).event("error", "odd", value=odd)
+    assert raw[0].count(b"\n") == 1 and json.loads(raw[0])["event"] == "odd"
+    assert b"sk-proj" not in raw[0]
+
+
+def test_a_hostile_figure_of_a_provider_loses_no_line(log, lines, tell):
+    story = tell()
+    story.tries[0].usage = Usage(input=10**40, source="provider")
+    log.told(story)
+    assert lines[0]["input_tokens"] == str(10**40)
+
+
+def test_lines_come_out_in_order_and_all_at_the_end():
+    read, write = os.pipe()
+    pipe = Pipe(write)
+    for number in range(1000):
+        pipe.write(b"%d\n" % number)
+    pipe.close()
+    os.close(write)
+    with os.fdopen(read, "rb") as out:
+        assert out.read().split() == [b"%d" % number for number in range(1000)]
+    assert pipe.dropped == 0
+
+
+def test_lines_come_out_without_a_close_within_a_moment():
+    read, write = os.pipe()
+    pipe = Pipe(write)
+    pipe.write(b"x\n")
+    assert os.read(read, 10) == b"x\n"
+    pipe.close()
+    os.close(write)
+    os.close(read)
+
+
+@pytest.mark.parametrize("is_blocking", [True, False])
+def test_a_reader_that_never_reads_holds_up_nobody(is_blocking):
+    read, write = os.pipe()
+    os.set_blocking(write, is_blocking)
+    pipe, line = Pipe(write), b"x" * 99_999 + b"\n"
+    began = time.monotonic()
+    for _ in range(2 * MAX_PENDING // len(line)):
+        pipe.write(line)
+    assert time.monotonic() - began < 1
+    assert pipe.dropped > 0
+    began = time.monotonic()
+    pipe.close(0.2)
+    assert time.monotonic() - began < 1
+    os.close(read)  # the writer gets EPIPE and goes home
+    pipe._thread.join(5)
+    assert not pipe._thread.is_alive()
+    os.close(write)
+
+
+def test_a_pipe_that_broke_counts_what_it_lost():
+    read, write = os.pipe()
+    os.close(read)
+    pipe = Pipe(write)
+    pipe.write(b"x\n")
+    pipe.close()
+    os.close(write)
+    assert pipe.dropped == 1

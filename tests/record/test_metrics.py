@@ -1,0 +1,205 @@
+"""The figures: exact, named as documented, and of bounded number whatever callers invent."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from proxy.exchange import Caller, Try, Usage
+from proxy.ports import Standing
+from proxy.record import metrics as metrics_module
+from proxy.record.figures import documented
+from proxy.record.metrics import Metrics
+
+KNOWN = {"provider": {"openai"}, "model": {"gpt-4o"}, "caller": {"bot"}, "team": {"finance"}, "tier": {"premium"}}
+BOT = {"provider": "openai", "model": "gpt-4o", "caller": "bot", "team": "finance", "tier": "premium"}
+
+
+def is_known(kind, name):
+    return name in KNOWN[kind]
+
+
+@pytest.fixture
+def metrics(clock):
+    return Metrics(is_known, clock)
+
+
+def samples(metrics, name):
+    families = text_string_to_metric_families(metrics.exposition().decode())
+    return [(sample.labels, sample.value) for family in families for sample in family.samples if sample.name == f"sluice_{name}"]
+
+
+def test_every_metric_is_exposed_under_its_documented_name_and_type(metrics):
+    text = metrics.exposition().decode()
+    for name, type_, _, help_ in documented():
+        assert f"# TYPE {name} {type_}\n" in text
+        assert f"# HELP {name} {help_}\n" in text
+
+
+def test_the_metrics_that_users_were_promised_are_there():
+    promised = {
+        "requests_total", "refusals_total", "tokens_total", "cost_usd_total", "request_duration_seconds", "first_byte_seconds",
+        "overhead_seconds", "in_flight", "retries_total", "fallbacks_total", "breaker_state", "limit_used_ratio", "pii_found_total",
+        "estimated_usage_total", "unpriced_total", "policy_generation", "policy_reload_failed_total",
+    }  # fmt: skip
+    assert {f"sluice_{name}" for name in promised} <= {name for name, *_ in documented()}
+
+
+def test_a_call_that_is_over_is_counted_with_its_tokens_money_and_times(metrics, tell):
+    metrics.told(tell(found={("email", "request", "masked"): 2}))
+    assert samples(metrics, "requests_total") == [({**BOT, "operation": "chat", "end": "done", "status": "200"}, 1)]
+    tokens = {labels["kind"]: value for labels, value in samples(metrics, "tokens_total")}
+    assert tokens == {"input": 10, "cached_input": 4, "cache_write": 2, "output": 5, "reasoning": 3}
+    assert samples(metrics, "cost_usd_total") == [(BOT, 5e-7)]
+    times = {"provider": "openai", "operation": "chat"}
+    assert samples(metrics, "request_duration_seconds_sum") == [(times, 2.0)]
+    assert samples(metrics, "first_byte_seconds_sum") == [(times, 1.0)]
+    assert samples(metrics, "overhead_seconds_sum") == [(times, 0.5)]
+    assert samples(metrics, "pii_found_total") == [({"entity": "email", "direction": "request", "action": "masked"}, 2)]
+    assert samples(metrics, "estimated_usage_total") == []
+
+
+def test_a_bucket_holds_all_up_to_its_bound(metrics, tell):
+    for seconds in (0.05, 0.06, 700.0):
+        story = tell()
+        metrics._clock.at = story.call.began + seconds
+        metrics.told(story)
+    counts = {labels["le"]: value for labels, value in samples(metrics, "request_duration_seconds_bucket")}
+    assert (counts["0.05"], counts["0.1"], counts["600.0"], counts["+Inf"]) == (1, 2, 2, 3)
+    assert samples(metrics, "request_duration_seconds_count")[0][1] == 3
+
+
+def test_money_is_added_up_in_nano_dollars_without_rounding(metrics, tell):
+    story = tell()
+    story.tries[0].cost_nanousd = 100_000_000  # 0.1 dollars: ten floats of these are not 1
+    for _ in range(10):
+        metrics.told(story)
+    assert samples(metrics, "cost_usd_total")[0][1] == 1.0
+
+
+def test_what_the_policy_does_not_know_is_other(metrics, tell):
+    story = tell(caller=Caller("corp:eve", "jwt", "gold", "sales"))
+    story.tries[0].provider, story.tries[0].model = "x", "y"
+    metrics.told(story)
+    labels = samples(metrics, "requests_total")[0][0]
+    assert {labels[name] for name in BOT} == {"other"}
+
+
+def test_what_does_not_exist_is_empty_and_no_status_is_none(metrics, tell):
+    metrics.told(tell(caller=None, tries=[], model=None, end="refused:missing_credentials", status=None))
+    labels = samples(metrics, "requests_total")[0][0]
+    assert labels == {
+        "provider": "openai",
+        "model": "",
+        "caller": "",
+        "team": "",
+        "tier": "",
+        "operation": "chat",
+        "end": "refused",
+        "status": "none",
+    }
+
+
+def test_ten_thousand_models_keys_and_errors_make_no_series(metrics, tell):
+    metrics.told(tell())
+    metrics.retried("openai", "gpt-4o", "connect")
+    for number in range(10_000):
+        story = tell(caller=Caller(f"corp:{number}", "jwt", f"t{number}", f"t{number}"))
+        story.tries[0].model = f"m{number}"
+        metrics.told(story)
+        metrics.retried("openai", f"m{number}", f"error {number}")
+    assert len(samples(metrics, "requests_total")) == 2
+    assert len(samples(metrics, "retries_total")) == 2
+
+
+def test_even_known_names_make_no_more_series_than_the_cap(clock, tell, monkeypatch):
+    monkeypatch.setattr(metrics_module, "MAX_SERIES", 5)
+    metrics = Metrics(lambda kind, name: True, clock)
+    for number in range(20):
+        metrics.told(tell(caller=Caller(f"c{number}", "key"), operation=f"o{number}"))
+        metrics.breaker("openai", f"m{number}", "open")
+    assert len(samples(metrics, "requests_total")) == 6
+    assert len(samples(metrics, "breaker_state")) == 6
+    assert len(samples(metrics, "request_duration_seconds_count")) == 6
+    assert sum(value for _, value in samples(metrics, "requests_total")) == 20
+
+
+@pytest.mark.parametrize(("error", "label"), [("connect", "connect"), ("503", "503"), ("overloaded <x>", "other"), ("12345", "other")])
+def test_an_error_class_is_one_of_ours(metrics, error, label):
+    metrics.retried("openai", None, error)
+    assert samples(metrics, "retries_total") == [({"provider": "openai", "model": "", "error": label}, 1)]
+
+
+def test_usage_that_no_provider_stated_is_counted(metrics, tell):
+    story = tell()
+    story.tries.append(Try(2, "retry", "openai", "gpt-4o", None, usage=Usage(input=1, source="estimate")))
+    story.tries.append(Try(3, "retry", "openai", "gpt-4o", None, usage=Usage(input=1, source="counted")))
+    metrics.told(story)
+    assert samples(metrics, "estimated_usage_total")[0][1] == 2
+
+
+def test_the_rest_of_the_port_counts(metrics):
+    metrics.in_flight(1)
+    metrics.in_flight(1)
+    metrics.in_flight(-1)
+    metrics.refused("rate_limited")
+    metrics.fell_back("openai", "gpt-4o")
+    metrics.unpriced("openai", "gpt-4o")
+    metrics.policy(3)
+    metrics.reload_failed()
+    metrics.jwks_failed()
+    values = {
+        name: samples(metrics, name)[0][1]
+        for name in (
+            "in_flight",
+            "refusals_total",
+            "fallbacks_total",
+            "unpriced_total",
+            "policy_generation",
+            "policy_reload_failed_total",
+            "jwks_failed_total",
+        )
+    }
+    assert values == dict.fromkeys(values, 1) | {"policy_generation": 3}
+
+
+@pytest.mark.parametrize(("state", "value"), [("closed", 0), ("probing", 1), ("open", 2)])
+def test_a_breaker_shows_its_state(metrics, state, value):
+    metrics.breaker("openai", "gpt-4o", "open")
+    metrics.breaker("openai", "gpt-4o", state)
+    assert samples(metrics, "breaker_state") == [({"provider": "openai", "model": "gpt-4o"}, value)]
+
+
+def standing(remaining, allowed=100):
+    return Standing("tier free", "spend", allowed, remaining, 0, 60)
+
+
+def test_a_limit_shows_its_fullest_account_of_the_last_minutes(metrics, clock):
+    def ratio():
+        return round(samples(metrics, "limit_used_ratio")[0][1], 3)
+
+    metrics.limits([standing(10), standing(90)])
+    assert ratio() == 0.9
+    clock.at += 60
+    assert ratio() == 0.9
+    metrics.limits([standing(40)])
+    assert ratio() == 0.9
+    clock.at += 60
+    metrics.limits([standing(80)])
+    assert ratio() == 0.6
+    clock.at += 120
+    assert ratio() == 0
+    metrics.limits([standing(0, allowed=0)])
+    assert ratio() == 1
+
+
+def test_figures_kept_elsewhere_are_read_at_the_scrape(metrics):
+    lag = [0.5]
+    metrics.read_from("loop_lag_seconds", lambda: lag[0])
+    assert samples(metrics, "loop_lag_seconds") == [({}, 0.5)]
+    with pytest.raises(ValueError, match="has labels"):
+        metrics.read_from("requests_total", lambda: 1)
+
+
+def test_hashed_identities_show_in_labels(clock, tell):
+    metrics = Metrics(is_known, clock, shown=lambda name: "id:" + name[::-1])
+    metrics.told(tell())
+    assert samples(metrics, "requests_total")[0][0]["caller"] == "id:tob"

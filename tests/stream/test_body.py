@@ -1,0 +1,84 @@
+"""A request body is read once, and what two readers could read differently is refused."""
+
+import json
+
+import pytest
+
+from proxy.refusal import Refusal
+from proxy.stream.body import read_json
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"1",
+        b"{",
+        b'{"a":1,}',
+        b'{"a":1} {"b":2}',
+        b'{"a":1}x',
+        b"{/* c */}",
+        b'{"a":NaN}',
+        b'{"a":Infinity}',
+        b'\xef\xbb\xbf{"a":1}',
+        '{"a":1}'.encode("utf-16"),
+        b'{"a":"\\ud800"}',
+        b'{"a":"\xff"}',
+        b"[" * 100_000,
+        b'{"a":' + b"[" * 64 + b"]" * 64 + b"}",
+        b'{"a":' * 65 + b"1" + b"}" * 65,
+    ],
+)
+def test_what_is_no_one_shallow_object_is_malformed(raw):
+    with pytest.raises(Refusal) as no:
+        read_json(raw)
+    assert (no.value.status, no.value.code, no.value.should_retry) == (400, "malformed_json", False)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"{}", b' {"a": [1, 2.5, null]} ', b'{"a":' + b"[" * 63 + b"]" * 63 + b"}", json.dumps({"m": [{"c": [[]]}] * 100}).encode()],
+)
+def test_64_levels_and_any_width_are_read(raw):
+    assert read_json(raw) == json.loads(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"stream":false,"stream":true}',
+        b'{"model":"a","messages":[],"model":"b"}',
+        b'{"model":"a","m\\u006fdel":"b"}',
+        b'{"max_tokens" : 1 , "x":{"max_tokens":2}, "max_tokens":3}',
+    ],
+)
+def test_a_policy_field_that_stands_twice_is_refused(raw):
+    with pytest.raises(Refusal) as no:
+        read_json(raw)
+    assert (no.value.status, no.value.code) == (400, "duplicate_key")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"model":"m","messages":[{"content":"model"},{"model":"nested"}]}',
+        b'{"metadata":1,"metadata":2,"model":"m"}',
+        b'{"model":"model","x":"m\\u006fdel"}',
+    ],
+)
+def test_the_same_name_elsewhere_is_no_duplicate(raw):
+    assert read_json(raw) == json.loads(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "is_fine"), [(b'{"model":"a\\u0000"}', False), (b'{"user":"\\u0000"}', False), (b'{"input":"\\u0000"}', True)]
+)
+def test_nul_is_for_texts_not_for_identifiers(raw, is_fine):
+    if is_fine:
+        assert read_json(raw) == json.loads(raw)
+    else:
+        with pytest.raises(Refusal, match="invalid_request"):
+            read_json(raw)

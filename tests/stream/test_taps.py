@@ -1,0 +1,59 @@
+"""A line passes events through its taps in order and lets go of everything at the end."""
+
+import gzip
+
+import pytest
+
+from proxy.refusal import UpstreamCut
+from proxy.stream.coding import Inflater
+from proxy.stream.sse import SseDecoder
+from proxy.stream.taps import Line
+from proxy.stream.whole import WholeDecoder
+
+
+class Shout:
+    """Holds one event back, and shouts."""
+
+    def __init__(self):
+        self.held = []
+
+    def feed(self, event):
+        self.held.append(event.with_data(event.data.upper()))
+        return [self.held.pop(0)] if len(self.held) > 1 else []
+
+    def end(self):
+        held, self.held = self.held, []
+        return held
+
+
+def test_a_line_without_taps_changes_nothing():
+    line = Line(SseDecoder(), [])
+    assert line.feed(b"data: a\r\n\r\nda") + line.feed(b"ta: b") + line.end() == b"data: a\r\n\r\ndata: b"
+
+
+def test_what_a_tap_holds_at_the_end_passes_the_taps_behind_it():
+    line = Line(SseDecoder(), [Shout(), Shout()])
+    assert line.feed(b"data: a\n\ndata: b\n\n") == b""
+    assert line.feed(b"data: c\n\n") == b"data: A\n\n"
+    assert line.end() == b"data: B\n\ndata: C\n\n"
+    assert line.end() == b""
+
+
+def test_a_coded_answer_leaves_decoded():
+    line = Line(SseDecoder(), [], Inflater("gzip", 1000))
+    coded = gzip.compress(b"data: a\n\n")
+    assert line.feed(coded[:7]) + line.feed(coded[7:]) == b"data: a\n\n"
+
+
+def test_a_whole_body_is_one_event_at_its_end():
+    line = Line(WholeDecoder(), [Shout()])
+    assert line.feed(b'{"a":') + line.feed(b"\n1}") == b""
+    assert line.end() == b'{"A":\n1}'
+    assert Line(WholeDecoder(), []).end() == b""
+
+
+def test_a_whole_body_above_its_bound_cuts_the_answer():
+    line = Line(WholeDecoder(limit=10), [])
+    with pytest.raises(UpstreamCut, match="too large"):
+        line.feed(b"x" * 11)
+    assert line.end() == b""

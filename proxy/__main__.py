@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
+from typing import NoReturn
 
 COMMANDS = {
     "serve": "run the proxy",
@@ -17,9 +19,16 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Wrong use is one line and exit code 1."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"sluice: {message}; see {self.prog} --help\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="sluice", description="A transparent, metering, policed reverse proxy in front of LLM providers.")
+    parser = Parser(prog="sluice", description="A transparent, metering, policed reverse proxy in front of LLM providers.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     named = words[0] if words and words[0] in COMMANDS else None
     for name, text in COMMANDS.items():
@@ -27,7 +36,13 @@ def main(argv: list[str] | None = None) -> int:
         if name == named:
             importlib.import_module(f"proxy.cli.{name}").add_arguments(command)
     options = parser.parse_args(words)
-    return int(importlib.import_module(f"proxy.cli.{options.command}").run(options))
+    try:
+        code = int(importlib.import_module(f"proxy.cli.{options.command}").run(options))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `sluice schema | head`: nobody reads on, and the flush at exit must not say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
 
 
 if __name__ == "__main__":

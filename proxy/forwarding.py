@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from proxy.admit.estimate import Bound, bound
+from proxy.charging import hold
 from proxy.dialect import dialect_of
 from proxy.dialect.wire import Dialect
 from proxy.exchange import Story, Try, Usage
@@ -18,10 +17,9 @@ from proxy.forward.failure import OK, Outcome, of_answer, of_breaker, of_cut, of
 from proxy.forward.preamble import first_error, said_first
 from proxy.forward.shape import Shaped, shape, will_ask_usage
 from proxy.listen.headers import narrowed_accept_encoding
-from proxy.meter.price import Quote, bound_cost
 from proxy.policy.plan import Credential, Target
-from proxy.ports import Answer, Intent, Outgoing, Sink, Standing
-from proxy.refusal import Refusal, UpstreamCut, UpstreamFailed
+from proxy.ports import Answer, Outgoing, Sink
+from proxy.refusal import ClientGone, Refusal, UpstreamCut, UpstreamFailed
 from proxy.relaying import Outset, Relaying, Sent
 from proxy.rooms import Ready, Rooms
 
@@ -50,11 +48,14 @@ class Forwarding:
         terms = Terms(plan.retry, plan.fallback_on, deadline, may_retry(fields), ready.upload is None)
         steps = attempts(plan.targets, terms, self._keys, rooms.budgets, rooms.clock.monotonic, rooms.dice)
         failed: Failed | None = None
+        sink.finish_anyway = plan.on_client_gone == "finish" and ready.upload is None
         try:
             step: Step | None = next(steps)
             while step is not None:
                 if step.after_s:
                     await asyncio.sleep(step.after_s)
+                if failed is not None and sink.is_gone:
+                    raise ClientGone  # what was begun is finished, nothing is begun anew for nobody
                 tried = await self._attempt(step, ready, story, failed)
                 if isinstance(tried, Sent):
                     await self._relaying.relay(tried, ready, sink, story)
@@ -96,11 +97,12 @@ class Forwarding:
         try_ = self._begin(step, ready, story)
         dialect = dialect_of("openai" if ready.op.speaks == "openai" else target.provider.dialect)
         try:
-            quote, most, standings = await self._hold(step, ready, story, try_)
+            charge = await hold(rooms, ready.prices, ready.plan, story, try_, target.provider, ready.op, ready.asked, ready.body_len)
             shaped = self._shaped(step, ready, dialect)
         except Refusal:
             turn.saw(None, now)
-            if before is None:
+            if before is None:  # its row tells of the refusal: nothing was held, nothing is charged
+                try_.usage, try_.cost_nanousd, try_.held_nanousd, try_.price_row = Usage(), 0, 0, None
                 raise
             rooms.store.void(try_.id, None)
             story.tries.pop()
@@ -111,7 +113,7 @@ class Forwarding:
             raise
         if before is not None:
             self._give_up(before, ready, story, step, target)
-        outset = Outset(try_, target, dialect, turn, quote, most, standings, shaped.asked_usage)
+        outset = Outset(try_, target, dialect, turn, charge, shaped.asked_usage)
         return await self._send(step, outset, shaped.request, ready, story)
 
     def _begin(self, step: Step, ready: Ready, story: Story) -> Try:
@@ -121,27 +123,6 @@ class Forwarding:
         try_.id, try_.at_ns, try_.began = f"{ready.call.uid}/{number}", clock.now_ns(), clock.monotonic()
         story.tries.append(try_)
         return try_
-
-    async def _hold(self, step: Step, ready: Ready, story: Story, try_: Try) -> tuple[Quote, Bound, tuple[Standing, ...]]:
-        """What this attempt may cost at most, taken durably before a byte leaves."""
-        plan, op, target = ready.plan, ready.op, step.target
-        quote = ready.prices.quote(plan.pricing, plan.is_under_spend_limit, target.provider, target.model, op, try_.at_ns)
-        window = quote.row.window
-        most = bound(op, ready.asked, ready.body_len, window, plan.pricing.default_max_tokens, window=window)
-        tokens = most.output_tokens + (most.input_tokens if op.body == "json" else 0) if op.is_billed else 0
-        inward = partial(bound_cost, quote.row, input_tokens=most.input_tokens, images=most.images, files=most.files, tier=ready.asked.tier)
-        nanousd = inward(output_tokens=most.output_tokens)
-        try_.held_tokens, try_.held_nanousd = tokens, nanousd
-        try_.usage = Usage(most.input_tokens, output=most.output_tokens, source="estimate", note="unconfirmed")
-        priced = ready.prices.priced(quote, try_.usage, nanousd)
-        try_.cost_nanousd, try_.price_row, try_.end = priced.cost_nanousd, priced.price_row, "crashed"
-        row = self._rooms.books.row_of(story, try_)
-        try_.end = "done"
-        outward = max(0, nanousd - inward(output_tokens=0))
-        intent = Intent(try_.id, ready.call.uid, plan.claims, tokens, nanousd, row, most.output_tokens, outward)
-        standings = await self._rooms.store.hold(intent)
-        try_.is_held = True
-        return quote, most, standings
 
     def _shaped(self, step: Step, ready: Ready, dialect: Dialect) -> Shaped:
         call, upload = ready.call, ready.upload
@@ -174,6 +155,10 @@ class Forwarding:
         except UpstreamFailed as error:
             story.upstream_s += clock.monotonic() - began
             return self._unanswered(error, outset, story)
+        except (Refusal, ClientGone):  # of an upload: the provider never had the whole request
+            try_.usage, try_.cost_nanousd = Usage(), 0
+            turn.saw(None, clock.monotonic())
+            raise
         except BaseException:
             turn.saw(None, clock.monotonic())
             raise

@@ -16,6 +16,7 @@ from proxy.guard.mask import Blocked, inspect, inspect_other
 from proxy.guard.vault import Vault
 from proxy.identify.who import end_user
 from proxy.listen.headers import forwardable
+from proxy.listen.peek import Peeked
 from proxy.listen.reply import reply_headers
 from proxy.policy.plan import Facts, Plan, Rulebook
 from proxy.ports import Body, Sink
@@ -23,8 +24,11 @@ from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Generation, Ready, Rooms
 from proxy.stream.body import read_json
 from proxy.stream.coding import decode
+from proxy.stream.multipart import form_field
 
 NOTHING_ASKED = Asked()
+FORMS = frozenset({"audio", "images"})  # operations whose forms name a model
+PEEK_BYTES, PEEK_S = 64 * 1024, 1.0
 ANY_TEXT = ("**",)  # of a JSON body whose operation we do not know: every string may be text
 
 
@@ -50,8 +54,9 @@ class Pipeline:
         generation = self._rooms.current()
         story = Story(call, generation=generation.rules.generation)
         self._rooms.metrics.in_flight(1)
+        peeked = Peeked(body)
         try:
-            ready = await self._ready(generation, call, body, story)
+            ready = await self._ready(generation, call, peeked, story)
             await self._forwarding.run(ready, sink, story)
         except Refusal as no:
             self._refuse(generation, no, sink, story)
@@ -66,10 +71,13 @@ class Pipeline:
             self._rooms.log.failure(call.id, error)
             self._refuse(generation, Refusal(500, "internal", _INTERNAL, should_retry=False), sink, story)
         finally:
+            for try_ in story.tries:
+                if try_.row is None:
+                    try_.end = story.end
             self._rooms.books.close(story)
             self._rooms.metrics.in_flight(-1)
 
-    async def _ready(self, generation: Generation, call: Call, body: Body, story: Story) -> Ready:
+    async def _ready(self, generation: Generation, call: Call, body: Peeked, story: Story) -> Ready:
         rooms, rules = self._rooms, generation.rules
         # identify
         provider = rules.providers[call.route.provider]
@@ -114,17 +122,26 @@ class Pipeline:
             may_list=rules.may_list,
         )
 
-    async def _read(self, call: Call, body: Body, dialect: Dialect, op: Operation, rules: Rulebook, facts: Facts) -> Held:
+    async def _read(self, call: Call, body: Peeked, dialect: Dialect, op: Operation, rules: Rulebook, facts: Facts) -> Held:
         """What a matching rule must read is held in memory; what need not be held streams through."""
         if body.length == 0:
             return Held(b"", b"", None, Asked(model=op.model))
         is_json = "json" in call.fields.get("content-type", "application/json")
         if op.body != "json" and not (is_json and rules.needs_body(facts)):
-            return Held(asked=Asked(model=op.model))
+            return await self._peeked(call, body, op, rules)
         raw = await body.read(rules.server.max_body)
         plain = decode(call.fields.get("content-encoding", ""), raw, rules.server.max_body)
         doc = read_json(plain)
         return Held(raw, plain, doc, dialect.read_asked(op, doc))
+
+    async def _peeked(self, call: Call, body: Peeked, op: Operation, rules: Rulebook) -> Held:
+        """A body that streams through. Of a form, the model's name is looked for in its beginning: prices and limits go by it."""
+        kind = call.fields.get("content-type", "")
+        if op.name not in FORMS or "multipart/form-data" not in kind.lower():
+            return Held(asked=Asked(model=op.model))
+        head = await body.head(lambda held: form_field(held, kind, "model")[0], rules.server.max_upload, PEEK_BYTES, PEEK_S)
+        _, model = form_field(head, kind, "model")
+        return Held(asked=Asked(model=model or op.model))
 
     def _guard(
         self, held: Held, headers: RawHeaders, dialect: Dialect, op: Operation, plan: Plan, call: Call, story: Story
@@ -168,9 +185,6 @@ class Pipeline:
             story.end = "stopped:drain"
         else:
             self._refuse(generation, Refusal(503, "draining", "this Sluice is shutting down", retry_after=1, close=True), sink, story)
-        for try_ in story.tries:
-            if try_.row is None:
-                try_.end = story.end
 
 
 def _sent(story: Story) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import orjson
 
-from proxy.admit.estimate import Bound
+from proxy.charging import Charge, settle
 from proxy.dialect.wire import Dialect, stream_format_of
 from proxy.exchange import RawHeaders, Story, Try, Usage
 from proxy.forward.breaker import Turn
@@ -17,11 +17,10 @@ from proxy.forward.redirect import followed_back, is_redirect
 from proxy.guard.restore import restoring
 from proxy.listen.headers import answer_headers
 from proxy.listen.reply import reply_headers
-from proxy.meter.price import Quote
 from proxy.meter.strip import StripUsage
 from proxy.meter.tap import Watch
 from proxy.policy.plan import Target
-from proxy.ports import Answer, Line, Sink, Standing
+from proxy.ports import Answer, Line, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Ready, Rooms
 from proxy.stream.coding import READABLE, decode
@@ -39,9 +38,7 @@ class Outset:
     target: Target
     dialect: Dialect
     turn: Turn
-    quote: Quote
-    most: Bound
-    standings: tuple[Standing, ...]
+    charge: Charge
     asked_usage: bool  # by us, not by the caller
 
 
@@ -93,6 +90,8 @@ class Relaying:
                 await self._through(answer, sink, line, watch, sent)
             sink.finish()
             ok = True
+            if sink.is_gone:  # and finished anyway
+                story.end = sent.of.try_.end = "client_gone"
         except UpstreamCut as cut:
             ok = False
             sent.of.try_.end, sent.of.try_.error = "upstream_cut", cut.code
@@ -115,8 +114,6 @@ class Relaying:
             if sent.outcome.is_failure_for_breaker is False:
                 sent.of.turn.saw(ok if watch.error is None else False, now)
             self._settle(sent, ready, story, watch.usage())
-        if sink.is_gone:
-            story.end = sent.of.try_.end = "client_gone"
 
     def drop(self, sent: Sent, ready: Ready, story: Story) -> None:
         """An answer that will not be relayed: another attempt follows."""
@@ -135,8 +132,8 @@ class Relaying:
             content_encoding=header_of(answer.headers, b"content-encoding"),
             status=answer.status,
             headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers},
-            input_bound=sent.of.most.input_tokens if ready.op.body == "json" else 0,
-            output_bound=sent.of.most.output_tokens,
+            input_bound=sent.of.charge.most.input_tokens if ready.op.body == "json" else 0,
+            output_bound=sent.of.charge.most.output_tokens,
         )
 
     async def _line(self, sent: Sent, ready: Ready, answer: Answer, watch: Watch) -> tuple[RawHeaders, Line, bytes | None]:
@@ -180,7 +177,7 @@ class Relaying:
     def _ours(self, sent: Sent, ready: Ready, story: Story, headers: RawHeaders, sink: Sink) -> RawHeaders:
         clock, target = self._rooms.clock, sent.of.target
         sink.finish_anyway = ready.plan.on_client_gone == "finish"
-        standings = (*ready.standings, *sent.of.standings)
+        standings = (*ready.standings, *sent.of.charge.standings)
         self._rooms.metrics.limits(standings)
         return reply_headers(
             ready.call.id,
@@ -207,16 +204,7 @@ class Relaying:
             raise UpstreamCut("upstream_cut", "the stream ended without its last event")
 
     def _settle(self, sent: Sent, ready: Ready, story: Story, usage: Usage) -> None:
-        try_ = sent.of.try_
-        priced = ready.prices.priced(sent.of.quote, usage, try_.held_nanousd)
-        try_.ended = self._rooms.clock.monotonic()
-        try_.usage = usage if usage.note == priced.note else replace(usage, note=priced.note)
-        try_.cost_nanousd, try_.price_row = priced.cost_nanousd, priced.price_row
-        if ready.op.is_read_back:
-            try_.cost_nanousd = 0
-        if not priced.is_known:
-            self._rooms.metrics.unpriced(try_.provider, try_.model)
-        self._rooms.books.settle(story, try_)
+        settle(self._rooms, ready.prices, story, sent.of.try_, sent.of.charge.quote, usage, ready.op)
 
 
 def _without(headers: RawHeaders, names: frozenset[bytes]) -> RawHeaders:

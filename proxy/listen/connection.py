@@ -124,10 +124,6 @@ class Connection(RequestHandler):
         super().force_close()
         self.guard_writes()
 
-    def close_if_idle(self) -> None:
-        if self.serving is None and not self._messages:
-            self.force_close()
-
     def _process_keepalive(self) -> None:
         if self._head_timer is None:
             super()._process_keepalive()

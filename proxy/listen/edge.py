@@ -122,15 +122,13 @@ class Edge:
             self._listener = await loop.create_server(self._server, *where, backlog=_BACKLOG)
 
     def stop_accepting(self) -> None:
-        """No new connection and no further call; idle connections end, replies under way say `Connection: close`."""
+        """No new connection; a further call on a kept one is refused (503 `draining`), and replies under way say `Connection: close`."""
         self._is_closing = True
         if self._listener is not None:
             self._listener.close()
         if self._path is not None and os.path.exists(self._path):
             os.unlink(self._path)
             self._path = None
-        for connection in self._connections():
-            connection.close_if_idle()
         for sink in self._calls:
             sink.stop_keeping()
 

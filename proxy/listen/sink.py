@@ -58,7 +58,7 @@ class ClientSink:
 
     @property
     def is_full(self) -> bool:
-        return self._connection.writing_paused
+        return self._connection.writing_paused and not self.is_gone  # aiohttp stays paused when the client is lost
 
     @property
     def is_ended(self) -> bool:

@@ -23,6 +23,7 @@ from proxy.policy.values import Ref
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 DEFAULT_STATE = "sqlite:"  # no path: the default directory of the user
+MODELLESS = frozenset({"files", "batches", "models"})  # operations whose body names neither model nor end user
 UNTEXTUAL = ("multipart/", "audio/", "image/", "video/", "application/octet-stream", "application/pdf", "application/zip")
 
 
@@ -95,8 +96,9 @@ class _Closures:
         price = model.fallback_price
         self.pricing = Pricing(model.unknown_price, model.unmetered, price.input, price.output, model.default_max_tokens)
         self._team_models = {name for name, team in model.teams.items() if team.allow.models is not None}
-        self._body_users = any(source.startswith("body:") for source in model.callers.end_user)
-        self._rule_models = any(rule.allow is not None and rule.allow.models is not None for rule in model.rules)
+        rules_allow = any(rule.allow is not None and rule.allow.models is not None for rule in model.rules)
+        body_users = any(source.startswith("body:") for source in model.callers.end_user)
+        self._reads_models = exceptions.reads_body or rules_allow or body_users
 
     def early(self, facts: Facts) -> tuple[Claim, ...]:
         """The claims that headers decide."""
@@ -130,9 +132,9 @@ class _Closures:
     def needs_body(self, facts: Facts) -> bool:
         """For bodies that would otherwise stream: could a rule that matches want to read it? Text rules want no multipart and no media."""
         caller = facts.caller
-        if caller.allow.models is not None or caller.team in self._team_models or self._rule_models:
-            return True
-        if self.limits.reads_body or self._exceptions.reads_body or self._body_users:
+        if facts.operation not in MODELLESS and (
+            self._reads_models or self.limits.reads_body or caller.allow.models is not None or caller.team in self._team_models
+        ):
             return True
         kind = facts.headers.get("content-type", "").lower()
         if kind.startswith(UNTEXTUAL):

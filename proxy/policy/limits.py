@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from proxy.exchange import Caller
-from proxy.policy.match import Test, compile_match, fact
+from proxy.policy.match import Test, compile_match, covering, fact
 from proxy.policy.model import PolicyModel
 from proxy.policy.model_limits import LimitEntry, Numbers
 from proxy.policy.plan import Claim, Facts, Limit
@@ -48,6 +48,7 @@ class Limits:
         self._indexed: dict[tuple[str, str], list[Bound]] = {}
         for order, entry in enumerate(model.limits):
             self._add(entry, order, late=_late(model, moves))
+        self._by_model = any(key == "model" for key, _ in self._indexed)
         self.reads_body = any(not bound.is_early for bound in self.bounds)
         every = (*self._tiers.values(), *self._teams.values(), *(bound.limit for bound in self.bounds))
         self.counts_output = any(limit.tokens or limit.spend for limit in every)
@@ -76,7 +77,7 @@ class Limits:
                 raise _unknown("team")
             if _counts(team):
                 claims.append(Claim(team, f"team={caller.team.translate(ESCAPES)}"))
-        for bound in self._candidates(caller):
+        for bound in self._candidates(facts):
             if (bound.is_early or not early) and bound.test(facts):
                 claims.append(Claim(bound.limit, bound.account(facts)))
         if caller.kind == "pass_through":
@@ -97,13 +98,17 @@ class Limits:
             limit = replace(limit, **numbers)
         return [Claim(limit, f"caller={caller.name.translate(ESCAPES)}")] if _counts(limit) else []
 
-    def _candidates(self, caller: Caller) -> Iterable[Bound]:
+    def _candidates(self, facts: Facts) -> Iterable[Bound]:
+        """Each at most once: a limit is indexed by one key, and a fact has one value (the names that cover a model may share a limit)."""
         if not self._indexed:
             return self._general
-        found = list(self._general)
-        for key, value in (("caller", caller.name), ("key", caller.key), ("team", caller.team), ("tier", caller.tier)):
-            found += self._indexed.get((key, value or ""), ())
-        return sorted(found, key=lambda bound: bound.order)
+        caller = facts.caller
+        keys = {("caller", caller.name), ("key", caller.key), ("team", caller.team or ""), ("tier", caller.tier or "")}
+        if facts.model is not None and self._by_model:
+            keys |= {("model", name) for name in covering(facts.model)}
+        found = {bound.order: bound for key in keys if (bucket := self._indexed.get(key)) for bound in bucket}
+        found |= {bound.order: bound for bound in self._general}
+        return [found[order] for order in sorted(found)]
 
     def _limit(self, name: str, numbers: Numbers, per: tuple[str, ...], status: int | None = None, contact: str | None = None) -> Limit:
         given: Mapping[str, Any] = numbers.given

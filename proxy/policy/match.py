@@ -18,6 +18,7 @@ Models = Callable[[str, str], bool]  # (provider, model)
 
 # The forms of a dated snapshot: -2024-08-06, -20250929, -0613, -08-2024, -05-20, @20250514, @2025-05-14; and -latest.
 SNAPSHOT = re.compile(r"-latest|@latest|[-@]\d{4}-\d\d-\d\d|[-@]\d{8}|-\d{4}|-\d\d-\d{4}|-\d\d-\d\d")
+INDEXED = ("caller", "key", "team", "tier", "model")  # what limits are looked up by, the most telling first
 NAMELESS = frozenset({"chat", "messages", "completions", "generate", "embeddings", "rerank", "images", "audio"})
 
 
@@ -61,6 +62,11 @@ def covers(pattern: str) -> Names:
     return lambda model: model == pattern or (model.startswith(pattern) and SNAPSHOT.fullmatch(model, start) is not None)
 
 
+def covering(model: str) -> set[str]:
+    """The names that cover this model: its own, and what is left without a snapshot's tail."""
+    return {model, *(model[:at] for at, char in enumerate(model) if char in "-@" and SNAPSHOT.fullmatch(model, at))}
+
+
 def models(patterns: Iterable[str]) -> Models:
     """Any of several; `provider/model` asks for both (or for a model that is itself spelt with a slash)."""
     patterns = tuple(patterns)
@@ -92,14 +98,8 @@ def compile_match(match: Match) -> Matcher:
         inner = compile_match(match.not_)
         reads |= inner.reads
         tests.append(lambda facts, test=inner.test: not test(facts))  # type: ignore[misc]  # mypy cannot type a default in a lambda
-    only = next(
-        (
-            (key, frozenset(asked[key]))
-            for key in ("caller", "key", "team", "tier")
-            if key in asked and not any("*" in one for one in asked[key])
-        ),
-        None,
-    )
+    exact = (key for key in INDEXED if key in asked and not any("*" in one or "/" in one for one in asked[key]))
+    only = next(((key, frozenset(asked[key])) for key in exact), None)
     return Matcher(_all(tests), frozenset(reads), only)
 
 

@@ -11,7 +11,6 @@ from typing import Literal
 from proxy.exchange import NOTHING, Allow, Caller
 
 Action = Literal["off", "flag", "mask", "block"]
-Period = Literal["min", "hour", "day", "month", "total"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +89,7 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds."""
-
+class Timeouts:  # seconds
     connect: float = 5.0
     first_byte: float = 60.0
     idle: float = 60.0
@@ -140,8 +137,7 @@ class BreakerRules:
 
 @dataclass(frozen=True, slots=True)
 class GuardRules:
-    """`entities` maps each active PII entity to its action; empty: nothing is read, nothing is scanned."""
-
+    # each active PII entity → its action; empty: nothing is read, nothing is scanned
     entities: Mapping[str, Action] = field(default_factory=lambda: MappingProxyType({}))
     restore: bool = False
     ignore: tuple[str, ...] = ()
@@ -280,11 +276,7 @@ class ServerRules:
 
 @dataclass(frozen=True, slots=True)
 class Rulebook:
-    """One generation of the policy, compiled. Swapped whole on reload.
-
-    `early(facts)` gives the claims that need no body; `plan(facts)` the whole plan, or raises
-    `Refusal(403, "not_allowed" …)`. Both are closures made by `policy.build`.
-    """
+    """One generation of the policy, compiled; swapped whole on reload. The callables are closures made by `policy.build`."""
 
     generation: int
     server: ServerRules
@@ -299,8 +291,8 @@ class Rulebook:
     identities: Literal["plain", "hashed"]
     log_level: str
     known_models: frozenset[str]  # names the policy spells: labels may hold them
-    early: Callable[[Facts], tuple[Claim, ...]]
-    plan: Callable[[Facts], Plan]
+    early: Callable[[Facts], tuple[Claim, ...]]  # the claims that need no body; Refusal 403 unknown_tier, unknown_team, 400
+    plan: Callable[[Facts], Plan]  # the whole plan; Refusal 403 not_allowed, 404 unknown_provider and those of `early`
     may_list: Callable[[Caller, str], bool]  # may this caller see this model in GET /v1/models?
     needs_body: Callable[[Facts], bool]  # does some matching rule read the body of this call?
     limits: tuple[Limit, ...] = ()  # every limit the policy names, for what was removed on reload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path as FilePath
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -13,7 +14,7 @@ from proxy.policy.names import check_names
 from proxy.policy.problems import Path, PolicyErrors, Problem, path_text
 from proxy.policy.tree import MAX_BYTES, Tree, read_tree
 from proxy.policy.unsupported import unsupported
-from proxy.policy.wording import findings
+from proxy.policy.wording import MANY, findings
 
 
 def read_policy(path: FilePath | None, text: str | None = None) -> Document:
@@ -43,7 +44,7 @@ def _document(file: str, tree: Tree) -> Document:
             problems.append(Problem(file, *tree.at(()), "", "a policy is a map of keys, like `version: 1`"))
         raise PolicyErrors(problems)
     problems += [problem_at(file, tree, path, message, key=True) for path, message in unsupported(data)]
-    model, found = _validated(data, tree)
+    model, found = _validated(data)
     problems += [problem_at(file, tree, path, message, key=key) for path, key, message in found]
     warnings: list[Problem] = []
     if model is not None:
@@ -55,7 +56,7 @@ def _document(file: str, tree: Tree) -> Document:
     return Document(model, file, tree, tuple(warnings))
 
 
-def _validated(data: Mapping[str, object], tree: Tree) -> tuple[PolicyModel | None, list[tuple[Path, bool, str]]]:
+def _validated(data: Mapping[str, object]) -> tuple[PolicyModel | None, list[tuple[Path, bool, str]]]:
     """The model of what is right, and every finding; wrong parts are left out until the rest is valid, so that names are checked too."""
     found: list[tuple[Path, bool, str]] = []
     rest: object = data
@@ -67,6 +68,8 @@ def _validated(data: Mapping[str, object], tree: Tree) -> tuple[PolicyModel | No
                 (place_of(path[:-1], rest) + path[-1:] if key else place_of(path, rest), key, says) for path, key, says in findings(error)
             ]
             found = new if turn == 0 else found
+            if len(new) > MANY:
+                break
             wrong = {place_of(detail["loc"], rest) for detail in error.errors() if detail["type"] != "unknown_keys"}
             wrong |= {place for place, *_ in new}
             rest = without(rest, wrong)
@@ -76,11 +79,10 @@ def _validated(data: Mapping[str, object], tree: Tree) -> tuple[PolicyModel | No
 def place_of(path: Path, data: object) -> Path:
     """pydantic's location → the path in the data: parts that the data does not have (a lone value in a list) are left out."""
     out: list[str | int] = []
-    at = data
+    at: Any = data
     for part in path:
-        held = at if isinstance(at, dict) else dict(enumerate(at)) if isinstance(at, tuple) else {}
-        if part in held:
-            at = held[part]
+        if part in at if isinstance(at, dict) else isinstance(at, tuple) and part in range(len(at)):
+            at = cast(Any, at)[part]
             out.append(part)
     return tuple(out)
 

@@ -55,6 +55,7 @@ FOREIGN_WORDS = {  # what Sluice says: what others say
     "`callers: {networks: …}`": "ip_allowlist",
 }
 FOREIGN = {word: ours for ours, words in FOREIGN_WORDS.items() for word in words.split()}
+MANY = 200  # findings; above it there are no suggestions and names are not checked too: both would take long
 KINDS = {
     "model_type": "needs a map",
     "model_attributes_type": "needs a map",
@@ -72,7 +73,7 @@ def findings(error: ValidationError, root: type[BaseModel] = PolicyModel) -> lis
     for detail in error.errors(include_url=False, include_input=True):
         path: Path = detail["loc"]
         if detail["type"] == "extra_forbidden":
-            out.append((path, True, unknown(path[-1], _keys_at(root, path[:-1]))))
+            out.append((path, True, unknown(path[-1], _keys_at(root, path[:-1]) if len(out) < MANY else ())))
         elif detail["type"] == "unknown_keys":
             names = cast(list[str], detail["ctx"]["keys"])
             out += [((*path, name), True, unknown(name, (*_keys_at(root, path), "header:NAME", "claim:NAME"))) for name in names]

@@ -108,7 +108,9 @@ class Books:
             number = last.number + 1 if last else 0
             last = Try(number, "refusal", story.call.route.provider, story.model, None, id=f"{story.call.uid}/{number}")
         last.began = last.began or story.call.began
-        last.kind, last.status, last.end = "refusal", no.status, f"refused:{no.code}"
+        last.end = f"refused:{no.code}"
+        if last.usage.source == "none":  # else it is under way, its provider may bill it, and it stays the attempt that it is
+            last.kind, last.status = "refusal", no.status
         self.settle(story, last)
 
     def close(self, story: Story) -> None:

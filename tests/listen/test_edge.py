@@ -378,7 +378,7 @@ async def test_a_refused_websocket_is_an_http_refusal(open_edge):
     writer.close()
 
 
-async def test_close_lets_a_call_finish_and_idle_connections_go_at_once(open_edge):
+async def test_close_lets_a_call_finish_and_refuses_what_comes_on_an_idle_connection(open_edge):
     world = await open_edge(deadlines=Deadlines())
     idle, idle_writer = await world.connect()
     gate = asyncio.Event()
@@ -395,7 +395,10 @@ async def test_close_lets_a_call_finish_and_idle_connections_go_at_once(open_edg
     await world.is_busy()
     port = world.edge.port
     closing = asyncio.ensure_future(world.edge.close(5))
-    assert await idle.read() == b""
+    await asyncio.sleep(0)
+    idle_writer.write(GET)
+    refused = await idle.read()
+    assert status_of(refused) == 503 and b"x-sluice-error: draining" in refused and b"Connection: close" in refused
     with pytest.raises(OSError):
         await asyncio.open_connection("127.0.0.1", port)
     gate.set()

@@ -1,0 +1,63 @@
+"""What one attempt takes before it leaves, and what it cost in the end: quote, bound, hold; price, settle. Sends nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from proxy.admit.estimate import Bound, bound
+from proxy.dialect.wire import Asked, Operation
+from proxy.exchange import Story, Try, Usage
+from proxy.meter.price import Prices, Quote, bound_cost
+from proxy.policy.plan import Plan, Provider
+from proxy.ports import Intent, Standing
+from proxy.rooms import Rooms
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What was held for an attempt."""
+
+    quote: Quote
+    most: Bound
+    standings: tuple[Standing, ...]
+
+
+async def hold(
+    rooms: Rooms, prices: Prices, plan: Plan, story: Story, try_: Try, provider: Provider, op: Operation, asked: Asked, text_bytes: int
+) -> Charge:
+    """Takes what the attempt may use at most, durably, before a byte of it leaves. `text_bytes`: of the request, decoded.
+
+    Raises Refusal 400 `unpriced_model`, `unmetered_operation`, `exceeds_limit`; 402, 429, 503. From then on `try_` is worth its
+    estimate, whatever happens, until it is settled.
+    """
+    quote = prices.quote(plan.pricing, plan.is_under_spend_limit, provider, try_.model, op, try_.at_ns)
+    window = quote.row.window
+    most = bound(op, asked, text_bytes, window, plan.pricing.default_max_tokens, window=window)
+    cost = partial(bound_cost, quote.row, input_tokens=most.input_tokens, images=most.images, files=most.files, tier=asked.tier)
+    nanousd = cost(output_tokens=most.output_tokens)
+    read = 0 if op.body == "stream" else most.input_tokens  # bytes of a file are no tokens
+    try_.held_tokens = read + most.output_tokens if op.is_billed else 0
+    try_.held_nanousd = nanousd
+    try_.usage = Usage(most.input_tokens, output=most.output_tokens, source="estimate", note="unconfirmed")
+    priced = prices.priced(quote, try_.usage, nanousd)
+    try_.cost_nanousd, try_.price_row, try_.end = priced.cost_nanousd, priced.price_row, "crashed"
+    row = rooms.books.row_of(story, try_)
+    try_.end = "done"
+    each = most.output_tokens // max(1, asked.choices)
+    intent = Intent(try_.id, story.call.uid, plan.claims, try_.held_tokens, nanousd, row, each, max(0, nanousd - cost(output_tokens=0)))
+    standings = await rooms.store.hold(intent)
+    try_.is_held = True
+    return Charge(quote, most, standings)
+
+
+def settle(rooms: Rooms, prices: Prices, story: Story, try_: Try, quote: Quote, usage: Usage, op: Operation) -> None:
+    """The true figures, once. An estimated usage costs what was held; a read-back costs nothing."""
+    priced = prices.priced(quote, usage, try_.held_nanousd)
+    try_.ended = rooms.clock.monotonic()
+    try_.usage = usage if usage.note == priced.note else replace(usage, note=priced.note)
+    try_.cost_nanousd = 0 if op.is_read_back else priced.cost_nanousd
+    try_.price_row = priced.price_row
+    if not priced.is_known:
+        rooms.metrics.unpriced(try_.provider, try_.model)
+    rooms.books.settle(story, try_)

@@ -8,15 +8,7 @@ import os
 import sys
 from typing import NoReturn
 
-COMMANDS = {
-    "serve": "run the proxy",
-    "check": "say what is wrong with a policy, or what it means",
-    "schema": "print the JSON Schema of the policy",
-    "keys": "make a Sluice key",
-    "usage": "what was used, by caller, model, team or day",
-    "demo": "a dozen calls against a fake provider: no key, no network",
-    "version": "print the version",
-}
+from proxy.cli import COMMANDS
 
 
 class Parser(argparse.ArgumentParser):

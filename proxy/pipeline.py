@@ -131,7 +131,12 @@ class Pipeline:
             return await self._peeked(call, body, op, rules)
         raw = await body.read(rules.server.max_body)
         plain = decode(call.fields.get("content-encoding", ""), raw, rules.server.max_body)
-        doc = read_json(plain)
+        try:
+            doc = read_json(plain)
+        except Refusal:
+            if op.body == "json" or rules.must_read(facts):
+                raise
+            return Held(raw, plain, asked=Asked(model=op.model))  # a path that we do not know may take what we cannot read
         return Held(raw, plain, doc, dialect.read_asked(op, doc))
 
     async def _peeked(self, call: Call, body: Peeked, op: Operation, rules: Rulebook) -> Held:
@@ -151,10 +156,11 @@ class Pipeline:
         if not rules.is_on:
             return held, headers, None
         if held.plain is None or held.doc is None:
-            if held.raw is None:
+            if held.raw != b"":
                 story.found.update(inspect_other(("file",), rules))
             return held, headers, None
-        story.found.update(inspect_other(dialect.uninspected(op, held.doc), rules))
+        if op.name != "other":  # of JSON on a path that we do not know, every text is inspected
+            story.found.update(inspect_other(dialect.uninspected(op, held.doc), rules))
         inspected = inspect(held.plain, ANY_TEXT if op.name == "other" else dialect.surface(op), rules)
         story.found.update(inspected.found)
         if inspected.body is held.plain or inspected.body == held.plain:

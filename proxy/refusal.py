@@ -13,7 +13,7 @@ class Refusal(Exception):
 
     `retry_after` is in seconds and set only where waiting helps. `should_retry` False adds `x-should-retry: false`.
     `message` never echoes input, a masked value or another caller's amounts. `close` ends the connection after the
-    reply (framing is in doubt). `code` is one of `proxy.codes`.
+    reply (framing is in doubt). `code` is one of `proxy.codes`. `used`: what share of the refusing limit's `kind` is used, for the metrics.
     """
 
     def __init__(
@@ -26,12 +26,15 @@ class Refusal(Exception):
         should_retry: bool | None = None,
         headers: Mapping[str, str] = NO_HEADERS,
         limit: str | None = None,
+        kind: str | None = None,
+        used: float | None = None,
         close: bool = False,
     ) -> None:
         super().__init__(code)
         self.status, self.code, self.message = status, code, message
         self.retry_after, self.should_retry = retry_after, should_retry
         self.headers, self.limit, self.close = headers, limit, close
+        self.kind, self.used = kind, used
 
 
 class ClientGone(Exception):

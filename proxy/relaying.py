@@ -24,6 +24,7 @@ from proxy.ports import Answer, Line, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Ready, Rooms
 from proxy.stream.coding import READABLE, decode
+from proxy.stream.tail import Tail
 
 MAX_LIST = 4 * 1024 * 1024  # bytes of a list of models
 LIST_S = 10.0
@@ -73,9 +74,11 @@ class Relaying:
         answer, clock = sent.answer, self._rooms.clock
         began = clock.monotonic()
         watch = self._watch(sent, ready, answer)
+        tail, form = Tail(watch), ""
         ok: bool | None = None  # of the breaker: True, answered whole; None, nobody's fault
         try:
             headers, line, body = await self._line(sent, ready, answer, watch)
+            tail, form = Tail(line), _form(ready, headers)
             line_changes_length = body is None and line is not watch
             length = None if line_changes_length or watch.is_stream else answer.length
             ours = self._ours(sent, ready, story, headers, sink)
@@ -87,7 +90,7 @@ class Relaying:
                 watch.feed(body)
                 sink.push(body)
             else:
-                await self._through(answer, sink, line, watch, sent)
+                await self._through(answer, sink, tail, watch)
             sink.finish()
             ok = True
             if sink.is_gone:  # and finished anyway
@@ -97,7 +100,7 @@ class Relaying:
             sent.of.try_.end, sent.of.try_.error = "upstream_cut", cut.code
             if not sink.is_started:
                 raise Refusal(502, "upstream_protocol", "the provider's answer ended in its middle") from cut
-            sink.abort(sent.of.dialect.error_event(ready.op, cut.code, _CUT, ready.call.id) if watch.is_stream else b"")
+            sink.abort(_last_words(sent, ready, tail, form, cut.code, _CUT))
             raise
         except ClientGone:
             sent.of.try_.end = "client_gone"
@@ -105,7 +108,8 @@ class Relaying:
         except asyncio.CancelledError:
             sent.of.try_.end = "client_gone" if sink.is_gone else "stopped:drain"
             if not sink.is_gone and sink.is_started:
-                sink.abort(sent.of.dialect.error_event(ready.op, "stopped_drain", _DRAIN, ready.call.id) if watch.is_stream else b"")
+                sink.push(tail.end())
+                sink.abort(_last_words(sent, ready, tail, form, "stopped_drain", _DRAIN))
             raise
         finally:
             answer.close()
@@ -192,7 +196,7 @@ class Relaying:
             should_retry=False if len(story.tries) > 1 and sent.outcome is not OK else None,
         )
 
-    async def _through(self, answer: Answer, sink: Sink, line: Line, watch: Watch, sent: Sent) -> None:
+    async def _through(self, answer: Answer, sink: Sink, line: Line, watch: Watch) -> None:
         try:
             await answer.relay(sink, line)
         except UpstreamCut:
@@ -205,6 +209,18 @@ class Relaying:
 
     def _settle(self, sent: Sent, ready: Ready, story: Story, usage: Usage) -> None:
         settle(self._rooms, ready.prices, story, sent.of.try_, sent.of.charge.quote, usage, ready.op)
+
+
+def _form(ready: Ready, headers: RawHeaders) -> str:
+    """In which form of stream the client gets its answer; "" for one whole body, and for a coded stream: we cannot write into it."""
+    coding = header_of(headers, b"content-encoding").strip().lower()
+    return "" if coding not in ("", "identity") else stream_format_of(ready.op, header_of(headers, b"content-type")) or ""
+
+
+def _last_words(sent: Sent, ready: Ready, tail: Tail, form: str, code: str, text: str) -> bytes:
+    """The error event of the dialect, where one can be said."""
+    gap = tail.gap(form) if form else None
+    return b"" if gap is None else gap + sent.of.dialect.error_event(ready.op, code, text, ready.call.id)
 
 
 def _without(headers: RawHeaders, names: frozenset[bytes]) -> RawHeaders:

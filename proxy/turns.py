@@ -25,8 +25,6 @@ POLICY_VIOLATION, GOING_AWAY, SERVER_ERROR = 1008, 1001, 1011  # RFC 6455, 7.4.1
 MAX_INPUT = 128_000  # tokens of a realtime session's context: no turn reads more
 NOTHING_NAMED = Asked()  # a turn names no max_tokens
 CLOSE_S = 1.0  # both sides close within so long of each other
-TEXT, BINARY = aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY
-PING, PONG = aiohttp.WSMsgType.PING, aiohttp.WSMsgType.PONG
 _TURNS = (
     b"response.create", b"response.done", b"session", b"setup", b"clientContent", b"client_content", b"serverContent",
     b"usageMetadata", b"transcription.completed",
@@ -51,6 +49,7 @@ class Session:
         self._client, self._upstream = client, upstream
         self._model = plan.model
         self._sent = 0  # bytes of text the client has sent: what a turn may read, at most
+        self._transcriber: str | None = None  # the model that writes down what is heard
         self._turn: tuple[Try, Quote] | None = None
 
     async def run(self) -> None:
@@ -60,10 +59,13 @@ class Session:
             asyncio.create_task(self._pump(self._upstream, self._client, self._from_provider), name="realtime provider"),
         ]
         try:
-            done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            done, left = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             code, message = self._verdict(done)
-            async with asyncio.timeout(CLOSE_S):
-                await asyncio.gather(self._client.close(code=code, message=message), self._upstream.close(code=code, message=message))
+            for pump in left:  # who waits for a frame would be told before the other side is
+                pump.cancel()
+            await asyncio.wait(pumps)
+            async with asyncio.timeout(CLOSE_S):  # the provider first: a client that is answered may leave, and that cancels us
+                await asyncio.gather(self._upstream.close(code=code, message=message), self._client.close(code=code, message=message))
         except TimeoutError:
             pass
         finally:
@@ -89,7 +91,9 @@ class Session:
         return SERVER_ERROR, b"internal"
 
     async def _pump(self, source: Side, sink: Side, saw) -> tuple[int, bytes]:  # type: ignore[no-untyped-def]  # a method below
-        async for message in _frames(source):
+        """Until the side closes or dies: with which code and reason."""
+        while True:
+            message = await source.receive()
             match message.type:
                 case aiohttp.WSMsgType.TEXT:
                     await saw(message.data)
@@ -101,16 +105,24 @@ class Session:
                     await sink.ping(message.data)
                 case aiohttp.WSMsgType.PONG:
                     await sink.pong(message.data)
-        return source.close_code or GOING_AWAY, b""
+                case aiohttp.WSMsgType.CLOSE:
+                    return _sendable(message.data), (message.extra or "").encode()
+                case _:
+                    return _sendable(source.close_code), b""
 
     # --- turns ---
+
+    def _learn(self, event: dict[str, object]) -> None:
+        """Which models are at work, from the frames that name them."""
+        self._model = self._model or realtime.model_of("", "", event)
+        self._transcriber = realtime.transcriber_of(event) or self._transcriber
 
     async def _from_client(self, data: str | bytes) -> None:
         self._sent += len(data)
         event = _event(data)
         if event is None:
             return
-        self._model = self._model or realtime.model_of("", "", event)
+        self._learn(event)
         if realtime.starts_response(event):
             await self._begin_turn()
 
@@ -118,12 +130,15 @@ class Session:
         event = _event(data)
         if event is None:
             return
-        self._model = self._model or realtime.model_of("", "", event)
+        self._learn(event)
         usage = realtime.usage_of(event)
+        if usage is not None and realtime.is_transcribed(event):  # billed apart, by its own model, also in the middle of a turn
+            self._settle(await self._held(self._transcriber or self._model), usage)
+            return
         is_done = realtime.is_done(event)
         if not is_done and realtime.starts_response(event):
             await self._begin_turn()
-        if usage is not None and self._turn is None:  # billed apart: a transcription
+        if usage is not None and self._turn is None:
             await self._begin_turn()
             self._end_turn(usage)
         elif is_done or (usage is not None and usage.source == "provider" and event.get("type") == "response.done"):
@@ -132,13 +147,15 @@ class Session:
             self._turn[0].usage = usage
 
     async def _begin_turn(self) -> None:
-        """Holds what the turn may cost; a refusal ends the session with close 1008."""
-        if self._turn is not None:
-            return
+        if self._turn is None:
+            self._turn = await self._held(self._model)
+
+    async def _held(self, model: str | None) -> tuple[Try, Quote]:
+        """Takes what a turn may cost; a refusal ends the session with close 1008."""
         rooms, plan, story = self._rooms, self._plan, self._story
-        target = replace(plan.targets[0], model=self._model)
+        target = replace(plan.targets[0], model=model)
         number = len(story.tries) + 1
-        try_ = Try(number, "turn", target.provider.name, self._model, None, id=f"{story.call.uid}/{number}")
+        try_ = Try(number, "turn", target.provider.name, model, None, id=f"{story.call.uid}/{number}")
         credential = self._generation.rules.providers[target.provider.name].credentials
         try_.credential = credential[0].name if credential and not plan.caller.brings_own_key else None
         try_.at_ns, try_.began = rooms.clock.now_ns(), rooms.clock.monotonic()
@@ -147,27 +164,27 @@ class Session:
             rooms, self._generation.prices, plan, story, try_, target.provider, realtime.REALTIME, NOTHING_NAMED, min(self._sent, MAX_INPUT)
         )
         try_.status = 101
-        self._turn = (try_, charge.quote)
+        return try_, charge.quote
 
     def _end_turn(self, usage: Usage | None) -> None:
         """Settles the turn under way; without a usage it is charged at its estimate."""
         if self._turn is None:
             return
-        (try_, quote), self._turn = self._turn, None
-        usage = usage or try_.usage
+        turn, self._turn = self._turn, None
+        self._settle(turn, usage or turn[0].usage)
+
+    def _settle(self, turn: tuple[Try, Quote], usage: Usage) -> None:
+        try_, quote = turn
         if usage.source == "estimate":
             try_.end = self._story.end
         settle(self._rooms, self._generation.prices, self._story, try_, quote, usage, realtime.REALTIME)
 
 
-async def _frames(source: Side):  # type: ignore[no-untyped-def]  # an async generator of WSMessage
-    """Until the side closes or dies."""
-    while True:
-        message = await source.receive()
-        if message.type in (TEXT, BINARY, PING, PONG):
-            yield message
-        else:
-            return
+def _sendable(code: int | None) -> int:
+    """The close code as it may stand in a frame (RFC 6455, 7.4): those that only say how a connection was lost may not."""
+    if code is not None and (code in range(1000, 1004) or code in range(1007, 1015) or code in range(3000, 5000)):
+        return code
+    return GOING_AWAY
 
 
 def _event(data: str | bytes) -> dict[str, object] | None:

@@ -20,9 +20,9 @@ class Place:
     def __init__(self, path: Path) -> None:
         """Creates the directory (mode 0700) where it is missing, and locks it. Raises StateProblem."""
         self.path = path
-        if path.exists() and not path.is_dir():
-            raise StateProblem(f"the state {path} is a file: give a directory")
         try:
+            if path.exists() and not path.is_dir():
+                raise StateProblem(f"the state {path} is a file: give a directory")
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as problem:

@@ -32,6 +32,8 @@ def refusal(no: Denied, intent: Intent | None = None) -> Refusal:
         retry_after=float(min(wait_s, LONGEST_WAIT_S)) if waits else None,
         should_retry=None if waits else False,
         limit=limit.name,
+        kind=no.kind,
+        used=1 - no.left / amount if (amount := _amount(no.bound)) else 1.0,
     )
 
 

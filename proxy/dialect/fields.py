@@ -15,6 +15,7 @@ from proxy.refusal import Refusal
 
 ABSURD = 1_000_000_000  # tokens of one call; kept, but noted
 IMPOSSIBLE = 2**53  # no count; left out and noted
+LEVELS = 2  # of objects inside a usage object that a figure may stand in
 DEEP = 128  # levels of a document that are looked into
 ODD = "usage_odd"  # a negative, non-numeric or absurd figure stood in the provider's usage
 DECREASED = "usage_decreased"  # a cumulative figure went down within one stream; the last one counts
@@ -99,15 +100,17 @@ def distinct(kinds: Sequence[str]) -> tuple[str, ...]:
 class Figures:
     """Reads counts out of one usage object and remembers whether any figure was odd. Names are dotted paths."""
 
-    __slots__ = ("is_odd", "raw")
+    __slots__ = ("flat", "is_odd", "raw")
 
     def __init__(self, raw: Json) -> None:
         self.raw, self.is_odd = raw, False
+        self.flat: dict[str, object] = {}  # by dotted path, so that a name in many spellings is looked up and not walked to
+        _flatten(raw, "", self.flat, LEVELS)
 
     def first(self, *names: str) -> int | None:
         """The first of these fields that holds a usable count; None where none does."""
         for name in names:
-            value = at(self.raw, *name.split("."))
+            value = self.flat.get(name)
             if value is None:
                 continue
             number = _whole(value)
@@ -135,7 +138,7 @@ class Figures:
     def nanousd(self, *names: str) -> int | None:
         """A stated cost in dollars as nano-dollars: exact by its decimal text, rounded up below a nano-dollar."""
         for name in names:
-            dollars = at(self.raw, *name.split("."))
+            dollars = self.flat.get(name)
             if dollars is not None and not isinstance(dollars, dict):
                 if _is_amount(dollars):
                     return int((Decimal(repr(dollars)) * NANO).to_integral_value(ROUND_CEILING))
@@ -148,6 +151,8 @@ class Figures:
         written = min(usage.cache_write, usage.input - cached)
         if (cached, written) != (usage.cached_input, usage.cache_write):
             self.is_odd = True
+        elif not self.is_odd and usage.cache_write_1h <= written and all(usage.units.values()):
+            return usage
         return replace(
             usage,
             cached_input=cached,
@@ -156,6 +161,14 @@ class Figures:
             units={name: n for name, n in usage.units.items() if n},
             note=ODD if self.is_odd else usage.note,
         )
+
+
+def _flatten(value: Json, root: str, flat: dict[str, object], levels: int) -> None:
+    for name, one in value.items():
+        if "." not in name:  # else it would pass for a path
+            flat[root + name] = one
+            if levels and isinstance(one, dict):
+                _flatten(one, f"{root}{name}.", flat, levels - 1)
 
 
 def _whole(value: object) -> int | None:

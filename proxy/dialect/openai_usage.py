@@ -28,6 +28,7 @@ UNITS = {
     **{f"cached_{kind}": of_details(INPUT_DETAILS, f"cached_tokens_details.{kind}_tokens") for kind in ("audio", "image")},
     "searches": ("server_tool_use_details.web_search_requests", "num_search_queries"),  # OpenRouter, Perplexity
 }
+_UNIT_AT = {place: unit for unit, places in UNITS.items() for place in places}
 
 
 def raw_usage(doc: Json) -> Json:
@@ -75,9 +76,12 @@ def read_usage(op: Operation, raw: Json, doc: Json) -> Usage | None:
     if asked is None and said is None and cost is None and not audio_ms:
         return None
     output, reasoning = said or 0, figures.count(*REASONING)
-    units = {name: figures.count(*places) for name, places in UNITS.items()} | {"audio_ms": audio_ms}
-    if op.name == "images" and not units["output_image"]:
-        units["output_image"] = output  # what this operation puts out is images alone
+    present = dict.fromkeys(_UNIT_AT[place] for place in figures.flat if place in _UNIT_AT)
+    units = {unit: number for unit in present if (number := figures.count(*UNITS[unit]))}
+    if audio_ms:
+        units["audio_ms"] = audio_ms
+    if op.name == "images" and output:
+        units.setdefault("output_image", output)  # what this operation puts out is images alone
     return figures.finish(
         Usage(
             input=asked or 0,

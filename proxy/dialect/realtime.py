@@ -27,6 +27,16 @@ def is_done(event: Json) -> bool:
     return event.get("type") == "response.done" or at(event, "serverContent", "turnComplete") is True
 
 
+def is_transcribed(event: Json) -> bool:
+    return event.get("type") == TRANSCRIBED
+
+
+def transcriber_of(event: Json) -> str | None:
+    """The model that a session lets write down what it hears, as its frames name it; in the beta's place too."""
+    session = event.get("session")
+    return text(at(session, "audio", "input", "transcription", "model")) or text(at(session, "input_audio_transcription", "model"))
+
+
 def response_id(event: Json) -> str | None:
     return text(at(event, "response", "id")) or text(event.get("response_id"))
 
@@ -36,7 +46,7 @@ def usage_of(event: Json) -> Usage | None:
     if event.get("type") == "response.done":
         response = mapping(event.get("response"))
         return openai_usage(REALTIME, mapping(response.get("usage")), response)
-    if event.get("type") == TRANSCRIBED:
+    if is_transcribed(event):
         return openai_usage(REALTIME, mapping(event.get("usage")), event)
     return gemini_usage(REALTIME, event) if "usageMetadata" in event else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from proxy.dialect.wire import Operation
@@ -53,7 +54,7 @@ class Prices:
     def __init__(self, table: PriceTable, overrides: tuple[PriceOverride, ...], pricing: Pricing) -> None:
         self._table, self._pricing = table, pricing
         self._overrides = [(override, _matcher(override.name)) for override in overrides]
-        self._chosen: dict[tuple[str, str], PriceOverride | None] = {}
+        self._known: dict[tuple[str, str], tuple[PriceRow | None, PriceRow | None]] = {}  # the table's row, and ours made of it
 
     def find(self, provider_name: str, price_id: str, model: str | None, at_ns: int) -> PriceRow | None:
         """The row for a model (our name for it) at a provider of the policy; None: unknown. `at_ns` is ns since the epoch.
@@ -64,8 +65,16 @@ class Prices:
         if not model:
             return None
         row = self._table.row(price_id, model, at_ns)
-        override = self._override(provider_name, model)
-        return row if override is None else self._with_override(row, override)
+        if not self._overrides:
+            return row
+        key = (provider_name, model)
+        known = self._known.get(key)
+        if known is None or known[0] is not row:
+            override = self._override(provider_name, model)
+            if len(self._known) >= _MEMORY:
+                self._known.clear()
+            known = self._known[key] = row, row if override is None else self._with_override(row, override)
+        return known[1]
 
     def quote(
         self, pricing: Pricing, is_under_spend_limit: bool, provider: Provider, model: str | None, op: Operation, at_ns: int
@@ -92,8 +101,7 @@ class Prices:
             case "deny":
                 raise Refusal(400, "unpriced_model", _UNPRICED.format(provider.name), should_retry=False)
             case "flag":
-                rates = {"input": flat(pricing.fallback_input), "output": flat(pricing.fallback_output)}
-                return replace(_stand_in("fallback"), rates=rates), "fallback_price"
+                return _fallback(pricing.fallback_input, pricing.fallback_output), "fallback_price"
             case _:
                 return _stand_in("unpriced"), "unpriced"
 
@@ -108,24 +116,16 @@ class Prices:
         elif usage.source == "provider" and usage.model:
             found = self.find(quote.provider, quote.price_id, usage.model, quote.at_ns)
             row, note = (found, "") if found else (row, note)
-        notes = [usage.note, note]
         amount = held_nanousd if usage.source == "estimate" and row.mark != "free" else cost(row, usage)
         is_from_table = row.mark in ("table", "override") and usage.cost_nanousd is None
         if amount == 0 and is_from_table and usage.source in ("provider", "counted") and has_unpriced(row, usage):
-            notes.append("unpriced_units")
+            note = f"{note},unpriced_units" if note else "unpriced_units"
         is_known = row.mark in ("table", "override", "free") or usage.cost_nanousd is not None
-        return Priced(amount, row.as_json(usage), ",".join(filter(None, notes)), is_known)
+        return Priced(amount, row.as_json(usage), f"{usage.note},{note}" if usage.note and note else usage.note or note, is_known)
 
     def _override(self, provider: str, model: str) -> PriceOverride | None:
-        if not self._overrides:
-            return None
-        key = (provider, model)
-        if key not in self._chosen:
-            if len(self._chosen) >= _MEMORY:
-                self._chosen.clear()
-            ranked = [(rank, override) for override, matches in self._overrides if (rank := matches(f"{provider}/{model}", model))]
-            self._chosen[key] = max(ranked, key=lambda pair: pair[0])[1] if ranked else None
-        return self._chosen[key]
+        ranked = [(rank, override) for override, matches in self._overrides if (rank := matches(f"{provider}/{model}", model))]
+        return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
     def _with_override(self, row: PriceRow | None, override: PriceOverride) -> PriceRow | None:
         named = {
@@ -167,12 +167,19 @@ def _choice(named: Literal["deny", "flag", "allow"] | None, is_limited: bool) ->
     return named or ("deny" if is_limited else "flag")
 
 
+@lru_cache(maxsize=64)
 def _free(name: str) -> PriceRow:
     return PriceRow(name, "", "the provider charges nothing", "", mark="free")
 
 
+@lru_cache(maxsize=8)
 def _stand_in(mark: Literal["unmetered", "fallback", "unpriced"]) -> PriceRow:
     return PriceRow(mark, "", _POLICY, "", mark=mark)
+
+
+@lru_cache(maxsize=8)
+def _fallback(input_nanousd: int, output_nanousd: int) -> PriceRow:
+    return replace(_stand_in("fallback"), rates={"input": flat(input_nanousd), "output": flat(output_nanousd)})
 
 
 _UNMETERED = (

@@ -12,6 +12,7 @@ from typing import Protocol
 import orjson
 
 from proxy.dialect.fields import at, texts_at
+from proxy.dialect.openai_usage import UNFINISHED
 from proxy.dialect.wire import Dialect, Json, Operation, Path, StreamFormat
 from proxy.exchange import Usage
 from proxy.stream.event import MAX_EVENT
@@ -208,6 +209,8 @@ class WholeReading:
 
     def counted(self) -> int | None:
         if self._doc is None or self._is_tail or len(self._body) > MAX_WHOLE:
+            return None
+        if self._doc.get("status") in UNFINISHED:  # it goes on in the background: what it says so far is not what it will cost
             return None
         found = texts_at(self._dialect.answer_surface(self._op), self._doc)
         return -(-sum(len(_text_at(self._doc, path)) for path, _ in found) // BYTES_PER_TOKEN)

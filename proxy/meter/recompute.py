@@ -58,6 +58,7 @@ def _amounts(row: Mapping[str, object], units: Mapping[str, object]) -> dict[str
     left = {"input": _int(row, "input_tokens"), "output": _int(row, "output_tokens")}
     if not units.keys().isdisjoint({"billed_input", "billed_output"}):
         left = {"input": _int(units, "billed_input"), "output": _int(units, "billed_output")}
+    left = {whole: max(0, count) for whole, count in left.items()}
     amounts = {unit: wanted.get(unit, 0) for unit in _LOTS} | {"requests": 1}
     for unit, parents in _PARENTS.items():
         amounts[unit] = min(max(wanted.get(unit, 0), 0), left[parents[-1]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -46,7 +46,11 @@ _RATE_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 _MEDIA = ("input_audio", "input_image", "input_video", "cached_audio", "cached_image", "cached_video")
+_CACHED_MEDIA = (("cached_audio", "input_audio"), ("cached_image", "input_image"), ("cached_video", "input_video"))
+BILLED_APART = ("billed_input", "billed_output")
 _BESIDE = ("characters", "audio_ms", "searches", "storage_searches", "pages")  # billed beside the tokens
+
+_Step = tuple[int, int, int, int]  # above this many input tokens: what one token in, one out and the call cost at most, per _COMMON
 
 Mark = Literal["table", "override", "fallback", "free", "unmetered", "unpriced"]
 
@@ -68,10 +72,16 @@ class PriceRow:
     mark: Mark = "table"
     discount_ppm: int = 0
     window: int | None = None
+    _shown: dict[str, dict[str, object]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier: what does not vary
+    _dearest: dict[tuple[str, bool], tuple[_Step, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # tier, media
+
+    def tier_of(self, tier: str | None) -> str:
+        """The service tier as it is priced apart here; "" where it is not."""
+        return name if tier and (name := tier.lower()) in self.tiers else ""
 
     def rates_for(self, tier: str | None) -> Rates:
         """The rates under a service tier; a tier without prices of its own costs the standard ones."""
-        special = self.tiers.get(tier.lower()) if tier else None
+        special = self.tiers.get(self.tier_of(tier))
         return {**self.rates, **special} if special else self.rates
 
     def as_json(self, usage: Usage | None = None) -> dict[str, object]:
@@ -80,23 +90,27 @@ class PriceRow:
         Rates are nano-dollars per PER units: an int, or [[above this input, rate], …] where long context costs more.
         `units` are the usage's normalised counts that have no column of their own.
         """
-        rates = self.rates_for(usage.tier if usage else None)
-        stored: dict[str, object] = {"name": self.name, "provider": self.provider, "source": self.source, "date": self.date}
-        stored |= {"mark": self.mark, "rates": {unit: _rate_as_json(rate) for unit, rate in rates.items()}}
-        if self.discount_ppm:
-            stored["discount_ppm"] = self.discount_ppm
+        tier = self.tier_of(usage.tier) if usage else ""
+        if tier not in self._shown:
+            self._shown[tier] = self._constant(tier)
+        stored = self._shown[tier].copy()
         if usage is None:
             return stored
-        units = {unit: count for unit, count in usage.units.items() if count > 0}
+        units = {unit: max(0, count) for unit, count in usage.units.items() if count > 0 or unit in BILLED_APART}
         if usage.cache_write_1h > 0:
             units["cache_write_1h"] = usage.cache_write_1h
         if units:
             stored["units"] = units
-        if usage.tier and usage.tier.lower() in self.tiers:
-            stored["tier"] = usage.tier.lower()
+        if tier:
+            stored["tier"] = tier
         if usage.cost_nanousd is not None and self.mark != "free":
             stored["stated_nanousd"] = max(0, usage.cost_nanousd)
         return stored
+
+    def _constant(self, tier: str) -> dict[str, object]:
+        stored: dict[str, object] = {"name": self.name, "provider": self.provider, "source": self.source, "date": self.date}
+        stored |= {"mark": self.mark, "rates": {unit: _rate_as_json(rate) for unit, rate in self.rates_for(tier).items()}}
+        return {**stored, "discount_ppm": self.discount_ppm} if self.discount_ppm else stored
 
 
 def _rate_as_json(rate: Rate) -> int | list[list[int]]:
@@ -129,48 +143,41 @@ def has_unpriced(row: PriceRow, usage: Usage) -> bool:
     return bool(used) and all(_priced_as(rates, unit) is None for unit in used)
 
 
-def counts(usage: Usage) -> Iterator[tuple[str, int]]:
+def counts(usage: Usage) -> list[tuple[str, int]]:
     """The usage as disjoint counts by unit. A share never exceeds what is left of its whole, whatever the provider says.
 
     Where a provider bills other counts than it reports as tokens (Cohere's billed_units), those are the wholes.
     """
     units = usage.units
-    is_billed_apart = "billed_input" in units or "billed_output" in units
-    cached = {kind: units.get(f"cached_{kind}", 0) for kind in ("audio", "image", "video")}
-    yield from _shares(
-        "input",
-        units.get("billed_input", 0) if is_billed_apart else usage.input,
-        (
-            *((f"cached_{kind}", count) for kind, count in cached.items()),
-            ("cached_input", usage.cached_input - sum(cached.values())),
-            ("cache_write_1h", usage.cache_write_1h),
-            ("cache_write", usage.cache_write - usage.cache_write_1h),
-            *((f"input_{kind}", units.get(f"input_{kind}", 0) - count) for kind, count in cached.items()),
-        ),
-    )
-    yield from _shares(
-        "output",
-        units.get("billed_output", 0) if is_billed_apart else usage.output,
-        (
-            ("reasoning", usage.reasoning),
-            ("output_audio", units.get("output_audio", 0)),
-            ("output_image", units.get("output_image", 0)),
-            ("output_video", units.get("output_video", 0)),
-        ),
-    )
-    yield from ((unit, units[unit]) for unit in _BESIDE if units.get(unit, 0) > 0)
-    yield "requests", 1
+    written = ("cache_write_1h", usage.cache_write_1h), ("cache_write", usage.cache_write - usage.cache_write_1h)
+    if not units:  # most answers
+        found = _shares("input", usage.input, (("cached_input", usage.cached_input), *written))
+        found += _shares("output", usage.output, (("reasoning", usage.reasoning),))
+        return [*found, ("requests", 1)]
+    whole_in, whole_out = usage.input, usage.output
+    if not units.keys().isdisjoint(BILLED_APART):
+        whole_in, whole_out = units.get("billed_input", 0), units.get("billed_output", 0)
+    cached = [(kind, units.get(kind, 0)) for kind, _ in _CACHED_MEDIA]
+    fresh = [(kind, units.get(kind, 0) - units.get(of, 0)) for of, kind in _CACHED_MEDIA]
+    plainly = ("cached_input", usage.cached_input - sum(count for _, count in cached))
+    spoken = [(unit, units.get(unit, 0)) for unit in ("output_audio", "output_image", "output_video")]
+    found = _shares("input", whole_in, (*cached, plainly, *written, *fresh))
+    found += _shares("output", whole_out, (("reasoning", usage.reasoning), *spoken))
+    found += [(unit, units[unit]) for unit in _BESIDE if units.get(unit, 0) > 0]
+    return [*found, ("requests", 1)]
 
 
-def _shares(whole: str, total: int, shares: tuple[tuple[str, int], ...]) -> Iterator[tuple[str, int]]:
+def _shares(whole: str, total: int, shares: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     left = max(0, total)
+    found = []
     for unit, count in shares:
-        taken = min(max(0, count), left)
-        left -= taken
-        if taken:
-            yield unit, taken
+        if count > 0 and left:
+            taken = min(count, left)
+            left -= taken
+            found.append((unit, taken))
     if left:
-        yield whole, left
+        found.append((whole, left))
+    return found
 
 
 def bound_cost(row: PriceRow, *, input_tokens: int, output_tokens: int, images: int = 0, files: int = 0, tier: str | None = None) -> int:
@@ -181,16 +188,34 @@ def bound_cost(row: PriceRow, *, input_tokens: int, output_tokens: int, images: 
     """
     if row.mark == "free":
         return 0
+    key = (row.tier_of(tier), bool(images or files))
+    steps = row._dearest.get(key)
+    if steps is None:
+        steps = row._dearest[key] = _steps(row, *key)
+    _, inward, outward, once = next(step for step in reversed(steps) if step[0] < max(1, input_tokens))
+    return _settled(row, input_tokens * inward + output_tokens * outward + once)
+
+
+def _steps(row: PriceRow, tier: str, has_media: bool) -> tuple[_Step, ...]:
+    """The dearest rates from each number of input tokens on at which one changes; ascending, the first at -1."""
     ways = (row.rates, row.rates_for(tier))
-    inward = ["input", "cached_input", "cache_write", "cache_write_1h"]
-    inward += _MEDIA if images or files else []
-    total = input_tokens * max(_dearest(rates, unit, input_tokens) for rates in ways for unit in inward)
+    starts = {-1, *(start for rates in ways for rate in rates.values() for start, _ in rate)}
+
+    def dearest(start: int, *units: str) -> int:
+        return max(_dearest(rates, unit, start + 1) for rates in ways for unit in units)
+
+    inward = ("input", "cached_input", "cache_write", "cache_write_1h", *(_MEDIA if has_media else ()))
     outward = ("output", "reasoning", "output_audio", "output_image", "output_video")
-    total += output_tokens * max(_dearest(rates, unit, input_tokens) for rates in ways for unit in outward)
-    for unit in ("characters", "audio_ms"):  # a body of n bytes has at most n characters, and n ms of audio at 8 kbit/s
-        total += input_tokens * max(_dearest(rates, unit, input_tokens) for rates in ways)
-    total += max(_dearest(rates, "requests", input_tokens) for rates in ways)
-    return _settled(row, total)
+    return tuple(
+        # a body of n bytes has at most n characters, and n ms of audio at 8 kbit/s
+        (
+            start,
+            dearest(start, *inward) + dearest(start, "characters") + dearest(start, "audio_ms"),
+            dearest(start, *outward),
+            dearest(start, "requests"),
+        )
+        for start in sorted(starts)
+    )
 
 
 def _settled(row: PriceRow, total: int) -> int:
@@ -198,11 +223,15 @@ def _settled(row: PriceRow, total: int) -> int:
 
 
 def _priced_as(rates: Rates, unit: str) -> str | None:
-    return next((name for name in _RATE_OF.get(unit, (unit,)) if name in rates), None)
+    if unit in rates:
+        return unit
+    return next((name for name in _RATE_OF.get(unit, ()) if name in rates), None)
 
 
 def _rate_at(rate: Rate, input_tokens: int) -> int:
     """The step for this many input tokens: crossing a threshold prices all tokens, not only those above it."""
+    if len(rate) == 1:
+        return rate[0][1]
     return next((nanousd for start, nanousd in reversed(rate) if input_tokens > start), rate[0][1])
 
 

@@ -80,13 +80,14 @@ def compile_policy(
         plan=closures.plan,
         may_list=closures.targets.may_list,
         needs_body=closures.needs_body,
+        must_read=closures.must_read,
         limits=closures.limits.all,
         warnings=(*map(str, document.warnings), *secrets.warnings, *past),
     )
 
 
 class _Closures:
-    """The four questions of a `Rulebook`, over what was compiled once."""
+    """The questions of a `Rulebook`, over what was compiled once."""
 
     def __init__(self, model: PolicyModel, generation: int, targets: Targets, limits: Limits, exceptions: Exceptions) -> None:
         self._generation, self.targets, self.limits, self._exceptions = generation, targets, limits, exceptions
@@ -131,15 +132,24 @@ class _Closures:
 
     def needs_body(self, facts: Facts) -> bool:
         """For bodies that would otherwise stream: could a rule that matches want to read it? Text rules want no multipart and no media."""
+        return self.must_read(facts) or (not _is_untextual(facts) and self._exceptions.settings(facts).guard.is_on)
+
+    def must_read(self, facts: Facts) -> bool:
+        """Likewise, where a body that cannot be read is refused. A guard that only flags lets it pass: it would not have held it back."""
         caller = facts.caller
         if facts.operation not in MODELLESS and (
             self._reads_models or self.limits.reads_body or caller.allow.models is not None or caller.team in self._team_models
         ):
             return True
-        kind = facts.headers.get("content-type", "").lower()
-        if kind.startswith(UNTEXTUAL):
+        if _is_untextual(facts):
             return False
-        return self._exceptions.settings(facts).guard.is_on or self.limits.counts_output or bool(caller.overrides)
+        guard = self._exceptions.settings(facts).guard
+        holds_back = guard.is_on and (guard.uninspected == "block" or set(guard.entities.values()) - {"off", "flag"})
+        return bool(holds_back) or self.limits.counts_output or bool(caller.overrides)
+
+
+def _is_untextual(facts: Facts) -> bool:
+    return facts.headers.get("content-type", "").lower().startswith(UNTEXTUAL)
 
 
 def start_problem(rulebook: Rulebook, listen: str) -> str | None:

@@ -95,7 +95,7 @@ class ClaimFrom(Part):
     """Which claim, and what its values mean."""
 
     from_: Text = Field(alias="from", description="The claim's name.")
-    map: Mapping[Text, Text] | None = Field(default=None, description="The claim's values → names of this policy; others stay as they are.")
+    map: Mapping[Text, Text] | None = Field(default=None, description="The claim's values → names of this policy; others are refused.")
 
 
 ClaimField = Annotated[ClaimFrom, BeforeValidator(_claim)]

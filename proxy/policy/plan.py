@@ -137,8 +137,7 @@ class BreakerRules:
 
 @dataclass(frozen=True, slots=True)
 class GuardRules:
-    # each active PII entity → its action; empty: nothing is read, nothing is scanned
-    entities: Mapping[str, Action] = field(default_factory=lambda: MappingProxyType({}))
+    entities: Mapping[str, Action] = field(default_factory=lambda: MappingProxyType({}))  # each active one's action; empty: nothing is read
     restore: bool = False
     ignore: tuple[str, ...] = ()
     uninspected: Literal["pass", "flag", "block"] = "flag"
@@ -295,5 +294,6 @@ class Rulebook:
     plan: Callable[[Facts], Plan]  # the whole plan; Refusal 403 not_allowed, 404 unknown_provider and those of `early`
     may_list: Callable[[Caller, str], bool]  # may this caller see this model in GET /v1/models?
     needs_body: Callable[[Facts], bool]  # does some matching rule read the body of this call?
+    must_read: Callable[[Facts], bool]  # and is one that cannot be read refused?
     limits: tuple[Limit, ...] = ()  # every limit the policy names, for what was removed on reload
     warnings: tuple[str, ...] = ()  # for the log at load: world-readable secrets, keys past their day, names nobody declared

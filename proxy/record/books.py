@@ -27,6 +27,7 @@ class Figures(Protocol):
     """The part of the metrics that the books count on."""
 
     def refused(self, code: str) -> None: ...
+    def used(self, limit: str, kind: str, share: float) -> None: ...
     def told(self, story: Story) -> None: ...
 
 
@@ -100,6 +101,8 @@ class Books:
     def refused(self, story: Story, no: Refusal) -> None:
         """Counts the refusal; a row only for an identified caller, and only where no attempt's own row tells of the same failure."""
         self._metrics.refused(no.code)
+        if no.limit is not None and no.kind is not None and no.used is not None:
+            self._metrics.used(no.limit, no.kind, no.used)
         last = story.tries[-1] if story.tries else None
         is_told = last is not None and last.row is not None and no.status >= 500
         if story.caller is None or is_told:

@@ -143,14 +143,16 @@ class Metrics(Collector):
         self._series["unpriced_total"].add(self._target(provider, model))
 
     def limits(self, standings: Sequence[Standing]) -> None:
-        minute = self._minute()
         for standing in standings:
-            ratio = 1 - standing.remaining / standing.allowed if standing.allowed else 1.0
-            key = (standing.limit, standing.kind)
-            at, now, before = self._ratios.get(key, (minute, 0.0, 0.0))
-            if at != minute:
-                now, before = 0.0, now if at == minute - 1 else 0.0
-            self._ratios[key] = (minute, max(now, ratio), before)
+            self.used(standing.limit, standing.kind, 1 - standing.remaining / standing.allowed if standing.allowed else 1.0)
+
+    def used(self, limit: str, kind: str, share: float) -> None:
+        """`share` of this limit's `kind` is used, as one call has met it."""
+        minute, key = self._minute(), (limit, kind)
+        at, now, before = self._ratios.get(key, (minute, 0.0, 0.0))
+        if at != minute:
+            now, before = 0.0, now if at == minute - 1 else 0.0
+        self._ratios[key] = (minute, max(now, share), before)
 
     def policy(self, generation: int) -> None:
         self._series["policy_generation"].set(NO_LABELS, generation)

@@ -43,11 +43,12 @@ class Got:
 class Caller:
     """`async with Caller(port) as caller:` — requests one after the other on a kept-alive connection."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, peer: str | None = None) -> None:
+        """`peer`: the address to call from, as 127.0.0.2."""
+        self._port, self._from = port, None if peer is None else (peer, 0)
 
     async def __aenter__(self) -> Caller:
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 22)
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 22, local_addr=self._from)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -133,7 +134,7 @@ class Caller:
             self._writer.close()
 
 
-async def ask(port: int, method: str, target: str, headers: Headers = (), body: bytes | None = None) -> Got:
+async def ask(port: int, method: str, target: str, headers: Headers = (), body: bytes | None = None, peer: str | None = None) -> Got:
     """One request on a connection of its own."""
-    async with Caller(port) as caller:
+    async with Caller(port, peer) as caller:
         return await caller.ask(method, target, headers, body)

@@ -148,7 +148,7 @@ class Provider:
     @staticmethod
     async def _pieces(reader: asyncio.StreamReader, seen: Seen) -> AsyncIterator[bytes]:
         if (seen.header("transfer-encoding") or "").lower() == "chunked":
-            while size := int((await reader.readline()).split(b";")[0], 16):
+            while size := int((await reader.readuntil(b"\n")).split(b";")[0], 16):
                 yield (await reader.readexactly(size + 2))[:-2]
             await reader.readline()
             return

@@ -41,11 +41,13 @@ class Sluice:
         self._args = args
         self.process: asyncio.subprocess.Process | None = None
 
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "proxy", "serve", "--policy", str(self.policy), "--listen", f"127.0.0.1:{self.port}",
+                "--admin", f"127.0.0.1:{self.admin_port}", "--state", f"sqlite:{self.state}", *self._args]  # fmt: skip
+
     async def start(self) -> None:
-        command = [sys.executable, "-m", "proxy", "serve", "--policy", str(self.policy), "--listen", f"127.0.0.1:{self.port}",
-                   "--admin", f"127.0.0.1:{self.admin_port}", "--state", f"sqlite:{self.state}", *self._args]  # fmt: skip
         with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env=self._env, cwd=ROOT)
+            self.process = await asyncio.create_subprocess_exec(*self.command(), stdout=log, stderr=log, env=self._env, cwd=ROOT)
         until = time.monotonic() + 20
         while not await self._is_ready():
             assert self.process.returncode is None, f"sluice ended with {self.process.returncode}:\n{self.logged()}"

@@ -1,0 +1,131 @@
+"""`sluice keys new`: a key that works, shown once, in the running process or in the state of a stopped one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from pathlib import Path
+
+import aiohttp
+import pytest
+import yaml
+from support.provider import Provider, Reply, Seen
+from support.sluice import Sluice, free_port, sidecar
+
+KEY = re.compile(r"slk-[A-Za-z0-9_-]{43}\n")
+POLICY = """\
+    server: {{admin_token: env:ADMIN_TOKEN}}
+    providers: {{openai: {{url: "{url}", key: env:PROVIDER_KEY}}}}
+    callers: {{anonymous: deny, pass_through: deny}}
+    tiers: {{free: {{requests: 5/min}}}}
+    teams: {{finance: {{}}}}
+"""
+ENV = {"PROVIDER_KEY": "the-provider-key", "ADMIN_TOKEN": "the-admin-token"}
+TOKEN = {"SLUICE_ADMIN_TOKEN": "the-admin-token"}
+BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def answer(_: Seen, reply: Reply) -> None:
+    message = {"role": "assistant", "content": "hello"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    await reply.json({"model": "gpt-4o", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage})
+
+
+async def called(one: Sluice, key: str) -> int:
+    headers = {"authorization": f"Bearer {key}"}
+    url = one.url + "/openai/v1/chat/completions"
+    async with aiohttp.ClientSession() as session, session.post(url, json=BODY, headers=headers) as reply:
+        return reply.status
+
+
+async def rows(one: Sluice) -> list[dict]:
+    headers = {"authorization": "Bearer the-admin-token"}
+    async with aiohttp.ClientSession() as session, session.get(one.admin + "/admin/ledger", headers=headers) as reply:
+        return (await reply.json())["rows"]
+
+
+async def test_a_key_minted_into_the_running_process_works_at_once(sluice, tmp_path):
+    async with Provider(answer) as provider, sidecar(tmp_path, POLICY.format(url=provider.url), ENV) as one:
+        words = ("keys", "new", "bob", "--tier", "free", "--team", "finance", "--admin", one.admin)
+        done = await asyncio.to_thread(sluice, *words, env=TOKEN)
+        assert done.returncode == 0
+        assert KEY.fullmatch(done.stdout)
+        key = done.stdout.strip()
+        assert key not in done.stderr and "the-admin-token" not in done.stderr
+        assert await called(one, key) == 200
+        assert [(row["caller"], row["tier"], row["team"]) for row in await rows(one)] == [("bob", "free", "finance")]
+        assert key not in one.logged()
+
+
+async def test_what_the_running_process_refuses_is_one_clear_line(sluice, tmp_path):
+    async with sidecar(tmp_path, POLICY.format(url="http://127.0.0.1:1"), ENV) as one:
+        for words, env, said in (
+            (("bob",), {}, "SLUICE_ADMIN_TOKEN"),
+            (("bob",), {"SLUICE_ADMIN_TOKEN": "wrong"}, "SLUICE_ADMIN_TOKEN"),
+            (("bob", "--tier", "fre"), TOKEN, "declare it under tiers:"),
+            (("bob", "--team", "finanze"), TOKEN, "declare it under teams:"),
+        ):
+            done = await asyncio.to_thread(sluice, "keys", "new", *words, "--admin", one.admin, env=env)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.count("\n") == 1 and said in done.stderr
+
+
+async def test_a_key_minted_into_the_state_of_a_stopped_process_works_when_it_starts(sluice, tmp_path):
+    state = tmp_path / "state"
+    done = await asyncio.to_thread(sluice, "keys", "new", "bob", "--tier", "free", env={"SLUICE_STATE": f"sqlite:{state}"})
+    assert (done.returncode, bool(KEY.fullmatch(done.stdout))) == (0, True)
+    assert str(state) in done.stderr and done.stdout.strip() not in done.stderr
+    async with Provider(answer) as provider, sidecar(tmp_path, POLICY.format(url=provider.url), ENV) as one:
+        assert one.state == state
+        assert await called(one, done.stdout.strip()) == 200
+        assert [row["caller"] for row in await rows(one)] == ["bob"]
+
+
+async def test_the_state_of_a_running_process_is_left_alone(sluice, tmp_path):
+    async with sidecar(tmp_path, POLICY.format(url="http://127.0.0.1:1"), ENV) as one:
+        assert one.process is not None
+        done = await asyncio.to_thread(sluice, "keys", "new", "bob", "--state", f"sqlite:{one.state}")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"locked by process {one.process.pid}" in done.stderr and "--admin" in done.stderr
+
+
+def test_the_default_state_is_the_users_own(sluice, alone):
+    assert sluice("keys", "new", "bob").returncode == 0
+    assert (Path(alone["HOME"]) / ".local/state/sluice/ledger.sqlite").exists()
+
+
+def test_print_gives_the_line_for_the_policy_and_the_key_and_touches_nothing(sluice, alone, tmp_path):
+    done = sluice("keys", "new", "bob", "--print", "--tier", "free", "--team", "true")
+    line, key = done.stdout.splitlines()
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    assert yaml.safe_load(line) == [{"name": "bob", "hash": f"sha256:{digest}", "tier": "free", "team": "true"}]
+    assert key not in done.stderr
+    assert not list(Path(alone["HOME"]).iterdir())
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f'tiers: {{free: {{}}}}\nteams: {{"true": {{}}}}\ncallers:\n  keys:\n    {line}\n')
+    assert sluice("check", policy).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["", "two words", "a\nb", "-x"])
+def test_what_is_no_name_mints_nothing(sluice, alone, name):
+    done = sluice("keys", "new", "--", name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1 and "name" in done.stderr
+    assert not list(Path(alone["HOME"]).iterdir())
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [("memory:", "memory: keeps no key"), ("redis://h", "use sqlite:PATH or memory:"), ("sqlite:/dev/null", "is a file: give a directory")],
+)
+def test_a_state_that_takes_no_key_is_one_clear_line(sluice, state, said):
+    done = sluice("keys", "new", "bob", "--state", state)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1 and said in done.stderr
+
+
+def test_a_listener_of_this_machine_that_is_not_there_means_its_state(sluice, alone, tmp_path):
+    here = sluice("keys", "new", "bob", "--admin", f"127.0.0.1:{free_port()}", "--state", f"sqlite:{tmp_path / 'state'}")
+    assert here.returncode == 0
+    assert (tmp_path / "state" / "ledger.sqlite").exists()

@@ -28,8 +28,8 @@ async def hold(
 ) -> Charge:
     """Takes what the attempt may use at most, durably, before a byte of it leaves. `text_bytes`: of the request, decoded.
 
-    Raises Refusal 400 `unpriced_model`, `unmetered_operation`, `exceeds_limit`; 402, 429, 503. From then on `try_` is worth its
-    estimate, whatever happens, until it is settled.
+    Raises Refusal 400 `unpriced_model`, `unmetered_operation`, `exceeds_limit`; 402, 429, 503: then nothing is held. Else `try_` is
+    worth its estimate from now on, whatever happens, until it is settled or released.
     """
     quote = prices.quote(plan.pricing, plan.is_under_spend_limit, provider, try_.model, op, try_.at_ns)
     window = quote.row.window
@@ -46,13 +46,31 @@ async def hold(
     try_.end = "done"
     each = most.output_tokens // max(1, asked.choices)
     intent = Intent(try_.id, story.call.uid, plan.claims, try_.held_tokens, nanousd, row, each, max(0, nanousd - cost(output_tokens=0)))
-    standings = await rooms.store.hold(intent)
+    try:
+        standings = await rooms.store.hold(intent)
+    except BaseException:
+        release(rooms, try_)
+        raise
     try_.is_held = True
     return Charge(quote, most, standings)
 
 
+def release(rooms: Rooms, try_: Try) -> None:
+    """Nothing of the attempt has left: what was held for it goes back, and its row, should it get one, costs nothing."""
+    rooms.store.void(try_.id, None)
+    try_.is_held, try_.usage = False, Usage()
+    try_.held_nanousd = try_.cost_nanousd = 0
+    try_.price_row = None
+
+
 def settle(rooms: Rooms, prices: Prices, story: Story, try_: Try, quote: Quote, usage: Usage, op: Operation) -> None:
-    """The true figures, once. An estimated usage costs what was held; a read-back costs nothing."""
+    """The true figures, once."""
+    reckon(rooms, prices, try_, quote, usage, op)
+    rooms.books.settle(story, try_)
+
+
+def reckon(rooms: Rooms, prices: Prices, try_: Try, quote: Quote, usage: Usage, op: Operation) -> None:
+    """What the attempt cost, for the books to settle. An estimated usage costs what was held; a read-back costs nothing."""
     priced = prices.priced(quote, usage, try_.held_nanousd)
     try_.ended = rooms.clock.monotonic()
     try_.usage = usage if usage.note == priced.note else replace(usage, note=priced.note)
@@ -60,4 +78,3 @@ def settle(rooms: Rooms, prices: Prices, story: Story, try_: Try, quote: Quote, 
     try_.price_row = priced.price_row
     if not priced.is_known:
         rooms.metrics.unpriced(try_.provider, try_.model)
-    rooms.books.settle(story, try_)

@@ -18,8 +18,8 @@ class Route:
 
     provider: str  # a provider name of the policy
     path: str  # raw path after the provider prefix, as the provider knows it ("/v1/chat/completions"); no query
-    query: str  # raw query without "?", "" if none
-    target: str  # the raw request-target for the provider: path and query, byte-identical to what the client sent
+    query: str = field(repr=False)  # raw query without "?", "" if none; may hold a key
+    target: str = field(repr=False)  # the raw request-target for the provider: path and query, byte-identical to what the client sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Call:
     id_is_callers: bool
     method: str
     route: Route
-    headers: RawHeaders
-    fields: Mapping[str, str]  # lower-case name → value (latin-1); repeated names joined by ", "
+    headers: RawHeaders = field(repr=False)  # credentials among them
+    fields: Mapping[str, str] = field(repr=False)  # lower-case name → value (latin-1); repeated names joined by ", "
     peer: str  # the client's IP address, "unix" for a unix socket
     at_ns: int  # wall clock, ns since the epoch
     began: float  # monotonic seconds

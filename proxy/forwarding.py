@@ -113,7 +113,8 @@ class Forwarding:
             raise
         if before is not None:
             self._give_up(before, ready, story, step, target)
-        outset = Outset(try_, target, dialect, turn, charge, shaped.asked_usage)
+        key = b"" if step.credential is None or ready.plan.caller.brings_own_key else step.credential.secret.encode()
+        outset = Outset(try_, target, dialect, turn, charge, shaped.asked_usage, key)
         return await self._send(step, outset, shaped.request, ready, story)
 
     def _begin(self, step: Step, ready: Ready, story: Story) -> Try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.exchange import RawHeaders, Row
@@ -95,9 +95,9 @@ class Outgoing:
 
     origin: Origin
     method: str
-    target: str  # raw
-    headers: RawHeaders  # complete but for Host and framing
-    body: bytes | None
+    target: str = field(repr=False)  # raw; may hold a key
+    headers: RawHeaders = field(repr=False)  # complete but for Host and framing
+    body: bytes | None = field(repr=False)
     upload: Callable[[], AsyncIterator[bytes]] | None = None
     upload_length: int | None = None  # None with an upload: chunked
     pool: str = ""  # connections are shared within one pool name
@@ -140,8 +140,11 @@ class Answer(Protocol):
 
 
 class Upstream(Protocol):
-    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Answer:
-        """One attempt. `deadline` is monotonic. Raises UpstreamFailed (with `sent`); ClientGone from the upload."""
+    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float, on_sent: Callable[[], None] | None = None) -> Answer:
+        """One attempt. `deadline` is monotonic. Raises UpstreamFailed (with `sent`); ClientGone from the upload.
+
+        `on_sent` hears when the request's last byte is about to leave: from then on the provider may bill it.
+        """
         ...
 
 

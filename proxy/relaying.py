@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -14,6 +14,7 @@ from proxy.forward.breaker import Turn
 from proxy.forward.failure import OK, Outcome
 from proxy.forward.preamble import header_of
 from proxy.forward.redirect import followed_back, is_redirect
+from proxy.forward.reflection import KeyReflected, NoReflection, without_key
 from proxy.guard.restore import restoring
 from proxy.listen.headers import answer_headers
 from proxy.listen.reply import reply_headers
@@ -41,6 +42,7 @@ class Outset:
     turn: Turn
     charge: Charge
     asked_usage: bool  # by us, not by the caller
+    key: bytes = field(default=b"", repr=False)  # of ours, as it was sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Relaying:
         ok: bool | None = None  # of the breaker: True, answered whole; None, nobody's fault
         try:
             headers, line, body = await self._line(sent, ready, answer, watch)
-            tail, form = Tail(line), _form(ready, headers)
+            tail, form = Tail(_guarded(sent, headers, line)), _form(ready, headers)
             line_changes_length = body is None and line is not watch
             length = None if line_changes_length or watch.is_stream else answer.length
             ours = self._ours(sent, ready, story, headers, sink)
@@ -97,9 +99,7 @@ class Relaying:
                 story.end = sent.of.try_.end = "client_gone"
         except UpstreamCut as cut:
             ok = False
-            sent.of.try_.end, sent.of.try_.error = "upstream_cut", cut.code
-            if not sink.is_started:
-                raise Refusal(502, "upstream_protocol", "the provider's answer ended in its middle") from cut
+            self._broke_off(cut, sent, sink)
             sink.abort(_last_words(sent, ready, tail, form, cut.code, _CUT))
             raise
         except ClientGone:
@@ -118,6 +118,13 @@ class Relaying:
             if sent.outcome.is_failure_for_breaker is False:
                 sent.of.turn.saw(ok if watch.error is None else False, now)
             self._settle(sent, ready, story, watch.usage())
+
+    def _broke_off(self, cut: UpstreamCut, sent: Sent, sink: Sink) -> None:
+        sent.of.try_.end, sent.of.try_.error = "upstream_cut", cut.code
+        if isinstance(cut, KeyReflected):
+            self._rooms.log.event("error", "key reflected by the provider", provider=sent.of.target.provider.name)
+        if not sink.is_started:
+            raise Refusal(502, "upstream_protocol", "the provider's answer ended in its middle") from cut
 
     def drop(self, sent: Sent, ready: Ready, story: Story) -> None:
         """An answer that will not be relayed: another attempt follows."""
@@ -146,6 +153,7 @@ class Relaying:
         if is_redirect(answer.status) and ready.call.method not in ("GET", "HEAD"):
             raise Refusal(502, "upstream_redirect", "the provider answered with a redirect, which is not followed", should_retry=False)
         headers = followed_back(headers, answer.status, sent.of.target.provider, ready.call)
+        headers = without_key(headers, sent.of.key) if sent.of.key else headers
         if ready.op.name == "models" and answer.status == 200 and (listed := await self._listed(sent, ready, answer)) is not None:
             return _without(headers, _CODING), watch, listed
         kind = header_of(answer.headers, b"content-type")
@@ -215,6 +223,12 @@ def _form(ready: Ready, headers: RawHeaders) -> str:
     """In which form of stream the client gets its answer; "" for one whole body, and for a coded stream: we cannot write into it."""
     coding = header_of(headers, b"content-encoding").strip().lower()
     return "" if coding not in ("", "identity") else stream_format_of(ready.op, header_of(headers, b"content-type")) or ""
+
+
+def _guarded(sent: Sent, headers: RawHeaders, line: Line) -> Line:
+    """No provider hands our key to a caller: not in what can be read without decoding it."""
+    is_plain = header_of(headers, b"content-encoding").strip().lower() in ("", "identity")
+    return NoReflection(line, sent.of.key) if sent.of.key and is_plain else line
 
 
 def _last_words(sent: Sent, ready: Ready, tail: Tail, form: str, code: str, text: str) -> bytes:

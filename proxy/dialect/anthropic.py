@@ -47,7 +47,8 @@ PATTERNS = tuple((methods, re.compile(rf"(?:/[^/]+){{0,4}}?/(?:{tail})", re.IGNO
 BLOCK = ("text", "thinking", "input.**", "content", "content.*.text", "content.*.title", "content.*.context", "content.*.content.*.text",
          "content.*.source.content", "content.*.source.content.*.text", "content.stdout", "content.stderr", "source.content",
          "source.content.*.text", "title", "context", "citations.*.cited_text")  # fmt: skip
-ASKING = ("system", "system.*.text", "messages.*.content", *(f"messages.*.content.*.{place}" for place in BLOCK),
+DATA = ("source.data!text", "content.*.source.data!text")  # plain text of a document, base64 of all else
+ASKING = ("system", "system.*.text", "messages.*.content", *(f"messages.*.content.*.{place}" for place in (*BLOCK, *DATA)),
           "tools.**.description", "output_config.**.description", "output_format.**.description")  # fmt: skip
 SURFACES = {
     "messages": ASKING,
@@ -204,7 +205,7 @@ def _kind(block: object) -> str | None:
     match at(block, "type"):
         case "image":
             return "image"
-        case "document" if at(block, "source", "type") != "content":
+        case "document" if at(block, "source", "type") not in ("content", "text"):
             return kind_of_media(at(block, "source", "media_type"))
         case "container_upload":
             return "file"

@@ -82,7 +82,8 @@ class Dialect(Protocol):
 
     def surface(self, op: Operation) -> tuple[str, ...]:
         """Where a request body holds text: dotted paths, `*` any one key or index, `**` any depth (none included; also in the
-        middle: `tools.**.description`), `!json` at the end = JSON inside a string, whose string leaves are the text."""
+        middle: `tools.**.description`), `!json` at the end = JSON inside a string, whose string leaves are the text; `!text` = a
+        string that is base64 elsewhere."""
         ...
 
     def uninspected(self, op: Operation, doc: Json) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from functools import cached_property
 
 from proxy.forward.answer import Reply
@@ -30,9 +31,10 @@ class Client:
         self._timer: asyncio.TimerHandle | None = None
         self._is_ticking_fast = False
 
-    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Reply:
+    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float, on_sent: Callable[[], None] | None = None) -> Reply:
         """See `ports.Upstream`. A kept connection that turns out to be dead is replaced once by a new one, if the body is held."""
         head = head_of(request)
+        leaving = on_sent or _nobody
         key = (request.pool, request.origin, request.tls, request.max_connections)
         pool = self._pools.get(key)
         if pool is None:
@@ -41,11 +43,11 @@ class Client:
         try:
             kept = pool.take(self._clock.monotonic())
             if kept is not None:
-                reply = await self._attempt(pool, kept, request, head, timeouts, deadline, may_repeat=request.upload is None)
+                reply = await self._attempt(pool, kept, request, head, timeouts, deadline, leaving, may_repeat=request.upload is None)
                 if reply is not None:
                     return reply
             fresh = await self._connect(pool, request, timeouts, deadline)
-            reply = await self._attempt(pool, fresh, request, head, timeouts, deadline, may_repeat=False)
+            reply = await self._attempt(pool, fresh, request, head, timeouts, deadline, leaving, may_repeat=False)
             assert reply is not None
             return reply
         except BaseException:
@@ -64,7 +66,16 @@ class Client:
     # --- one attempt ---
 
     async def _attempt(
-        self, pool: Pool, connection: Connection, request: Outgoing, head: bytes, timeouts: Timeouts, deadline: float, *, may_repeat: bool
+        self,
+        pool: Pool,
+        connection: Connection,
+        request: Outgoing,
+        head: bytes,
+        timeouts: Timeouts,
+        deadline: float,
+        leaving: Callable[[], None],
+        *,
+        may_repeat: bool,
     ) -> Reply | None:
         """The answer, its head complete. None: the connection was dead and nothing of an answer came (`may_repeat` only)."""
         reply = Reply(connection, is_to_head=request.method == "HEAD")
@@ -73,8 +84,9 @@ class Client:
         self._tick_fast()
         try:
             if request.upload is not None and request.body is None:
-                await self._upload(connection, reply, request, head)
+                await self._upload(connection, reply, request, head, leaving)
             else:
+                leaving()
                 connection.write(head, request.body or b"")
                 await reply.head()
             return reply
@@ -85,17 +97,17 @@ class Client:
                 return None
             raise
 
-    async def _upload(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> None:
+    async def _upload(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes, leaving: Callable[[], None]) -> None:
         """Body pieces out until all are sent, or until the provider answers: an early answer ends the upload."""
         reply.is_sent = False
-        pump = asyncio.ensure_future(self._pump(connection, reply, request, head))
+        pump = asyncio.ensure_future(self._pump(connection, reply, request, head, leaving))
         pump.add_done_callback(lambda done: None if done.cancelled() or done.exception() is None else reply.broken(_raised(done)))
         try:
             await reply.head()
         finally:
             pump.cancel()
 
-    async def _pump(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> None:
+    async def _pump(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes, leaving: Callable[[], None]) -> None:
         assert request.upload is not None
         left = request.upload_length
         connection.write(head)
@@ -113,6 +125,7 @@ class Client:
             connection.expect_head(NEVER)
         if left:
             raise Refusal(400, "invalid_request", "the body is not as long as its Content-Length says", should_retry=False, close=True)
+        leaving()
         if left is None:
             connection.write(b"0\r\n\r\n")
         connection.expect_head(self._clock.monotonic())
@@ -174,6 +187,10 @@ class Client:
         self._timer, self._is_ticking_fast = None, False
         if self._pools:
             self._arm(is_fast=any(pool.busy for pool in self._pools.values()))
+
+
+def _nobody() -> None:
+    """Who hears where nobody asked to."""
 
 
 def _raised(done: asyncio.Future[None]) -> BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from proxy.guard.recognise import NONE, Bounds, Recogniser, follows, is_word
+from proxy.guard.recognise import BEHIND, NONE, Bounds, Recogniser, follows, is_word
 
 _S = r"[ \x{a0}\x{202f}\-\x{2010}-\x{2013}]"  # between groups; a dot where a shape says so
 _EXTENSION = r"(?:,? ?(?:x|(?i:ext)\.?) ?\d{1,5})?"
@@ -21,6 +21,9 @@ _TRUNK = rf"\(0\d{{1,4}}\){_S}?\d{{2,8}}(?:{_S}\d{{2,5}}){{0,3}}|0(?:\d{{1,4}}(?
 _TRUNK_DOTTED = r"0\d(?:\.\d\d){4}"
 _TRUNK_BARE = r"0[1-9]\d{9}"
 _BRACKETED = rf"\(\d{{2,3}}\){_S}?\d{{3,5}}-\d{{3,4}}"
+
+_FULL = f"{_NANP}|{_NANP_SPACED}|{_ABROAD}|{_ABROAD_00}"
+_NATIONAL = f"{_TRUNK}|{_TRUNK_DOTTED}|{_TRUNK_BARE}"
 
 _NAMES = (
     r"(?:phone|tel|telephone|mobile|cell|cellphone|fax|whatsapp|handy|telefon|telefono|teléfono|téléphone|tél|portable|móvil)"
@@ -75,9 +78,9 @@ def _goes_on(text: bytes, end: int) -> bool:
 
 _ANY = rf"\+?\(?\d(?:(?:{_S}|[.()/]){{0,2}}\d){{5,14}}"
 PHONES = (
-    Recogniser("phone", f"{_NANP}|{_NANP_SPACED}|{_ABROAD}|{_ABROAD_00}", strong),
-    Recogniser("phone", f"{_TRUNK}|{_TRUNK_DOTTED}|{_TRUNK_BARE}", trunk),
-    Recogniser("phone", _BRACKETED, strong),
+    Recogniser("phone", _FULL, strong, hint=f"{BEHIND}(?:{_FULL})"),
+    Recogniser("phone", _NATIONAL, trunk, hint=f"{BEHIND}(?:{_NATIONAL})"),
+    Recogniser("phone", _BRACKETED, strong, hint=BEHIND + _BRACKETED),
     Recogniser(
         "phone",
         rf"(?:(?i:\b(?:{_NAMES}))\b|电话|手机|電話)[^\d\n]{{0,16}}?({_ANY})",

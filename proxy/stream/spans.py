@@ -21,7 +21,9 @@ _VALUE = re.compile(_STRING + rb"|[\[{]|[^\s,\]}]+", re.DOTALL)
 _KEY = re.compile(rb"[ \t\r\n,]*+(" + _STRING + rb")[ \t\r\n]*+:[ \t\r\n]*+", re.DOTALL)
 _NEXT = re.compile(rb"[ \t\r\n,]*+([^\]])")
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u....|.)", re.DOTALL)
+_BASE64 = re.compile(rb"[A-Za-z0-9+/=_-]*+")
 _BLANKS = b" \t\r\n"
+_LONG_WORD = 64  # bytes; base64 of anything worth sending is longer
 
 Edit = tuple[int, int, bytes]  # start, end, what stands there now
 
@@ -111,10 +113,10 @@ def strings(raw: bytes, surface: tuple[str, ...]) -> list[Span]:
         if mark == 0x22:  # a quote
             if token["key"] is not None:
                 places = around[-1][0]
-                _take(found, start, token.start("key"), tuple(node for node in places if node.is_deep))
+                _take(found, raw, start, token.start("key"), tuple(node for node in places if node.is_deep))
                 here = below(places, _name(raw[start : token.start("key")]))
                 continue
-            _take(found, start, at, here)
+            _take(found, raw, start, at, here)
         elif mark not in b"[{":
             around.pop()
         elif here:
@@ -128,8 +130,13 @@ def strings(raw: bytes, surface: tuple[str, ...]) -> list[Span]:
     return found
 
 
-def _take(found: list[Span], start: int, end: int, places: Nodes) -> None:
-    if any(node.text or node.json for node in places) and end - start > 2:
+def _is_base64(raw: bytes, start: int, end: int) -> bool:
+    """Is this string, quotes included, one long word of base64's letters? Running text never is."""
+    return end - start > _LONG_WORD and _BASE64.fullmatch(raw, start + 1, end - 1) is not None
+
+
+def _take(found: list[Span], raw: bytes, start: int, end: int, places: Nodes) -> None:
+    if end - start > 2 and any(node.text or node.json or (node.either and not _is_base64(raw, start, end)) for node in places):
         found.append(Span(start + 1, end - 1, any(node.json for node in places)))
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-_JSON = "!json"
+_JSON, _TEXT = "!json", "!text"
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One place in the tree of patterns. `text`/`json`: a string here is wanted, plain or as JSON source."""
+    """One place in the tree of patterns. `text`/`json`: a string here is wanted, plain or as JSON source; `either`: unless it is base64."""
 
     named: dict[str, Node] = field(default_factory=dict)
     text: bool = False
     json: bool = False
+    either: bool = False
     is_deep: bool = False  # `**`: stays itself below any key
 
 
@@ -23,15 +24,17 @@ Nodes = tuple[Node, ...]
 
 @lru_cache(maxsize=256)
 def compiled(patterns: tuple[str, ...]) -> Nodes:
-    """The start of the walk. `a.*.b` any key or index, `a.**` any string at or below, `**.b` any `b` below, `!json` JSON in a string."""
+    """The start of the walk. `a.*.b` any key or index, `a.**` any string at or below, `**.b` any `b` below, `!json` JSON in a string,
+    `!text` a string that holds base64 elsewhere."""
     root = Node()
     for pattern in patterns:
         node = root
-        dotted = pattern.removesuffix(_JSON)
+        dotted = pattern.removesuffix(_JSON).removesuffix(_TEXT)
         for key in dotted.split(".") if dotted else ():
             node = node.named.setdefault(key, Node(is_deep=key == "**"))
         node.text |= dotted == pattern
-        node.json |= dotted != pattern
+        node.json |= pattern.endswith(_JSON)
+        node.either |= pattern.endswith(_TEXT)
     return _closed((root,))
 
 

@@ -80,7 +80,7 @@ def test_names_from_outside_are_remembered_within_bounds(monkeypatch):
     found = prices(PriceOverride("gpt-4o", input=7))
     for number in range(20):
         found.find("here", "openai", f"guess-{number}", 0)
-    assert len(found._chosen) <= 4
+    assert len(found._known) <= 4
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,12 @@ def test_usage_does_not_depend_on_where_the_network_cut(recorded_streams, data):
     assert (split.usage(), split.ended, split.error) == (at_once.usage(), at_once.ended, at_once.error)
 
 
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_a_response_that_goes_on_in_the_background_is_charged_its_estimate(status):
+    usage = whole("/v1/responses", {"status": status, "background": True, "tools": [{"description": "x"}], "usage": None}).usage()
+    assert (usage.input, usage.output, usage.source, usage.note) == (1000, 4096, "estimate", "usage_missing")
+
+
 def test_usage_does_not_depend_on_a_single_cut_anywhere(stream):
     expected = fed(watch_of(stream), stream.body).usage()
     for cut in range(len(stream.body)):

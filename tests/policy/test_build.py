@@ -146,6 +146,21 @@ def test_a_body_is_held_only_where_a_rule_could_read_it(rulebook, facts, text, j
     assert (book.needs_body(facts(headers=JSON)), book.needs_body(facts(headers=FORM))) == (json, form)
 
 
+@pytest.mark.parametrize(
+    ("text", "must"),
+    [
+        ("", False),
+        ("guard: {pii: flag}", False),
+        ("guard: {pii: mask}", True),
+        ("guard: {pii: {default: flag, iban: block}}", True),
+        ("guard: {pii: flag, uninspected: block}", True),
+        ("limits: [{name: l, match: {model: x}, requests: 1/min}]", True),
+    ],
+)
+def test_what_cannot_be_read_is_refused_only_where_a_rule_might_hold_it_back(rulebook, facts, text, must):
+    assert rulebook(text).must_read(facts(headers=JSON)) is must
+
+
 def test_an_upload_of_a_file_streams_whatever_the_models_allowed(rulebook, facts):
     book = rulebook("guard: {pii: mask}\nlimits: [{name: l, match: {model: x}, spend: $1/day}]")
     assert not book.needs_body(facts(headers=FORM, call={"operation": "files"}))

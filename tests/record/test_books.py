@@ -110,6 +110,12 @@ def test_a_refusal_before_any_attempt_has_a_row_of_its_own(books, store, told, t
     assert told.named("refused") == [("rate_limited",)]
 
 
+def test_a_refusal_by_a_limit_tells_how_full_the_limit_is(books, told, tell):
+    books.refused(tell(tries=[]), Refusal(402, "budget_exhausted", limit="tier free", kind="spend", used=0.91))
+    books.refused(tell(tries=[]), Refusal(403, "not_allowed"))
+    assert told.named("used") == [("tier free", "spend", 0.91)]
+
+
 def test_an_attempt_whose_hold_was_refused_is_that_refusal(books, store, tell):
     story = tell()
     books.settle(story, story.tries[0])

@@ -191,6 +191,11 @@ def test_a_limit_shows_its_fullest_account_of_the_last_minutes(metrics, clock):
     assert ratio() == 1
 
 
+def test_a_limit_that_refuses_shows_how_full_it_is(metrics):
+    metrics.used("tier free", "spend", 0.91)
+    assert samples(metrics, "limit_used_ratio") == [({"limit": "tier free", "kind": "spend"}, 0.91)]
+
+
 def test_figures_kept_elsewhere_are_read_at_the_scrape(metrics):
     lag = [0.5]
     metrics.read_from("loop_lag_seconds", lambda: lag[0])

@@ -105,6 +105,12 @@ def test_json_inside_a_string_is_marked():
     ]
 
 
+def test_a_string_that_may_be_base64_is_read_where_it_is_text():
+    raw = b'{"d":[{"x":"' + b"QUJD" * 30 + b'"},{"x":"' + b"words and words " * 30 + b'"},{"x":"short"}]}'
+    assert [raw[span.start : span.start + 5] for span in strings(raw, ("d.*.x!text",))] == [b"words", b"short"]
+    assert not any(span.is_json for span in strings(raw, ("d.*.x!text",)))
+
+
 def test_a_key_spelt_with_escapes_is_the_same_key_and_a_repeated_key_is_read_twice():
     raw = rb'{"c\u006fntent":"one","content":"two"}'
     assert [raw[s.start : s.end] for s in strings(raw, ("content",))] == [b"one", b"two"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -101,6 +102,7 @@ class Events:
         ):
             before = await self._value(metric)
             self._sluice.policy.write_text(text)
+            self._sluice.process.send_signal(signal.SIGHUP)
             for _ in range(200):
                 if await self._value(metric) > before:
                     break

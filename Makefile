@@ -58,7 +58,7 @@ docs: install  ## regenerate docs/reference.md from the code
 	$(BIN)/python -m proxy.cli.reference > docs/reference.md
 
 lock: | $(VENV)/bin/python  ## resolve the dependencies anew, with hashes
-	@$(PIP) install pip-tools
+	@$(PIP) install uv==0.13.8
 	@$(BIN)/python config/lock/resolve.py
 
 chroot: ## prove `make run` and `make test` in a bare Debian chroot (needs root and mmdebstrap)

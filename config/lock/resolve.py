@@ -1,4 +1,4 @@
-"""Resolves pyproject.toml into the three hashed lock files beside this one (`make lock`). Installs nothing."""
+"""Resolves pyproject.toml into the three hashed lock files beside this one (`make lock`), for Python 3.11 to 3.14. Installs nothing."""
 
 import subprocess
 import sys
@@ -8,17 +8,17 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text())
-FLAGS = ["-q", "--generate-hashes", "--allow-unsafe", "--strip-extras", "--no-header", "--no-annotate",
-         "--no-emit-index-url", "--no-emit-find-links", "--no-emit-trusted-host"]  # fmt: skip
+FLAGS = ["--quiet", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--no-annotate", "--no-strip-markers"]
 
 
 def resolve(name: str, wanted: list[str], within: Path | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asked = Path(folder, "asked.in")
-        lines = wanted + ([f"-c {within}"] if within else [])
-        asked.write_text("\n".join(lines) + "\n")
+        asked.write_text("\n".join(wanted) + "\n")
         target = HERE / name
-        subprocess.run([sys.executable, "-m", "piptools", "compile", *FLAGS, "-o", target, asked], check=True)
+        target.unlink(missing_ok=True)  # else its versions are kept
+        bounds = ["--constraint", within] if within else []
+        subprocess.run([sys.executable, "-m", "uv", "pip", "compile", *FLAGS, *bounds, "-o", target, asked], check=True)
         print(f"{target.name}: {target.read_text().count('==')} packages")
 
 

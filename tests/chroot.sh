@@ -19,6 +19,7 @@ echo "== making a bare Debian bookworm in $ROOT"
 mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,make,ca-certificates bookworm "$ROOT" >/dev/null
 mount -t proc proc "$ROOT/proc"; MOUNTED+=("$ROOT/proc")
 bind /dev /dev
+bind /dev/pts /dev/pts
 # the host's package-index settings: pip's configuration, its local indexes, its certificates, name resolution
 cp -L /etc/resolv.conf /etc/hosts "$ROOT/etc/" 2>/dev/null || true
 for file in /etc/pip.conf "$HOME/.config/pip/pip.conf" "$HOME/.pip/pip.conf"; do

@@ -108,7 +108,10 @@ def _run(command: list[str], folder: str) -> bool:
 def _packages(lock: str, used_for: str) -> Need:
     """Every package of the lock file that this machine's markers ask for, at the locked version."""
     wrong = []
-    wanted = _locked((ROOT / "config/lock" / lock).read_text())
+    from packaging.requirements import Requirement
+
+    asked = [Requirement(line) for line in _locked((ROOT / "config/lock" / lock).read_text())]
+    wanted = [(one.name, str(one.specifier).removeprefix("==")) for one in asked if one.marker is None or one.marker.evaluate()]
     for name, version in wanted:
         try:
             found = importlib.metadata.version(name)
@@ -121,9 +124,9 @@ def _packages(lock: str, used_for: str) -> Need:
     return Need(f"config/lock/{lock}", used_for, None if wrong else f"{len(wanted)} packages", "pip, locked and hashed", is_required=True)
 
 
-def _locked(text: str) -> list[tuple[str, str]]:
-    """(name, version) of each line `name==version`; those with a marker are left to pip."""
-    return re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)\s*(?:\\)?$", text, re.MULTILINE)
+def _locked(text: str) -> list[str]:
+    """Each requirement of a lock file, `name==version` with its marker, without its hashes."""
+    return re.findall(r"^([A-Za-z0-9._-]+==[^\\\n]+?)\s*\\?$", text, re.MULTILINE)
 
 
 def _valkey() -> str | None:

@@ -94,12 +94,8 @@ def targets(folder: pathlib.Path, up: int) -> str:
 
 
 def ledger_rows(folder: pathlib.Path, name: str) -> int:
-    found = list((folder / f"{name}-state").glob("**/*.sqlite*")) if (folder / f"{name}-state").is_dir() else []
-    for path in found:
-        if path.suffix in (".sqlite", ".sqlite3", ".db"):
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
-                return int(db.execute("select count(*) from rows").fetchone()[0])
-    return -1
+    with sqlite3.connect(f"file:{folder}/{name}-state/ledger.sqlite?mode=ro", uri=True) as db:
+        return int(db.execute("select count(*) from rows").fetchone()[0])
 
 
 def median(rows: list[dict], *path: str) -> float | None:
@@ -181,7 +177,12 @@ def main() -> int:
         ]
         subprocess.run(command, check=True, env={**os.environ, "BENCH_BIN": str(build)})
         counted = {n: ledger_rows(folder, n) for n in ("off", "on")}
-    bad = [line for line in results.read_text().splitlines() if '"error"' in line]
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    bad = [json.dumps(row) for row in rows if '"error"' in json.dumps(row)]
+    for name, count in counted.items():
+        calls = sum(row.get("upstream_requests", 0) for row in rows if row["target"] == f"sluice-{name}")
+        if calls != count:
+            bad.append(f"sluice-{name}: {calls} calls reached the provider, the ledger holds {count} rows")
     text = HERE.joinpath("performance.md.in").read_text()
     text = text.replace("@TABLE@", table(results)).replace("@ROWS@", f"{counted['on']:,} (on), {counted['off']:,} (off)")
     text = text.replace(

@@ -16,6 +16,7 @@ from pathlib import Path
 from aiohttp import web
 
 from proxy.admin.app import Admin, Probes
+from proxy.admin.door import AdminRunner
 from proxy.admit import EmbeddedState
 from proxy.bridge import Bridge
 from proxy.forward.attempts import Budgets
@@ -34,7 +35,7 @@ from proxy.policy.watch import Loaded, Watch, removed_limits
 from proxy.record.books import Books
 from proxy.record.log import Log, Pipe
 from proxy.record.metrics import Metrics
-from proxy.record.redact import hidden_by, plain
+from proxy.record.redact import hidden_by
 from proxy.rooms import Generation, Rooms
 
 ADMIN_SHUTDOWN_S = 1.0
@@ -70,7 +71,8 @@ class App:
         self._over = asyncio.Event()
         self._hurry = asyncio.Event()
         rules = loaded.rulebook
-        shown = hidden_by(state.secret) if rules.identities == "hashed" else plain
+        self._hidden = hidden_by(state.secret)
+        shown = self._shown
         self._pipe = Pipe(sys.stdout.fileno())
         self.log = Log(self._pipe.write, clock, rules.log_level, shown)
         self._metrics = Metrics(self._is_known, clock, shown)
@@ -96,7 +98,7 @@ class App:
         self._edge = Edge(Pipeline(rooms).run, self._bridge.run, self._settings, clock, on_refusal=self._metrics.refused)
         self._watch = Watch(places.policy, loaded, environ=os.environ, on_change=self._changed, on_error=self._failed, now_ns=clock.now_ns)
         probes = Probes(live=self._live, ready=self._ready, startup=self._ready)
-        self._admin = web.AppRunner(
+        self._admin = AdminRunner(
             Admin(
                 lambda: self._generation.rules,
                 probes,
@@ -205,6 +207,9 @@ class App:
     def _compiled(self, rules: Rulebook) -> Generation:
         return Generation(rules, Prices(self._table, rules.prices, rules.pricing))
 
+    def _shown(self, name: str) -> str:
+        return self._hidden(name) if self._generation.rules.identities == "hashed" else name
+
     def _changed(self, rules: Rulebook, document: Document, restarts: tuple[str, ...]) -> None:
         """A new generation is live from the next call on; calls under way keep the one they began with."""
         gone = removed_limits(self._generation.rules, rules)
@@ -213,6 +218,7 @@ class App:
         self._names = self._known_names()
         self._metrics.policy(rules.generation)
         self.log.set_level(rules.log_level)
+        self._state.set_max_keys(rules.max_keys)
         self.log.event("info", "policy reloaded", generation=rules.generation)
         for limit, nanousd in spent.items():
             self.log.event("warning", "limit removed that held spend", limit=limit, usd=f"{nanousd / 1e9:.9f}")

@@ -16,6 +16,7 @@ from proxy.exchange import Call, Story
 from proxy.forward.credentials import Credentials
 from proxy.forward.shape import shape
 from proxy.guard.mask import inspect_other
+from proxy.identify.keys import KEY_PROTOCOL
 from proxy.identify.who import end_user
 from proxy.listen.headers import forwardable
 from proxy.policy.plan import Facts, Plan
@@ -26,7 +27,6 @@ from proxy.turns import Session
 GOING_AWAY = 1001  # RFC 6455, 7.4.1
 MAX_FRAME = 16 * 1024 * 1024
 _HANDSHAKE = frozenset({b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions", b"sec-websocket-protocol"})
-_AUTH_PROTOCOL = "openai-insecure-api-key."
 
 
 class Bridge:
@@ -43,7 +43,7 @@ class Bridge:
         story = Story(call, generation=generation.rules.generation, operation="realtime", streamed=True)
         self._rooms.metrics.in_flight(1)
         try:
-            plan = await self._plan(generation, call, story)
+            plan, facts = await self._plan(generation, call, story)
             async with self._connected(call, plan, generation) as upstream:
                 client = web.WebSocketResponse(
                     autoclose=False, autoping=False, compress=False, max_msg_size=MAX_FRAME,
@@ -51,17 +51,19 @@ class Bridge:
                 )  # fmt: skip
                 await client.prepare(request)
                 story.started, story.status = self._rooms.clock.monotonic(), 101
-                await Session(self._rooms, generation, plan, story, client, upstream).run()
+                session = Session(self._rooms, generation, plan, facts, story, client, upstream)
+                await session.run(lambda: request.transport is None)
                 return client
         except Refusal as no:
-            story.end, story.limit = f"refused:{no.code}", no.limit
+            story.end, story.limit, story.status = f"refused:{no.code}", no.limit, no.status
             self._rooms.books.refused(story, no)
             raise
         except ClientGone:
             story.end = "client_gone"
             raise
         except asyncio.CancelledError:
-            story.end = "client_gone" if request.transport is None else "stopped:drain"
+            if story.started is None:  # a session says itself how it ended
+                story.end = "client_gone" if request.transport is None else "stopped:drain"
             raise
         finally:
             for try_ in story.tries:
@@ -74,18 +76,22 @@ class Bridge:
         if self._session is not None:
             await self._session.close()
 
-    async def _plan(self, generation: Generation, call: Call, story: Story) -> Plan:
+    async def _plan(self, generation: Generation, call: Call, story: Story) -> tuple[Plan, Facts]:
         rooms, rules = self._rooms, generation.rules
         caller = story.caller = await rooms.identify.who(call, rules.callers)
         model = realtime.model_of(call.route.path, call.route.query)
+        if realtime.names_models(call.route.query) > 1:
+            raise Refusal(400, "duplicate_key", "the query names more than one model; name it once", should_retry=False)
         user = end_user(call.fields, None, rules.callers, rooms.secret)
-        facts = Facts(caller, call.route.provider, "realtime", call.method, call.route.path, call.peer, call.fields, model, user)
+        facts = Facts(
+            caller, call.route.provider, "realtime", call.method, call.route.path, call.peer, call.fields, model, user, is_billed=False
+        )
         rooms.store.peek(rules.early(facts))
         plan = rules.plan(facts)
         story.model = plan.model
         await rooms.store.enter(call.uid, plan.claims)
         story.found.update(inspect_other(("realtime",), plan.guard))
-        return plan
+        return plan, facts
 
     @contextlib.asynccontextmanager
     async def _connected(self, call: Call, plan: Plan, generation: Generation):  # type: ignore[no-untyped-def]  # contextlib types it
@@ -112,17 +118,18 @@ class Bridge:
         )
         protocols = [p.strip() for p in call.fields.get("sec-websocket-protocol", "").split(",") if p.strip()]
         if not plan.caller.brings_own_key:
-            protocols = [p for p in protocols if not p.startswith(_AUTH_PROTOCOL)]
+            protocols = [p for p in protocols if not p.startswith(KEY_PROTOCOL)]
         try:
-            upstream = await self._errands().ws_connect(
+            async with asyncio.timeout(provider.timeouts.connect + provider.timeouts.first_byte):
+                upstream = await self._errands().ws_connect(
                 url, headers=[(n.decode("latin-1"), v.decode("latin-1")) for n, v in request.headers], protocols=protocols,
                 autoclose=False, autoping=False, compress=0, max_msg_size=MAX_FRAME, ssl=provider.ssl or True,
             )  # fmt: skip
         except aiohttp.WSServerHandshakeError as no:
-            raise Refusal(
-                no.status if 400 <= no.status < 600 else 502, "upstream_protocol", f"provider {provider.name} refused the WebSocket"
-            ) from None
-        except (aiohttp.ClientError, OSError, TimeoutError):
+            raise _refused(no.status, provider.name, is_our_key=not plan.caller.brings_own_key) from None
+        except TimeoutError:
+            raise Refusal(504, "upstream_first_byte_timeout", f"provider {provider.name} did not answer in time") from None
+        except (aiohttp.ClientError, OSError):
             raise Refusal(502, "upstream_connect", f"provider {provider.name} could not be reached") from None
         try:
             yield upstream
@@ -133,6 +140,27 @@ class Bridge:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-                connector=aiohttp.TCPConnector(limit=0), skip_auto_headers=("User-Agent",),
+                connector=aiohttp.TCPConnector(limit=0), skip_auto_headers=("User-Agent",), trace_configs=[_following_nobody()],
             )  # fmt: skip
         return self._session
+
+
+def _refused(status: int, provider: str, *, is_our_key: bool) -> Refusal:
+    """The provider's no to the handshake, as the caller's answer."""
+    if status in (401, 403) and is_our_key:
+        return Refusal(502, "upstream_auth", f"provider {provider} refused the key that Sluice holds for it", should_retry=False)
+    if 300 <= status < 400:
+        return Refusal(502, "upstream_redirect", f"provider {provider} redirects, which is not followed", should_retry=False)
+    return Refusal(status if 400 <= status < 600 else 502, "upstream_protocol", f"provider {provider} refused the WebSocket")
+
+
+def _following_nobody() -> aiohttp.TraceConfig:
+    """`ws_connect` follows redirects, with the key in its headers, and cannot be told not to."""
+
+    async def stop(_session: object, _context: object, redirected: aiohttp.TraceRequestRedirectParams) -> None:
+        answer = redirected.response
+        raise aiohttp.WSServerHandshakeError(answer.request_info, answer.history, status=answer.status)
+
+    config = aiohttp.TraceConfig()
+    config.on_request_redirect.append(stop)
+    return config

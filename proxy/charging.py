@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from proxy.admit.estimate import Bound, bound
 from proxy.dialect.wire import Asked, Operation
-from proxy.exchange import Story, Try, Usage
+from proxy.exchange import Story, Try, Usage, value
 from proxy.meter.price import Prices, Quote, bound_cost
 from proxy.policy.plan import Plan, Provider
 from proxy.ports import Intent, Standing
 from proxy.rooms import Rooms
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Charge:
     """What was held for an attempt."""
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+__all__ = ["NANO", "NOTHING", "Allow", "AttemptKind", "Call", "Caller", "CallerKind", "RawHeaders", "Route", "Row", "Story", "Try", "Usage",
+           "value"]  # fmt: skip
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]  # field lines as they came: name as spelt, value without its outer blanks
 NANO = 1_000_000_000  # nano-dollars in a dollar; all money is an int of these
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
+if TYPE_CHECKING:
+    from dataclasses import dataclass as value  # to mypy the same: what is frozen is never set, and it checks every line
+else:
 
-@dataclass(frozen=True, slots=True)
+    def value(*, frozen: bool, slots: bool) -> Callable[[type], type]:
+        """`dataclass` for what is made on every call. At run time nothing freezes it: a frozen one sets each field by a
+        call of object.__setattr__, which makes it four times as dear (docs/performance.md)."""
+        return dataclass(slots=slots, unsafe_hash=frozen)
+
+
+@value(frozen=True, slots=True)
 class Route:
     """Where a request wants to go, by its raw target alone."""
 
@@ -22,7 +34,7 @@ class Route:
     target: str = field(repr=False)  # the raw request-target for the provider: path and query, byte-identical to what the client sent
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Call:
     """What the client sent, headers only. The body is a port (`ports.Body`) and is read later, or never."""
 
@@ -51,7 +63,7 @@ class Allow:
 CallerKind = Literal["key", "token", "own_key", "jwt", "anonymous", "pass_through"]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Caller:
     """Who is calling. `name` is the account limits are counted on and the label in rows and metrics."""
 
@@ -71,7 +83,7 @@ class Caller:
         return self.kind in ("own_key", "pass_through")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Usage:
     """What one attempt consumed, normalised: input includes cache reads and writes, output includes reasoning.
 
@@ -100,7 +112,7 @@ class Usage:
 AttemptKind = Literal["first", "retry", "fallback", "turn", "refusal"]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Row:
     """One line of the ledger: an upstream attempt, or the refusal of an identified caller. Field names are fixed."""
 
@@ -157,6 +169,7 @@ class Try:
     held_nanousd: int = 0
     held_tokens: int = 0
     is_held: bool = False  # a durable intent exists and wants a settle or a void
+    is_sent: bool = False  # the provider may have the whole request, and bill it
     usage: Usage = Usage()
     cost_nanousd: int = 0
     price_row: Mapping[str, object] | None = None

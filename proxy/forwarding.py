@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from proxy.charging import hold
+from proxy.charging import hold, release
 from proxy.dialect import dialect_of
 from proxy.dialect.wire import Dialect
 from proxy.exchange import Story, Try, Usage
@@ -46,7 +46,8 @@ class Forwarding:
         rooms, plan, fields = self._rooms, ready.plan, ready.call.fields
         deadline = retry_deadline(fields, ready.call.began, plan.timeouts.total)
         terms = Terms(plan.retry, plan.fallback_on, deadline, may_retry(fields), ready.upload is None)
-        steps = attempts(plan.targets, terms, self._keys, rooms.budgets, rooms.clock.monotonic, rooms.dice)
+        keys = _no_key if plan.caller.brings_own_key else self._keys
+        steps = attempts(plan.targets, terms, keys, rooms.budgets, rooms.clock.monotonic, rooms.dice)
         failed: Failed | None = None
         sink.finish_anyway = plan.on_client_gone == "finish" and ready.upload is None
         try:
@@ -66,7 +67,7 @@ class Forwarding:
             await self._last(failed, ready, sink, story)
         finally:
             if failed is not None and failed.sent is not None:
-                failed.sent.answer.close()
+                self._relaying.drop(failed.sent, ready, story)
             steps.close()
 
     def _keys(self, target: Target) -> Sequence[Credential | None]:
@@ -78,7 +79,7 @@ class Forwarding:
             assert failed.no is not None
             raise failed.no
         sent, failed.sent = failed.sent, None
-        if failed.outcome.credential_fault and failed.outcome.kind == "auth":
+        if sent.outcome.credential_fault and sent.outcome.kind == "auth":
             self._relaying.drop(sent, ready, story)
             text = f"provider {sent.of.target.provider.name} refused the key that Sluice holds for it"
             raise Refusal(502, "upstream_auth", text, should_retry=False)
@@ -98,22 +99,17 @@ class Forwarding:
         dialect = dialect_of("openai" if ready.op.speaks == "openai" else target.provider.dialect)
         try:
             charge = await hold(rooms, ready.prices, ready.plan, story, try_, target.provider, ready.op, ready.asked, ready.body_len)
-            shaped = self._shaped(step, ready, dialect)
-        except Refusal:
+            shaped = self._shaped(step, ready, dialect, try_)
+        except BaseException as no:
             turn.saw(None, now)
-            if before is None:  # its row tells of the refusal: nothing was held, nothing is charged
-                try_.usage, try_.cost_nanousd, try_.held_nanousd, try_.price_row = Usage(), 0, 0, None
+            release(rooms, try_)
+            if before is None or not isinstance(no, Refusal):
                 raise
-            rooms.store.void(try_.id, None)
             story.tries.pop()
             return before
-        except BaseException:
-            turn.saw(None, now)
-            rooms.store.void(try_.id, None)
-            raise
         if before is not None:
             self._give_up(before, ready, story, step, target)
-        key = b"" if step.credential is None or ready.plan.caller.brings_own_key else step.credential.secret.encode()
+        key = b"" if step.credential is None else step.credential.secret.encode()
         outset = Outset(try_, target, dialect, turn, charge, shaped.asked_usage, key)
         return await self._send(step, outset, shaped.request, ready, story)
 
@@ -125,8 +121,12 @@ class Forwarding:
         story.tries.append(try_)
         return try_
 
-    def _shaped(self, step: Step, ready: Ready, dialect: Dialect) -> Shaped:
+    def _shaped(self, step: Step, ready: Ready, dialect: Dialect, try_: Try) -> Shaped:
         call, upload = ready.call, ready.upload
+
+        def on_sent() -> None:
+            try_.is_sent = True
+
         accepted = narrowed_accept_encoding(call.fields.get("accept-encoding"))
         if accepted is not None and will_ask_usage(step.target.provider, ready.op, ready.asked):
             accepted = "identity"  # what we asked for is taken out again by a byte test
@@ -145,30 +145,29 @@ class Forwarding:
             plain=ready.plain,
             upload=None if upload is None else lambda: upload.stream(ready.max_upload),
             upload_length=upload.length if upload is not None else None,
+            on_sent=on_sent,
         )
 
     async def _send(self, step: Step, outset: Outset, request: Outgoing, ready: Ready, story: Story) -> Sent | Failed:
         clock, try_, turn = self._rooms.clock, outset.try_, outset.turn
         began = clock.monotonic()
-        timeouts = outset.target.provider.timeouts if step.kind == "fallback" else ready.plan.timeouts
+        timeouts = outset.target.provider.timeouts
         try:
             answer = await self._rooms.upstream.send(request, timeouts, ready.call.began + timeouts.total)
         except UpstreamFailed as error:
             story.upstream_s += clock.monotonic() - began
             return self._unanswered(error, outset, story)
-        except (Refusal, ClientGone):  # of an upload: the provider never had the whole request
-            try_.usage, try_.cost_nanousd = Usage(), 0
+        except BaseException:  # the client left, or its upload broke: what the provider never had whole costs nothing
             turn.saw(None, clock.monotonic())
-            raise
-        except BaseException:
-            turn.saw(None, clock.monotonic())
+            if not try_.is_sent:
+                release(self._rooms, try_)
             raise
         try_.status = answer.status
         try:
             outcome = await self._outcome(step, outset, answer, ready)
         except BaseException:
             turn.saw(None, clock.monotonic())
-            answer.close()
+            self._relaying.abandon(Sent(outset, answer, OK), ready)
             raise
         try_.first_byte = now = clock.monotonic()
         story.upstream_s += now - began
@@ -223,6 +222,10 @@ class Forwarding:
         """Model names come from outside: those nobody declared share one breaker per provider."""
         model = target.model
         return model if model is not None and self._rooms.is_known_model(model) else None
+
+
+def _no_key(target: Target) -> Sequence[Credential | None]:
+    return (None,)  # the caller's own travels, and its refusal is the caller's business
 
 
 def _next(steps: Generator[Step, Outcome, None], outcome: Outcome) -> Step | None:

@@ -6,11 +6,11 @@ listen (before we begin) → identify → policy → admit → guard → forward
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from proxy.dialect import dialect_of
+from proxy.dialect import dialect_of, spoken
 from proxy.dialect.wire import Asked, Dialect, Operation
-from proxy.exchange import Call, RawHeaders, Story
+from proxy.exchange import Call, Caller, RawHeaders, Story, value
 from proxy.forwarding import Forwarding
 from proxy.guard.mask import Blocked, inspect, inspect_other
 from proxy.guard.vault import Vault
@@ -18,28 +18,37 @@ from proxy.identify.who import end_user
 from proxy.listen.headers import forwardable
 from proxy.listen.peek import Peeked
 from proxy.listen.reply import reply_headers
-from proxy.policy.plan import Facts, Plan, Rulebook
+from proxy.policy.build import UNTEXTUAL
+from proxy.policy.plan import Claim, Facts, Plan, Rulebook
 from proxy.ports import Body, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Generation, Ready, Rooms
 from proxy.stream.body import read_json
 from proxy.stream.coding import decode
-from proxy.stream.multipart import form_field
+from proxy.stream.multipart import FormField
 
 NOTHING_ASKED = Asked()
-FORMS = frozenset({"audio", "images"})  # operations whose forms name a model
+FORMLESS = frozenset({"files", "batches", "models"})  # operations whose forms name no model
 PEEK_BYTES, PEEK_S = 64 * 1024, 1.0
 ANY_TEXT = ("**",)  # of a JSON body whose operation we do not know: every string may be text
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Held:
     """A request body as far as it is held. `plain` is `raw` without its content coding; both None: it streams through."""
 
-    raw: bytes | None = None
-    plain: bytes | None = None
-    doc: dict[str, object] | None = None
+    raw: bytes | None = field(default=None, repr=False)
+    plain: bytes | None = field(default=None, repr=False)
+    doc: dict[str, object] | None = field(default=None, repr=False)
     asked: Asked = NOTHING_ASKED
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of a call so far, for the case that it is refused: in which wire format, and under which limits."""
+
+    speaks: str
+    claims: tuple[Claim, ...] = ()
 
 
 class Pipeline:
@@ -55,47 +64,49 @@ class Pipeline:
         story = Story(call, generation=generation.rules.generation)
         self._rooms.metrics.in_flight(1)
         peeked = Peeked(body)
+        known = Known(generation.rules.providers[call.route.provider].dialect)
         try:
-            ready = await self._ready(generation, call, peeked, story)
+            ready = await self._ready(generation, call, peeked, story, known)
             await self._forwarding.run(ready, sink, story)
         except Refusal as no:
-            self._refuse(generation, no, sink, story)
+            self._refuse(known, no, sink, story)
         except ClientGone:
             story.end = "client_gone"
         except UpstreamCut:
             story.end = "upstream_cut"  # the sink was told where it happened
         except asyncio.CancelledError:
-            self._stopped(generation, sink, story)
+            self._stopped(known, sink, story)
             raise
         except Exception as error:
             self._rooms.log.failure(call.id, error)
-            self._refuse(generation, Refusal(500, "internal", _INTERNAL, should_retry=False), sink, story)
+            self._refuse(known, Refusal(500, "internal", _INTERNAL, should_retry=False), sink, story)
         finally:
+            peeked.close()
             for try_ in story.tries:
                 if try_.row is None:
                     try_.end = story.end
             self._rooms.books.close(story)
             self._rooms.metrics.in_flight(-1)
 
-    async def _ready(self, generation: Generation, call: Call, body: Peeked, story: Story) -> Ready:
+    async def _ready(self, generation: Generation, call: Call, body: Peeked, story: Story, known: Known) -> Ready:
         rooms, rules = self._rooms, generation.rules
         # identify
         provider = rules.providers[call.route.provider]
         dialect = dialect_of(provider.dialect)
         op = dialect.operation(call.method, call.route.path, call.route.query)
-        dialect = dialect_of(op.speaks) if op.speaks else dialect
+        known.speaks = spoken(provider.dialect, op)
         story.operation, story.model = op.name, op.model
         caller = story.caller = await rooms.identify.who(call, rules.callers)
         # policy, as far as headers tell; what is exhausted is refused before the body is read
-        facts = Facts(caller, call.route.provider, op.name, call.method, call.route.path, call.peer, call.fields, op.model)
-        facts = replace(facts, end_user=end_user(call.fields, None, rules.callers, rooms.secret))
-        rooms.store.peek(rules.early(facts))
+        facts = _facts(call, caller, op, op.model, end_user(call.fields, None, rules.callers, rooms.secret))
+        known.claims = rules.early(facts)
+        rooms.store.peek(known.claims)
         held = await self._read(call, body, dialect, op, rules, facts)
         asked = held.asked
         story.model, story.streamed = asked.model or op.model, asked.stream
-        facts = replace(facts, model=story.model, end_user=end_user(call.fields, asked.user, rules.callers, rooms.secret))
+        facts = _facts(call, caller, op, story.model, end_user(call.fields, asked.user, rules.callers, rooms.secret))
         plan = rules.plan(facts)
-        story.model = plan.model
+        story.model, known.claims = plan.model, plan.claims
         # admit
         standings = await rooms.store.enter(call.uid, plan.claims)
         # guard
@@ -126,27 +137,31 @@ class Pipeline:
         """What a matching rule must read is held in memory; what need not be held streams through."""
         if body.length == 0:
             return Held(b"", b"", None, Asked(model=op.model))
-        is_json = "json" in call.fields.get("content-type", "application/json")
-        if op.body != "json" and not (is_json and rules.needs_body(facts)):
-            return await self._peeked(call, body, op, rules)
+        if op.body != "json" and not (_may_be_json(call, op) and rules.needs_body(facts)):
+            return await self._peeked(call, body, op, rules, facts)
         raw = await body.read(rules.server.max_body)
-        plain = decode(call.fields.get("content-encoding", ""), raw, rules.server.max_body)
+        plain: bytes | None = None
         try:
+            plain = decode(call.fields.get("content-encoding", ""), raw, rules.server.max_body)
             doc = read_json(plain)
+            return Held(raw, plain, doc, dialect.read_asked(op, doc))
         except Refusal:
-            if op.body == "json" or rules.must_read(facts):
+            if op.body == "json" or (op.name == "other" and rules.must_read(facts)):
                 raise
             return Held(raw, plain, asked=Asked(model=op.model))  # a path that we do not know may take what we cannot read
-        return Held(raw, plain, doc, dialect.read_asked(op, doc))
 
-    async def _peeked(self, call: Call, body: Peeked, op: Operation, rules: Rulebook) -> Held:
+    async def _peeked(self, call: Call, body: Peeked, op: Operation, rules: Rulebook, facts: Facts) -> Held:
         """A body that streams through. Of a form, the model's name is looked for in its beginning: prices and limits go by it."""
         kind = call.fields.get("content-type", "")
-        if op.name not in FORMS or "multipart/form-data" not in kind.lower():
+        if op.name in FORMLESS or "multipart/form-data" not in kind.lower():
             return Held(asked=Asked(model=op.model))
-        head = await body.head(lambda held: form_field(held, kind, "model")[0], rules.server.max_upload, PEEK_BYTES, PEEK_S)
-        _, model = form_field(head, kind, "model")
-        return Held(asked=Asked(model=model or op.model))
+        model, server = FormField(kind, "model"), rules.server
+        if not rules.must_read(facts):
+            await body.head(model, server.max_upload, PEEK_BYTES, PEEK_S)
+        elif not await body.head(model, server.max_upload, server.max_body, None):
+            text = f"the form names no model in its first {server.max_body} bytes, and a policy goes by it; put it before the file"
+            raise Refusal(413, "too_large", text, should_retry=False, close=True)
+        return Held(asked=Asked(model=model.value or op.model))
 
     def _guard(
         self, held: Held, headers: RawHeaders, dialect: Dialect, op: Operation, plan: Plan, call: Call, story: Story
@@ -161,14 +176,15 @@ class Pipeline:
             return held, headers, None
         if op.name != "other":  # of JSON on a path that we do not know, every text is inspected
             story.found.update(inspect_other(dialect.uninspected(op, held.doc), rules))
-        inspected = inspect(held.plain, ANY_TEXT if op.name == "other" else dialect.surface(op), rules)
+        surface = () if op.name == "other" else dialect.surface(op)
+        inspected = inspect(held.plain, surface or ANY_TEXT, rules)
         story.found.update(inspected.found)
         if inspected.body is held.plain or inspected.body == held.plain:
             return held, headers, None
         coded = tuple(line for line in headers if line[0].lower() != b"content-encoding")
         return replace(held, raw=inspected.body, plain=inspected.body), coded, inspected.vault if rules.restore else None
 
-    def _refuse(self, generation: Generation, no: Refusal, sink: Sink, story: Story) -> None:
+    def _refuse(self, known: Known, no: Refusal, sink: Sink, story: Story) -> None:
         if sink.is_started:  # our own failure past the point of no return: never a clean end
             story.end = "upstream_cut"
             sink.abort(b"")
@@ -178,19 +194,34 @@ class Pipeline:
             story.found.update(no.found)
         self._rooms.books.refused(story, no)
         headers = reply_headers(
-            story.call.id, now_s=self._rooms.clock.now_ns() / 1e9, limit=no.limit, attempts=_sent(story), found=story.found
+            story.call.id,
+            now_s=self._rooms.clock.now_ns() / 1e9,
+            limit=no.limit,
+            standings=self._rooms.store.standings(known.claims),
+            attempts=_sent(story),
+            found=story.found,
         )
-        dialect = generation.rules.providers[story.call.route.provider].dialect
-        story.status = sink.refuse(no, dialect, headers)
+        story.status = sink.refuse(no, known.speaks, headers)
 
-    def _stopped(self, generation: Generation, sink: Sink, story: Story) -> None:
+    def _stopped(self, known: Known, sink: Sink, story: Story) -> None:
         """Cancelled from outside: the client left, or the drain is over."""
         if sink.is_gone:
             story.end = "client_gone"
         elif sink.is_started:
             story.end = "stopped:drain"
         else:
-            self._refuse(generation, Refusal(503, "draining", "this Sluice is shutting down", retry_after=1, close=True), sink, story)
+            self._refuse(known, Refusal(503, "draining", "this Sluice is shutting down", retry_after=1, close=True), sink, story)
+
+
+def _may_be_json(call: Call, op: Operation) -> bool:
+    """By its Content-Type, which a caller may choose: on a path that we do not know, whatever is neither form nor media."""
+    kind = call.fields.get("content-type", "").lower()
+    return "json" in kind or (op.name == "other" and not kind.startswith(UNTEXTUAL))
+
+
+def _facts(call: Call, caller: Caller, op: Operation, model: str | None, end_user: str | None) -> Facts:
+    where = call.route
+    return Facts(caller, where.provider, op.name, call.method, where.path, call.peer, call.fields, model, end_user, op.is_billed)
 
 
 def _sent(story: Story) -> int:

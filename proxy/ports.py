@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
-from proxy.exchange import RawHeaders, Row
+from proxy.exchange import RawHeaders, Row, value
 from proxy.policy.plan import Claim, KeyRecord, Origin, Timeouts
 from proxy.refusal import Refusal
 
@@ -89,7 +89,7 @@ class Line(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Outgoing:
     """One request, shaped for one target. `body` None: stream `upload` instead. Framing fields are the adapter's."""
 
@@ -103,6 +103,7 @@ class Outgoing:
     pool: str = ""  # connections are shared within one pool name
     max_connections: int = 512
     tls: object | None = None  # ssl.SSLContext for https
+    on_sent: Callable[[], None] | None = None  # hears when the last byte is about to leave: from then on the provider may bill it
 
 
 class Answer(Protocol):
@@ -140,15 +141,12 @@ class Answer(Protocol):
 
 
 class Upstream(Protocol):
-    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float, on_sent: Callable[[], None] | None = None) -> Answer:
-        """One attempt. `deadline` is monotonic. Raises UpstreamFailed (with `sent`); ClientGone from the upload.
-
-        `on_sent` hears when the request's last byte is about to leave: from then on the provider may bill it.
-        """
+    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Answer:
+        """One attempt. `deadline` is monotonic. Raises UpstreamFailed (with `sent`); ClientGone from the upload."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Standing:
     """How a caller stands against one claim: for `x-ratelimit-*` and `x-sluice-limit`."""
 
@@ -161,7 +159,7 @@ class Standing:
     is_shared: bool = False  # the account is not the caller's alone: replies name no amounts
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Intent:
     """One attempt about to leave: what it may cost at most. `row` is what the ledger shows should we crash now."""
 
@@ -188,6 +186,10 @@ class Store(Protocol):
 
     async def hold(self, intent: Intent) -> tuple[Standing, ...]:
         """Takes tokens and money, or none and raises Refusal (402/429/400). Durable when it returns. Idempotent by id."""
+        ...
+
+    def standings(self, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+        """How a caller stands now, for a reply that refuses. Changes nothing."""
         ...
 
     def settle(self, id: str, tokens: int, nanousd: int, row: Row) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import orjson
 
-from proxy.charging import Charge, settle
+from proxy.charging import Charge, reckon, settle
 from proxy.dialect.wire import Dialect, stream_format_of
-from proxy.exchange import RawHeaders, Story, Try, Usage
+from proxy.exchange import RawHeaders, Story, Try, Usage, value
 from proxy.forward.breaker import Turn
-from proxy.forward.failure import OK, Outcome
+from proxy.forward.failure import OK, Outcome, of_error_event
 from proxy.forward.preamble import header_of
 from proxy.forward.redirect import followed_back, is_redirect
 from proxy.forward.reflection import KeyReflected, NoReflection, without_key
@@ -32,7 +32,7 @@ LIST_S = 10.0
 _CODING = frozenset({b"content-encoding"})
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Outset:
     """One attempt as it leaves: where to, and what was held for it."""
 
@@ -45,7 +45,7 @@ class Outset:
     key: bytes = field(default=b"", repr=False)  # of ours, as it was sent
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Sent:
     """The attempt with its answer, whose head has come."""
 
@@ -83,16 +83,18 @@ class Relaying:
             tail, form = Tail(_guarded(sent, headers, line)), _form(ready, headers)
             line_changes_length = body is None and line is not watch
             length = None if line_changes_length or watch.is_stream else answer.length
-            ours = self._ours(sent, ready, story, headers, sink)
+            if body is not None:
+                watch.feed(body)
+            ours = self._ours(sent, ready, story, headers, sink, None if body is None else watch.usage())
             sink.start(answer.status, answer.reason, ours, length if body is None else len(body))  # THE POINT OF NO RETURN
             story.started, story.status = clock.monotonic(), answer.status
             if sent.outcome is OK and sent.of.turn.state == "half_open":
                 sent.of.turn.saw(True, story.started)  # a probe is decided by its first content, not by a stream's end
             if body is not None:
-                watch.feed(body)
                 sink.push(body)
             else:
-                await self._through(answer, sink, tail, watch)
+                is_decoded = line is not watch and _coding(headers) != _coding(answer.headers)
+                await self._through(answer, sink, tail, watch, is_decoded=is_decoded)
             sink.finish()
             ok = True
             if sink.is_gone:  # and finished anyway
@@ -102,12 +104,9 @@ class Relaying:
             self._broke_off(cut, sent, sink)
             sink.abort(_last_words(sent, ready, tail, form, cut.code, _CUT))
             raise
-        except ClientGone:
-            sent.of.try_.end = "client_gone"
-            raise
-        except asyncio.CancelledError:
-            sent.of.try_.end = "client_gone" if sink.is_gone else "stopped:drain"
-            if not sink.is_gone and sink.is_started:
+        except BaseException as left:
+            sent.of.try_.end = _end_of(left, sink)
+            if isinstance(left, asyncio.CancelledError) and not sink.is_gone and sink.is_started:
                 sink.push(tail.end())
                 sink.abort(_last_words(sent, ready, tail, form, "stopped_drain", _DRAIN))
             raise
@@ -115,8 +114,7 @@ class Relaying:
             answer.close()
             now = clock.monotonic()
             story.upstream_s += now - began
-            if sent.outcome.is_failure_for_breaker is False:
-                sent.of.turn.saw(ok if watch.error is None else False, now)
+            sent.of.turn.saw(_healthy(ok, sent, watch), now)
             self._settle(sent, ready, story, watch.usage())
 
     def _broke_off(self, cut: UpstreamCut, sent: Sent, sink: Sink) -> None:
@@ -124,13 +122,22 @@ class Relaying:
         if isinstance(cut, KeyReflected):
             self._rooms.log.event("error", "key reflected by the provider", provider=sent.of.target.provider.name)
         if not sink.is_started:
-            raise Refusal(502, "upstream_protocol", "the provider's answer ended in its middle") from cut
+            status, code = (502, "upstream_protocol") if cut.code == "upstream_cut" else (504, cut.code)
+            sent.of.try_.end = f"refused:{code}"
+            raise Refusal(status, code, "the provider's answer ended in its middle") from cut
 
     def drop(self, sent: Sent, ready: Ready, story: Story) -> None:
-        """An answer that will not be relayed: another attempt follows."""
+        """An answer that will not be relayed: the attempt failed, and is over."""
+        self.abandon(sent, ready)
+        sent.of.try_.end, sent.of.try_.error = "done", sent.outcome.kind
+        self._rooms.books.settle(story, sent.of.try_)
+
+    def abandon(self, sent: Sent, ready: Ready) -> None:
+        """An answer nobody reads. An error costs nothing; a good one that was left, or broke, has read its input at least."""
         sent.answer.close()
-        sent.of.try_.end = "done"
-        self._settle(sent, ready, story, Usage())
+        is_good = sent.answer.status < 300 and (sent.outcome is OK or sent.outcome.is_once)
+        usage = self._watch(sent, ready, sent.answer).usage() if is_good else Usage()
+        reckon(self._rooms, ready.prices, sent.of.try_, sent.of.charge.quote, usage, ready.op)
 
     # --- inside ---
 
@@ -157,9 +164,9 @@ class Relaying:
         if ready.op.name == "models" and answer.status == 200 and (listed := await self._listed(sent, ready, answer)) is not None:
             return _without(headers, _CODING), watch, listed
         kind = header_of(answer.headers, b"content-type")
-        coding = header_of(answer.headers, b"content-encoding").strip().lower()
+        coding = _coding(answer.headers)
         line: Line = watch
-        if sent.of.asked_usage and watch.is_stream and not coding:
+        if sent.of.asked_usage and watch.is_stream and coding in ("", "identity"):
             line = StripUsage(line)
         if ready.vault is not None and len(ready.vault) and (coding in ("", "identity") or coding in READABLE):
             form = stream_format_of(ready.op, kind) or ("json" if "json" in kind else None)
@@ -186,7 +193,8 @@ class Relaying:
         doc[key] = [entry for entry, is_allowed in zip(entries, may, strict=True) if is_allowed]
         return orjson.dumps(doc)
 
-    def _ours(self, sent: Sent, ready: Ready, story: Story, headers: RawHeaders, sink: Sink) -> RawHeaders:
+    def _ours(self, sent: Sent, ready: Ready, story: Story, headers: RawHeaders, sink: Sink, used: Usage | None) -> RawHeaders:
+        """`used`: of an answer that is known whole before it begins."""
         clock, target = self._rooms.clock, sent.of.target
         sink.finish_anyway = ready.plan.on_client_gone == "finish"
         standings = (*ready.standings, *sent.of.charge.standings)
@@ -201,10 +209,12 @@ class Relaying:
             attempts=len(story.tries),
             model=target.model if target.model != ready.plan.model else None,
             found=story.found,
-            should_retry=False if len(story.tries) > 1 and sent.outcome is not OK else None,
+            reserved_nanousd=sent.of.try_.held_nanousd or None,
+            cost_nanousd=None if used is None else ready.prices.priced(sent.of.charge.quote, used).cost_nanousd,
+            should_retry=False if sent.outcome is not OK and (len(story.tries) > 1 or sent.outcome.credential_fault) else None,
         )
 
-    async def _through(self, answer: Answer, sink: Sink, line: Line, watch: Watch) -> None:
+    async def _through(self, answer: Answer, sink: Sink, line: Line, watch: Watch, *, is_decoded: bool) -> None:
         try:
             await answer.relay(sink, line)
         except UpstreamCut:
@@ -214,27 +224,53 @@ class Relaying:
             sink.push(last)
         if watch.is_stream and answer.status == 200 and not watch.ended and watch.error is None:
             raise UpstreamCut("upstream_cut", "the stream ended without its last event")
+        if is_decoded and watch.is_cut_short:
+            raise UpstreamCut("upstream_cut", "the content coding of the answer ended too early")
 
     def _settle(self, sent: Sent, ready: Ready, story: Story, usage: Usage) -> None:
         settle(self._rooms, ready.prices, story, sent.of.try_, sent.of.charge.quote, usage, ready.op)
 
 
+def _end_of(left: BaseException, sink: Sink) -> str:
+    """Why an answer was not relayed to its end; a defect of ours cuts it off."""
+    match left:
+        case Refusal():
+            return f"refused:{left.code}"
+        case asyncio.CancelledError() if not sink.is_gone:
+            return "stopped:drain" if sink.is_started else "refused:draining"
+        case ClientGone() | asyncio.CancelledError():
+            return "client_gone"
+        case _:
+            return "upstream_cut" if sink.is_started else "refused:internal"
+
+
+def _healthy(ok: bool | None, sent: Sent, watch: Watch) -> bool | None:
+    """What the breaker hears of an answer: an error event may be the provider's fault (overloaded) or the caller's (invalid)."""
+    error = watch.error if sent.outcome is OK else None
+    if not ok or error is None:
+        return ok
+    fault = of_error_event(error).is_failure_for_breaker
+    return None if fault is None else not fault
+
+
 def _form(ready: Ready, headers: RawHeaders) -> str:
     """In which form of stream the client gets its answer; "" for one whole body, and for a coded stream: we cannot write into it."""
-    coding = header_of(headers, b"content-encoding").strip().lower()
-    return "" if coding not in ("", "identity") else stream_format_of(ready.op, header_of(headers, b"content-type")) or ""
+    return "" if _coding(headers) not in ("", "identity") else stream_format_of(ready.op, header_of(headers, b"content-type")) or ""
 
 
 def _guarded(sent: Sent, headers: RawHeaders, line: Line) -> Line:
     """No provider hands our key to a caller: not in what can be read without decoding it."""
-    is_plain = header_of(headers, b"content-encoding").strip().lower() in ("", "identity")
-    return NoReflection(line, sent.of.key) if sent.of.key and is_plain else line
+    return NoReflection(line, sent.of.key) if sent.of.key and _coding(headers) in ("", "identity") else line
 
 
 def _last_words(sent: Sent, ready: Ready, tail: Tail, form: str, code: str, text: str) -> bytes:
     """The error event of the dialect, where one can be said."""
     gap = tail.gap(form) if form else None
     return b"" if gap is None else gap + sent.of.dialect.error_event(ready.op, code, text, ready.call.id)
+
+
+def _coding(headers: RawHeaders) -> str:
+    return header_of(headers, b"content-encoding").strip().lower()
 
 
 def _without(headers: RawHeaders, names: frozenset[bytes]) -> RawHeaders:

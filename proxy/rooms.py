@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.dialect.wire import Asked, Dialect, Operation
-from proxy.exchange import Call, Caller, RawHeaders
+from proxy.exchange import Call, Caller, RawHeaders, value
 from proxy.forward.attempts import Budgets, Dice
 from proxy.forward.breaker import Breakers
 from proxy.guard.vault import Vault
@@ -43,7 +43,7 @@ class Rooms:
     dice: Dice
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Ready:
     """A call that passed every room before forward: each attempt is shaped from this, unchanged."""
 

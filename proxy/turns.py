@@ -6,6 +6,8 @@ A turn is held when it begins (`response.create`, or the server's own start), me
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import aiohttp
@@ -17,7 +19,7 @@ from proxy.dialect import realtime
 from proxy.dialect.wire import Asked
 from proxy.exchange import Story, Try, Usage
 from proxy.meter.price import Quote
-from proxy.policy.plan import Plan
+from proxy.policy.plan import Facts, Plan
 from proxy.refusal import Refusal
 from proxy.rooms import Generation, Rooms
 
@@ -27,7 +29,7 @@ NOTHING_NAMED = Asked()  # a turn names no max_tokens
 CLOSE_S = 1.0  # both sides close within so long of each other
 _TURNS = (
     b"response.create", b"response.done", b"session", b"setup", b"clientContent", b"client_content", b"serverContent",
-    b"usageMetadata", b"transcription.completed",
+    b"usageMetadata", b"transcription.completed", b'"error"',
 )  # fmt: skip
 
 Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
@@ -41,19 +43,22 @@ class Session:
         rooms: Rooms,
         generation: Generation,
         plan: Plan,
+        facts: Facts,
         story: Story,
         client: web.WebSocketResponse,
         upstream: aiohttp.ClientWebSocketResponse,
     ) -> None:
-        self._rooms, self._generation, self._plan, self._story = rooms, generation, plan, story
+        self._rooms, self._generation, self._plan, self._facts, self._story = rooms, generation, plan, facts, story
         self._client, self._upstream = client, upstream
         self._model = plan.model
         self._sent = 0  # bytes of text the client has sent: what a turn may read, at most
         self._transcriber: str | None = None  # the model that writes down what is heard
         self._turn: tuple[Try, Quote] | None = None
+        self._is_answering = False  # the provider has begun the turn
 
-    async def run(self) -> None:
+    async def run(self, is_client_gone: Callable[[], bool]) -> None:
         """Frames both ways until one side closes; then the other is closed with the same code within a second."""
+        is_told = False
         pumps = [
             asyncio.create_task(self._pump(self._client, self._upstream, self._from_client), name="realtime client"),
             asyncio.create_task(self._pump(self._upstream, self._client, self._from_provider), name="realtime provider"),
@@ -61,18 +66,35 @@ class Session:
         try:
             done, left = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             code, message = self._verdict(done)
+            is_told = True
             for pump in left:  # who waits for a frame would be told before the other side is
                 pump.cancel()
             await asyncio.wait(pumps)
-            async with asyncio.timeout(CLOSE_S):  # the provider first: a client that is answered may leave, and that cancels us
-                await asyncio.gather(self._upstream.close(code=code, message=message), self._client.close(code=code, message=message))
-        except TimeoutError:
-            pass
+            await self._close(code, message)
+        except asyncio.CancelledError:
+            if not is_told:
+                self._story.end = "client_gone" if is_client_gone() else "stopped:drain"
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.wait(pumps)
+            await self._close(GOING_AWAY, b"")
+            raise
         finally:
             for pump in pumps:
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
             self._end_turn(None)
+            self._rooms.store.leave(self._stay)
+
+    async def _close(self, code: int, message: bytes) -> None:
+        """Both sides, within a second. The provider first: a client that is answered may leave, and that cancels us."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                closing = self._upstream.close(code=code, message=message), self._client.close(code=code, message=message)
+                await asyncio.gather(*closing, return_exceptions=True)
+
+    @property
+    def _stay(self) -> str:
+        return f"{self._story.call.uid}/model"
 
     def _verdict(self, done: set[asyncio.Task[tuple[int, bytes]]]) -> tuple[int, bytes]:
         first = done.pop()
@@ -83,6 +105,10 @@ class Session:
             elif self._turn is not None:
                 self._story.end = "upstream_cut"
             return first.result()
+        if isinstance(error, ConnectionError):  # what one side said the other was no longer there to hear
+            is_clients = first.get_name() == "realtime provider"
+            self._story.end = "client_gone" if is_clients else "upstream_cut"
+            return GOING_AWAY, b""
         if isinstance(error, Refusal):
             self._story.end, self._story.limit = f"refused:{error.code}", error.limit
             self._rooms.books.refused(self._story, error)
@@ -112,9 +138,14 @@ class Session:
 
     # --- turns ---
 
-    def _learn(self, event: dict[str, object]) -> None:
-        """Which models are at work, from the frames that name them."""
-        self._model = self._model or realtime.model_of("", "", event)
+    async def _learn(self, event: dict[str, object]) -> None:
+        """Which models are at work, from the frames that name them. What the policy says of the session's own holds from here on."""
+        model = realtime.model_of("", "", event) if self._model is None else None
+        if model is not None:
+            plan = self._generation.rules.plan(replace(self._facts, model=model))
+            more = tuple(claim for claim in plan.claims if claim not in self._plan.claims)
+            await self._rooms.store.enter(self._stay, more)
+            self._plan, self._model = plan, plan.model
         self._transcriber = realtime.transcriber_of(event) or self._transcriber
 
     async def _from_client(self, data: str | bytes) -> None:
@@ -122,7 +153,7 @@ class Session:
         event = _event(data)
         if event is None:
             return
-        self._learn(event)
+        await self._learn(event)
         if realtime.starts_response(event):
             await self._begin_turn()
 
@@ -130,17 +161,21 @@ class Session:
         event = _event(data)
         if event is None:
             return
-        self._learn(event)
+        await self._learn(event)
+        if realtime.is_refused(event):
+            if not self._is_answering:
+                self._end_turn(Usage())
+            return
         usage = realtime.usage_of(event)
         if usage is not None and realtime.is_transcribed(event):  # billed apart, by its own model, also in the middle of a turn
-            self._settle(await self._held(self._transcriber or self._model), usage)
+            await self._book(self._transcriber or self._model, usage)
             return
         is_done = realtime.is_done(event)
         if not is_done and realtime.starts_response(event):
             await self._begin_turn()
+            self._is_answering = True
         if usage is not None and self._turn is None:
-            await self._begin_turn()
-            self._end_turn(usage)
+            await self._book(self._model, usage)
         elif is_done or (usage is not None and usage.source == "provider" and event.get("type") == "response.done"):
             self._end_turn(usage)
         elif usage is not None and self._turn is not None:
@@ -148,7 +183,21 @@ class Session:
 
     async def _begin_turn(self) -> None:
         if self._turn is None:
+            if self._model is None:  # may a session that names no model work?
+                self._generation.rules.plan(replace(self._facts, is_billed=True))
             self._turn = await self._held(self._model)
+
+    async def _book(self, model: str | None, usage: Usage) -> None:
+        """What was used already is in the ledger, also where the budget has no room left for it; then the session ends."""
+        try:
+            turn = await self._held(model)
+        except Refusal:
+            try_, plan, prices = self._story.tries[-1], self._plan, self._generation.prices
+            pricing = replace(plan.pricing, unknown_price="flag", unmetered="flag")
+            quote = prices.quote(pricing, False, plan.targets[0].provider, model, realtime.REALTIME, try_.at_ns)
+            self._settle((try_, quote), usage)
+            raise
+        self._settle(turn, usage)
 
     async def _held(self, model: str | None) -> tuple[Try, Quote]:
         """Takes what a turn may cost; a refusal ends the session with close 1008."""
@@ -163,7 +212,7 @@ class Session:
         charge = await hold(
             rooms, self._generation.prices, plan, story, try_, target.provider, realtime.REALTIME, NOTHING_NAMED, min(self._sent, MAX_INPUT)
         )
-        try_.status = 101
+        try_.status, try_.is_sent = 101, True
         return try_, charge.quote
 
     def _end_turn(self, usage: Usage | None) -> None:
@@ -171,6 +220,7 @@ class Session:
         if self._turn is None:
             return
         turn, self._turn = self._turn, None
+        self._is_answering = False
         self._settle(turn, usage or turn[0].usage)
 
     def _settle(self, turn: tuple[Try, Quote], usage: Usage) -> None:

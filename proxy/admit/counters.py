@@ -9,13 +9,14 @@ from typing import Literal
 
 from proxy.admit.periods import Periods
 from proxy.admit.windows import Bucket, Ring
+from proxy.exchange import value
 from proxy.policy.plan import Claim, Limit
 
 OTHERS = "(others)"  # the one account of unbounded identities beyond max_keys
 RateKind = Literal["requests", "tokens"]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Moment:
     """Now, as an argument: `ns` never jumps within a process (rates), `periods` follow the calendar (money)."""
 
@@ -59,7 +60,7 @@ class Account:
         return not (self.in_flight or self.spend or self.rings)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Charge:
     """Where something was counted: enough to count it again from the journal, whatever the policy says by then."""
 
@@ -69,7 +70,7 @@ class Charge:
     periods: tuple[str, ...]  # period ids
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Hold:
     """What one attempt holds until it is settled or voided. `intent` is its journal record."""
 
@@ -80,7 +81,7 @@ class Hold:
     intent: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Stay:
     """The slots of one call under way."""
 
@@ -225,16 +226,13 @@ class Counters:
 
 def charges_of(claims: Sequence[Claim], names: Sequence[str], now: Moment, kind: RateKind) -> tuple[Charge, ...]:
     """What these claims count now: windows of `kind`, and for tokens the money of the present periods too."""
-    return tuple(
-        Charge(
-            claim.limit.name,
-            name,
-            windows_of(claim.limit, kind),
-            tuple(now.periods.span(it.period).id for it in claim.limit.spend) if kind == "tokens" else (),
-        )
-        for claim, name in zip(claims, names, strict=True)
-    )
+    charges = []
+    for claim, name in zip(claims, names, strict=True):
+        periods = tuple([now.periods.span(it.period).id for it in claim.limit.spend]) if kind == "tokens" else ()
+        charges.append(Charge(claim.limit.name, name, windows_of(claim.limit, kind), periods))
+    return tuple(charges)
 
 
 def windows_of(limit: Limit, kind: RateKind) -> tuple[int, ...]:
-    return tuple({rate.period_s for rate in (limit.requests if kind == "requests" else limit.tokens)})
+    rates = limit.requests if kind == "requests" else limit.tokens
+    return (rates[0].period_s,) if len(rates) == 1 else tuple({rate.period_s for rate in rates})

@@ -13,7 +13,7 @@ from proxy.admit import sqlite
 from proxy.admit.counters import Counters, Hold, Moment, charges_of
 from proxy.admit.journal import Journal, JournalDown, forget_before
 from proxy.admit.ledger import Grouping, rows_of, usage_of
-from proxy.admit.limits import denied_entry, denied_hold, entry_standings, hold_standings
+from proxy.admit.limits import denied_entry, denied_hold, entry_standings, hold_standings, worst
 from proxy.admit.periods import Calendar
 from proxy.admit.place import LEDGER, SECRET_BYTES, Place, unwritable
 from proxy.admit.records import MOST, Values, encode, entry_record, hold_record, row_held, snapshot_record, values_of
@@ -142,8 +142,8 @@ class EmbeddedState:
         self._check_available()
         now = self._now()
         names = self._names(claims, now)
-        found = denied_entry(self._counters, claims, names, now), denied_hold(self._counters, claims, names, now, 0, 0)
-        if no := max((it for it in found if it), key=lambda it: it.weight, default=None):
+        entry, hold = denied_entry(self._counters, claims, names, now), denied_hold(self._counters, claims, names, now, 0, 0)
+        if no := worst([it for it in (entry, hold) if it]):
             raise refusal(no)
 
     async def enter(self, call_uid: str, claims: Sequence[Claim]) -> tuple[Standing, ...]:
@@ -186,6 +186,12 @@ class EmbeddedState:
                 self._close(intent.id, 0, 0, None)
                 raise unavailable() from None
         return hold_standings(self._counters, intent.claims, names, now)
+
+    def standings(self, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+        """How a caller stands on each claim now."""
+        now = self._now()
+        names = self._names(claims, now)
+        return (*entry_standings(self._counters, claims, names, now), *hold_standings(self._counters, claims, names, now))
 
     def _check_available(self) -> None:
         if not self.is_available:
@@ -259,6 +265,10 @@ class EmbeddedState:
     def _flush(self) -> None:
         if self._journal is not None:
             self._journal.flush()
+
+    def set_max_keys(self, most: int) -> None:
+        """For accounts from now on; those beyond it that exist already stay."""
+        self._counters.max_keys = most
 
     def held_spend(self, limits: Sequence[str]) -> dict[str, int]:
         """Nano-dollars held and spent on these limits, by name; those with none are left out."""

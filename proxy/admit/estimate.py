@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from proxy.dialect.wire import Asked, Operation
+from proxy.exchange import value
 
 IMAGE_TOKENS = 8_192  # of an image sent: most models bill 85 to 4,800; one that arrives by URL has no bytes in the body
 FILE_TOKENS = 131_072  # of a PDF, audio or other part that we cannot read: about a hundred pages with pictures
@@ -14,7 +13,7 @@ SPOKEN_TOKENS_PER_BYTE = 2  # of speech made: 20 tokens a second, at least 12 ch
 _GENERATING = frozenset({"chat", "messages", "responses", "completions", "generate", "realtime"})
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Bound:
     """What one attempt may use at most; `images` and `files` say that dearer input rates may apply."""
 

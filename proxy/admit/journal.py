@@ -11,10 +11,10 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.admit.records import NOTHING, Values
+from proxy.exchange import value
 
 HEADER = struct.Struct("<II")  # length and CRC-32 of the payload
 SEGMENT_BYTES = 16 * 1024 * 1024
@@ -27,7 +27,7 @@ class JournalDown(Exception):
     """The record is not in the journal and will not be."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Frame:
     data: bytes
     row: Values | None = None

@@ -5,7 +5,7 @@ Changes nothing itself; the same answers for any store that keeps `Counters`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -48,28 +48,31 @@ EMPTY = Account()
 
 def denied_entry(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> Denied | None:
     """Why a call may not begin: its request and its slot."""
-    return _worst(_entry(counters, claims, names, now))
+    return worst(_entry(counters, claims, names, now))
 
 
 def denied_hold(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment, tokens: int, nanousd: int) -> Denied | None:
     """Why an attempt may not leave: its tokens (estimate) and its money (upper bound, nano-dollars)."""
-    return _worst(_attempt(counters, claims, names, now, tokens, nanousd))
+    return worst(_attempt(counters, claims, names, now, tokens, nanousd))
 
 
-def _worst(all_denied: Iterator[Denied]) -> Denied | None:
-    return max(all_denied, key=lambda it: it.weight, default=None)
+def worst(found: Sequence[Denied]) -> Denied | None:
+    """The one that answers."""
+    return max(found, key=lambda it: it.weight, default=None)
 
 
-def _entry(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> Iterator[Denied]:
+def _entry(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> list[Denied]:
+    found = []
     for claim, name in zip(claims, names, strict=True):
         limit = claim.limit
         account = counters.find(limit.name, name) or EMPTY
         for rate in limit.requests:
             if no := _rate(claim, account, "requests", rate, 1, now):
-                yield no
+                found.append(no)
         most = limit.concurrency
         if most is not None and account.in_flight >= most:
-            yield Denied(Why.IN_FLIGHT if most else Why.ZERO, claim, "concurrency", most, 1, 0, _slot_wait(account))
+            found.append(Denied(Why.IN_FLIGHT if most else Why.ZERO, claim, "concurrency", most, 1, 0, _slot_wait(account)))
+    return found
 
 
 def _slot_wait(account: Account) -> int:
@@ -77,16 +80,18 @@ def _slot_wait(account: Account) -> int:
     return account.stay_ns // account.in_flight if account.in_flight else 0
 
 
-def _attempt(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment, tokens: int, nanousd: int) -> Iterator[Denied]:
+def _attempt(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment, tokens: int, nanousd: int) -> list[Denied]:
+    found = []
     for claim, name in zip(claims, names, strict=True):
         limit = claim.limit
         account = counters.find(limit.name, name) or EMPTY
         for rate in limit.tokens:
             if no := _rate(claim, account, "tokens", rate, tokens, now):
-                yield no
+                found.append(no)
         for spend in limit.spend:
             if no := _spend(claim, account, spend, nanousd, now):
-                yield no
+                found.append(no)
+    return found
 
 
 def _rate(claim: Claim, account: Account, kind: RateKind, rate: Rate, want: int, now: Moment) -> Denied | None:

@@ -59,6 +59,8 @@ class Ring:
         if want > limit:
             return None
         too_much, wait = self.used(now) + want - limit, 0
+        if too_much <= 0:
+            return 0
         for _, last, count in self.buckets:
             if too_much <= 0:
                 break

@@ -8,7 +8,7 @@ from proxy.dialect.bilingual import Bilingual
 from proxy.dialect.cohere import COHERE
 from proxy.dialect.gemini import GEMINI, VERTEX
 from proxy.dialect.openai import OPENAI
-from proxy.dialect.wire import Dialect
+from proxy.dialect.wire import Dialect, Operation
 
 DIALECTS: dict[str, Dialect] = {
     "openai": OPENAI,
@@ -18,6 +18,11 @@ DIALECTS: dict[str, Dialect] = {
     "vertex": Bilingual(VERTEX, r"/v1[^/]*/projects/[^/]+/locations/[^/]+/endpoints/[^/]+(?=/)"),
     "cohere": Bilingual(COHERE, r"/compatibility(?=/)"),
 }
+
+
+def spoken(provider_dialect: str, op: Operation) -> str:
+    """The wire format that this operation speaks: its provider's, or the one of a path of another format."""
+    return op.speaks or provider_dialect
 
 
 def dialect_of(name: str) -> Dialect:

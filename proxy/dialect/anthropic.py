@@ -81,7 +81,7 @@ class Anthropic:
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
         asked = Asked(
-            model=text(doc.get("model")),
+            model=text(doc.get("model")) or _model_of_all(doc),
             stream=doc.get("stream") is True,
             wants_usage=True,  # every stream carries it
             max_tokens=positive(doc, "max_tokens", "max_tokens_to_sample"),
@@ -191,6 +191,12 @@ def read_usage(raw: Json, doc: Json) -> Usage | None:
             ended=True,
         )
     )
+
+
+def _model_of_all(doc: Json) -> str | None:
+    """Of a batch: the model that each of its requests names; None where they name several."""
+    named = {text(at(entry, "params", "model")) for entry in items(doc.get("requests"))}
+    return named.pop() if len(named) == 1 else None
 
 
 def _media(doc: Json) -> list[str]:

@@ -32,7 +32,10 @@ class Bilingual:
         return replace(OPENAI.operation(method, plain_path(path)[found.end() :], query), speaks=OPENAI.name)
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
-        return self._of(op).read_asked(op, doc)
+        asked = self._of(op).read_asked(op, doc)
+        if op.speaks and asked.model is not None and op.model is None:  # Google's name of the same model
+            return replace(asked, model=asked.model.removeprefix("models/"))
+        return asked
 
     def surface(self, op: Operation) -> tuple[str, ...]:
         return self._of(op).surface(op)

@@ -124,12 +124,14 @@ def _media(doc: Json) -> list[str]:
     """Kinds of the parts no text rule can read, in messages, input items and their outputs."""
     parts: list[object] = []
     for entry in (*items(doc.get("messages")), *items(doc.get("input"))):
-        parts += (entry, at(entry, "output"), *items(at(entry, "content")), *items(at(entry, "output")))
-    return [kind for part in parts if (kind := _kind(part)) is not None]
+        if isinstance(entry, dict):
+            output = entry.get("output")
+            parts += (entry, output, *items(entry.get("content")), *items(output))
+    return [kind for part in parts if isinstance(part, dict) and (kind := _kind(part)) is not None]
 
 
-def _kind(part: object) -> str | None:
-    name = at(part, "type")
+def _kind(part: Json) -> str | None:
+    name = part.get("type")
     kind = MEDIA.get(name) if isinstance(name, str) else None
     if kind == "file":
         data = text(at(part, "file", "file_data")) or text(at(part, "file_data")) or ""

@@ -51,6 +51,17 @@ def usage_of(event: Json) -> Usage | None:
     return gemini_usage(REALTIME, event) if "usageMetadata" in event else None
 
 
+def names_models(query: str) -> int:
+    """How many times a query names a model: providers differ in which they take."""
+    asked = parse_qs(query)
+    return sum(len(asked.get(name, ())) for name in ("model", "deployment"))
+
+
+def is_refused(event: Json) -> bool:
+    """The server will not do what a frame of the client asked for."""
+    return event.get("type") == "error"
+
+
 def model_of(path: str, query: str, event: Json | None = None) -> str | None:
     """From the query (OpenAI `model`, Azure `deployment`), or from a session or setup frame; Gemini names it there alone."""
     asked = parse_qs(query)

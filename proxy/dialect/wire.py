@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from proxy.exchange import Usage
+from proxy.exchange import Usage, value
 
 Json = Mapping[str, object]
 Path = tuple[str | int, ...]  # keys and indexes that lead to one value of a JSON document
@@ -33,7 +33,7 @@ class Operation:
     speaks: str = ""  # a path in another wire format than its provider's (Gemini's and Cohere's OpenAI-compatible paths: "openai")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Asked:
     """What the request body asks for. `max_tokens` None: not named. Raises nothing: types were checked by `read_asked`."""
 
@@ -48,7 +48,7 @@ class Asked:
     user: str | None = None  # the body's own end-user field
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Said:
     """The texts of one streamed event, for counting and for restoring.
 

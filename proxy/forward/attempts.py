@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import tenacity
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
+from proxy.exchange import value
 from proxy.forward.breaker import Dice
 from proxy.forward.budget import COST, COST_AFTER_TIMEOUT, Budget, Budgets
 from proxy.forward.failure import Outcome
@@ -22,7 +22,7 @@ LONGEST_ASKED_S = 10.0  # a longer Retry-After is the caller's to wait for
 __all__ = ["Budget", "Budgets", "Dice", "Step", "Terms", "attempts", "may_retry", "retry_deadline"]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Step:
     """Where the next attempt goes, and how long to wait before it. `is_last`: no other would follow a failure of it."""
 
@@ -33,7 +33,7 @@ class Step:
     is_last: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Terms:
     """What the policy and the caller allow. `deadline` is monotonic: no attempt starts later than a second before it."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from proxy.exchange import value
 from proxy.policy.plan import BreakerRules
 
 Dice = Callable[[], float]  # uniform in [0, 1)
@@ -23,7 +24,7 @@ class State(Enum):
     HALF_OPEN = "half_open"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Breaker:
     """`epoch` changes with every state and every probe: an outcome counts only in the epoch its attempt began in."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
 from functools import cached_property
 
 from proxy.forward.answer import Reply
@@ -31,10 +30,9 @@ class Client:
         self._timer: asyncio.TimerHandle | None = None
         self._is_ticking_fast = False
 
-    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float, on_sent: Callable[[], None] | None = None) -> Reply:
+    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Reply:
         """See `ports.Upstream`. A kept connection that turns out to be dead is replaced once by a new one, if the body is held."""
         head = head_of(request)
-        leaving = on_sent or _nobody
         key = (request.pool, request.origin, request.tls, request.max_connections)
         pool = self._pools.get(key)
         if pool is None:
@@ -43,11 +41,11 @@ class Client:
         try:
             kept = pool.take(self._clock.monotonic())
             if kept is not None:
-                reply = await self._attempt(pool, kept, request, head, timeouts, deadline, leaving, may_repeat=request.upload is None)
+                reply = await self._attempt(pool, kept, request, head, timeouts, deadline, may_repeat=request.upload is None)
                 if reply is not None:
                     return reply
             fresh = await self._connect(pool, request, timeouts, deadline)
-            reply = await self._attempt(pool, fresh, request, head, timeouts, deadline, leaving, may_repeat=False)
+            reply = await self._attempt(pool, fresh, request, head, timeouts, deadline, may_repeat=False)
             assert reply is not None
             return reply
         except BaseException:
@@ -66,16 +64,7 @@ class Client:
     # --- one attempt ---
 
     async def _attempt(
-        self,
-        pool: Pool,
-        connection: Connection,
-        request: Outgoing,
-        head: bytes,
-        timeouts: Timeouts,
-        deadline: float,
-        leaving: Callable[[], None],
-        *,
-        may_repeat: bool,
+        self, pool: Pool, connection: Connection, request: Outgoing, head: bytes, timeouts: Timeouts, deadline: float, *, may_repeat: bool
     ) -> Reply | None:
         """The answer, its head complete. None: the connection was dead and nothing of an answer came (`may_repeat` only)."""
         reply = Reply(connection, is_to_head=request.method == "HEAD")
@@ -84,9 +73,9 @@ class Client:
         self._tick_fast()
         try:
             if request.upload is not None and request.body is None:
-                await self._upload(connection, reply, request, head, leaving)
+                await self._upload(connection, reply, request, head)
             else:
-                leaving()
+                _leaves(request)
                 connection.write(head, request.body or b"")
                 await reply.head()
             return reply
@@ -97,17 +86,17 @@ class Client:
                 return None
             raise
 
-    async def _upload(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes, leaving: Callable[[], None]) -> None:
+    async def _upload(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> None:
         """Body pieces out until all are sent, or until the provider answers: an early answer ends the upload."""
         reply.is_sent = False
-        pump = asyncio.ensure_future(self._pump(connection, reply, request, head, leaving))
+        pump = asyncio.ensure_future(self._pump(connection, reply, request, head))
         pump.add_done_callback(lambda done: None if done.cancelled() or done.exception() is None else reply.broken(_raised(done)))
         try:
             await reply.head()
         finally:
             pump.cancel()
 
-    async def _pump(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes, leaving: Callable[[], None]) -> None:
+    async def _pump(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> None:
         assert request.upload is not None
         left = request.upload_length
         connection.write(head)
@@ -118,6 +107,8 @@ class Client:
                 left -= len(piece)
             if left is not None and left < 0:
                 break
+            if left == 0:
+                _leaves(request)
             if piece:
                 parts = (piece,) if left is not None else (b"%x\r\n" % len(piece), piece, b"\r\n")
                 connection.write(*parts)
@@ -125,7 +116,7 @@ class Client:
             connection.expect_head(NEVER)
         if left:
             raise Refusal(400, "invalid_request", "the body is not as long as its Content-Length says", should_retry=False, close=True)
-        leaving()
+        _leaves(request)
         if left is None:
             connection.write(b"0\r\n\r\n")
         connection.expect_head(self._clock.monotonic())
@@ -189,8 +180,9 @@ class Client:
             self._arm(is_fast=any(pool.busy for pool in self._pools.values()))
 
 
-def _nobody() -> None:
-    """Who hears where nobody asked to."""
+def _leaves(request: Outgoing) -> None:
+    if request.on_sent is not None:
+        request.on_sent()
 
 
 def _raised(done: asyncio.Future[None]) -> BaseException:

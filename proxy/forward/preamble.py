@@ -18,7 +18,10 @@ MAX_TEXT = 1 << 20  # bytes that a coded beginning may decode to
 
 def header_of(headers: RawHeaders, name: bytes) -> str:
     """The value of a header line, latin-1; "" where there is none."""
-    return next((value.decode("latin-1") for spelt, value in headers if spelt.lower() == name), "")
+    for spelt, value in headers:
+        if spelt.lower() == name:
+            return value.decode("latin-1")
+    return ""
 
 
 def _plain(answer: Answer, data: bytes) -> bytes:

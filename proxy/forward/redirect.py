@@ -31,6 +31,8 @@ def _back(value: bytes, provider: Provider, call: Call) -> bytes:
         port = there.port or _PORTS.get(there.scheme)
     except ValueError:
         return value
+    if not there.scheme and not there.netloc and there.path.startswith("/"):
+        return f"/{provider.name}".encode() + value
     host = call.fields.get("host", "")
     if not host or (there.scheme, there.hostname, port) != (origin.scheme, origin.host, origin.port):
         return value

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from functools import lru_cache
 
 import orjson
 
 from proxy.dialect.wire import Asked, Dialect, Operation
-from proxy.exchange import Call, RawHeaders
+from proxy.exchange import Call, RawHeaders, value
 from proxy.forward.target import target_for, without_parameter
 from proxy.policy.plan import Credential, Plan, Provider, Target
 from proxy.ports import Outgoing
@@ -20,7 +19,7 @@ CARRIERS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-k
 ASKS_USAGE = frozenset({"chat", "completions"})
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Shaped:
     """`asked_usage`: we asked for a usage chunk that the caller did not ask for; it must be taken out again."""
 
@@ -44,6 +43,7 @@ def shape(
     plain: bytes | None = None,
     upload: Callable[[], AsyncIterator[bytes]] | None = None,
     upload_length: int | None = None,
+    on_sent: Callable[[], None] | None = None,
 ) -> Shaped:
     """Call again for each attempt: every one starts from the same call.
 
@@ -85,6 +85,7 @@ def shape(
         pool=provider.name,
         max_connections=provider.max_connections,
         tls=provider.ssl,
+        on_sent=on_sent,
     )
     return Shaped(request, asked_usage)
 

@@ -6,25 +6,26 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
 import re2  # type: ignore[import-untyped]  # google-re2 ships no types
 
+from proxy.exchange import value
 from proxy.guard.find import Hit, finder
 from proxy.guard.texts import texts
 from proxy.guard.vault import Vault
 from proxy.policy.plan import GuardRules
 from proxy.refusal import Refusal
-from proxy.stream.spans import Edit, Text, edit
+from proxy.stream.spans import Edit, Text, edit, has_unicode_escape
 
 _PLACEHOLDER = re.compile(rb"\[[A-Z_]{3,20}_[0-9]{1,9}\]")
 Found = Mapping[tuple[str, str, str], int]  # (entity, direction, action) → count
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Inspected:
     body: bytes = field(repr=False)
     found: Found = field(default_factory=dict)
@@ -69,7 +70,7 @@ def inspect_other(kinds: tuple[str, ...], rules: GuardRules) -> Found:
 
 def _inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules) -> Inspected:
     eyes = finder(frozenset(entity for entity, action in rules.entities.items() if action != "off"))
-    if not surface or not (b"\\u" in raw or eyes.may_hold(raw)):
+    if not surface or not (eyes.may_hold(raw) or has_unicode_escape(raw)):
         return Inspected(raw)
     pieces = [text for text, _ in texts(raw, surface)]
     joined = b"\n".join([piece.text for piece in pieces])
@@ -96,8 +97,20 @@ def _edits(pieces: list[Text], joined: bytes, hits: list[Hit], vault: Vault) -> 
         number = bisect_right(begins, hit.start) - 1
         piece, begin = pieces[number], begins[number]
         token = vault.placeholder(hit.entity, joined[hit.start : hit.end].decode())
-        edits.append((piece.raw_at(hit.start - begin), piece.raw_at(hit.end - begin), token))
+        if not piece.is_number:
+            edits.append((piece.raw_at(hit.start - begin), piece.raw_at(hit.end - begin), token))
+        elif not edits or edits[-1][0] != piece.raw_at(0):  # a number gives way whole, to a string
+            quote = _quote(piece)
+            edits.append((piece.raw_at(0), piece.raw_at(len(piece.text)), quote + token + quote))
     return edits
+
+
+def _quote(piece: Text) -> bytes:
+    """A quotation mark as it stands in JSON that is itself quoted so many times."""
+    depth = 0
+    while piece.outer is not None:
+        piece, depth = piece.outer, depth + 1
+    return b"\\" * ((1 << depth) - 1) + b'"'
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from proxy.guard.recognise import BEHIND, NONE, Bounds, Recogniser, follows, is_word
+from proxy.guard.recognise import NONE, Bounds, Recogniser, follows, is_word
 
 _S = r"[ \x{a0}\x{202f}\-\x{2010}-\x{2013}]"  # between groups; a dot where a shape says so
 _EXTENSION = r"(?:,? ?(?:x|(?i:ext)\.?) ?\d{1,5})?"
@@ -22,6 +22,7 @@ _TRUNK_DOTTED = r"0\d(?:\.\d\d){4}"
 _TRUNK_BARE = r"0[1-9]\d{9}"
 _BRACKETED = rf"\(\d{{2,3}}\){_S}?\d{{3,5}}-\d{{3,4}}"
 
+_BEHIND = r"(?:^|[^0-9A-Za-z_.\-/+$#]|\\[bfnrt])"  # what `strong` lets stand before a number, in JSON source too
 _FULL = f"{_NANP}|{_NANP_SPACED}|{_ABROAD}|{_ABROAD_00}"
 _NATIONAL = f"{_TRUNK}|{_TRUNK_DOTTED}|{_TRUNK_BARE}"
 
@@ -78,9 +79,9 @@ def _goes_on(text: bytes, end: int) -> bool:
 
 _ANY = rf"\+?\(?\d(?:(?:{_S}|[.()/]){{0,2}}\d){{5,14}}"
 PHONES = (
-    Recogniser("phone", _FULL, strong, hint=f"{BEHIND}(?:{_FULL})"),
-    Recogniser("phone", _NATIONAL, trunk, hint=f"{BEHIND}(?:{_NATIONAL})"),
-    Recogniser("phone", _BRACKETED, strong, hint=BEHIND + _BRACKETED),
+    Recogniser("phone", _FULL, strong, hint=f"{_BEHIND}(?:{_FULL})"),
+    Recogniser("phone", _NATIONAL, trunk, hint=f"{_BEHIND}(?:{_NATIONAL})"),
+    Recogniser("phone", _BRACKETED, strong, hint=_BEHIND + _BRACKETED),
     Recogniser(
         "phone",
         rf"(?:(?i:\b(?:{_NAMES}))\b|电话|手机|電話)[^\d\n]{{0,16}}?({_ANY})",

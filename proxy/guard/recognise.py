@@ -14,7 +14,7 @@ Bounds = tuple[int, int]
 Check = Callable[[bytes, int, int], Iterable[Bounds]]  # text, start and end of a candidate → the values in it
 
 GAP = r"[ \x{a0}\x{2009}\x{202f}\-\x{2010}-\x{2013}]"  # what people put between groups; longer in UTF-8, so groups are cut by _GAPS
-BEHIND = r"(?:^|[^0-9A-Za-z_]|\\[bfnrt])"  # where `is_word` is false, escapes of JSON source included: a date is no phone from its 0 on
+_BEHIND = r"(?:^|[^0-9A-Za-z_]|\\[bfnrt])"  # where `is_word` is false, in JSON source too
 _GAPS = re.compile(rb"[^0-9A-Za-z]+")
 NONE: tuple[Bounds, ...] = ()
 _WORD = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
@@ -202,15 +202,15 @@ def ipv6(text: bytes, start: int, end: int) -> Iterable[Bounds]:
 _LETTERS = r"[\p{L}\p{N}_.%+'\-]"
 _HEX = "[0-9A-Fa-f]"
 EMAIL = Recogniser("email", rf"{_LETTERS}+@(?:[\p{{L}}\p{{N}}\-]+\.)+(?:(?i:xn--[a-z0-9\-]*[a-z0-9])|\p{{L}}[\p{{L}}\-]*\p{{L}})", email)
-CARD = Recogniser("credit_card", rf"\d+(?:(?:{GAP}|\.)?\d){{11,}}", credit_card, hint=rf"{BEHIND}\d(?:(?:{GAP}|\.)?\d){{11}}")
+CARD = Recogniser("credit_card", rf"\d+(?:(?:{GAP}|\.)?\d){{11,}}", credit_card, hint=rf"{_BEHIND}\d(?:(?:{GAP}|\.)?\d){{11}}")
 _COUNTRIES = "|".join(_IBAN_LENGTHS)
-IBAN = Recogniser("iban", r"[A-Za-z]{2}\d{2}[ \-]?[A-Za-z0-9]{4}", iban, hint=rf"{BEHIND}(?i:{_COUNTRIES})\d{{2}}[ \-]?[A-Za-z0-9]{{4}}")
+IBAN = Recogniser("iban", r"[A-Za-z]{2}\d{2}[ \-]?[A-Za-z0-9]{4}", iban, hint=rf"{_BEHIND}(?i:{_COUNTRIES})\d{{2}}[ \-]?[A-Za-z0-9]{{4}}")
 _SSN = rf"\d{{3}}{GAP}\d{{2}}{GAP}\d{{4}}"
-SSN = Recogniser("us_ssn", _SSN, us_ssn, hint=BEHIND + _SSN)
+SSN = Recogniser("us_ssn", _SSN, us_ssn, hint=_BEHIND + _SSN)
 SSN_NAMED = Recogniser(
     "us_ssn", r"(?i:\bssn|social security)[^\d\n]{0,24}(\d{9})", us_ssn, 1, hint=r"(?i:ssn|social security)[^\d]{0,48}\d{9}"
 )
-IPV4 = Recogniser("ip_address", r"\d{1,3}(?:\.\d{1,3}){3}(?:/\d{1,2})?", ipv4, hint=rf"{BEHIND}\d{{1,3}}(?:\.\d{{1,3}}){{3}}")
+IPV4 = Recogniser("ip_address", r"\d{1,3}(?:\.\d{1,3}){3}(?:/\d{1,2})?", ipv4, hint=rf"{_BEHIND}\d{{1,3}}(?:\.\d{{1,3}}){{3}}")
 IPV6 = Recogniser(
     "ip_address",
     rf"{_HEX}*:{_HEX}*:[0-9A-Fa-f:]*(?:\.\d{{1,3}}){{0,3}}(?:%[0-9A-Za-z]{{1,16}})?(?:/\d{{1,3}})?",

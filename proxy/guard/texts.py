@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import orjson
 
-from proxy.stream.spans import Text, decode, strings
+from proxy.stream.spans import Text, decode, has_unicode_escape, strings
 
 EVERYTHING = ("**",)
 MAX_NESTED = 4  # JSON inside a string inside JSON …: deeper is read as plain text
@@ -19,7 +19,8 @@ def texts(raw: bytes, surface: tuple[str, ...], outer: Text | None = None, depth
     """
     for span in strings(raw, surface):
         text = decode(raw, span.start, span.end, outer)
-        is_source = span.is_json or (b"\\u" in text.text and text.text[:1] in (b"{", b"["))
+        text.is_number = span.is_number
+        is_source = span.is_json or (text.text[:1] in (b"{", b"[") and has_unicode_escape(text.text))
         if is_source and depth < MAX_NESTED and _holds_json(text.text):
             yield from texts(text.text, EVERYTHING, text, depth + 1)
         else:

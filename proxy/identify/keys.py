@@ -16,6 +16,7 @@ from proxy.policy.plan import CallerRules, KeyRecord, TokenRecord
 from proxy.refusal import Refusal
 
 PREFIX = "slk-"
+KEY_PROTOCOL = "openai-insecure-api-key."  # a WebSocket subprotocol
 CREDENTIAL_FIELDS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")  # ecosystem.md 12.6: each SDK has its habit
 MAX_LENGTH = 8192  # faults.md T15, T20: nothing longer is hashed or decoded
 KEY_BYTES = 32
@@ -59,6 +60,9 @@ def _in_headers(call: Call) -> Iterable[str]:
         if name == "authorization" and (value[:7].lower() == "bearer " or value.lower() == "bearer"):
             value = value[6:]
         yield value.strip(" \t")
+    for protocol in call.fields.get("sec-websocket-protocol", "").split(","):  # where browsers put it: they can set no header
+        if protocol.strip().startswith(KEY_PROTOCOL):
+            yield protocol.strip().removeprefix(KEY_PROTOCOL)
 
 
 def _in_query(query: str) -> Iterable[str]:

@@ -21,7 +21,7 @@ from proxy.refusal import Refusal
 
 MAX_LINE = 8190  # bytes of a request target
 MAX_FIELD = 8256  # bytes of a header's name and value: an 8 KB token fits; differs from MAX_LINE, which tells 414 from 431
-HIGH_WATER = 256 * 1024  # bytes a client may leave unread before the provider is paused
+HIGH_WATER = 128 * 1024  # bytes a client may leave unread before the provider is paused
 _LINGER_S = 1.0  # how long what a refused client still sends is thrown away, so that a reset does not eat the reply
 
 log = logging.getLogger("sluice.listen")

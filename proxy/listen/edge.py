@@ -11,13 +11,12 @@ import secrets
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import cast
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-from proxy.dialect import dialect_of
-from proxy.exchange import Call
+from proxy.dialect import dialect_of, spoken
+from proxy.exchange import Call, value
 from proxy.listen.body import ClientBody
 from proxy.listen.connection import CLOSED, Connection, Deadlines, wrong_version
 from proxy.listen.errors import word
@@ -38,7 +37,7 @@ _CANCELLED_WITHIN_S = 5.0
 _DEADLINES = Deadlines()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Settings:
     """What the edge needs of the policy; read anew for every request, so that a reload holds from the next one on."""
 
@@ -215,12 +214,18 @@ class Edge:
         if fields.get("upgrade", "").lower() == "websocket":
             check_handshake(call)
             if _is_realtime(call, settings):
-                return await self._upgrade(call, request)
+                try:
+                    return await self._upgrade(call, request)
+                except Refusal as no:  # counted where it was raised
+                    return self._worded(no, request, sink)
         await self._run(call, body, sink)
         return sink.reply
 
     def _refused(self, no: Refusal, request: web.BaseRequest, sink: ClientSink) -> web.StreamResponse:
         self._on_refusal(no.code)
+        return self._worded(no, request, sink)
+
+    def _worded(self, no: Refusal, request: web.BaseRequest, sink: ClientSink) -> web.StreamResponse:
         if not sink.is_started and not request.writer.output_size:  # a WebSocket that is open takes no HTTP reply
             sink.refuse(no, self._dialect_for(request), ())
         return sink.reply
@@ -233,7 +238,8 @@ class Edge:
             where = route(request.raw_path, fields, settings.providers, settings.default_provider)
         except Refusal:
             return "openai"
-        return settings.providers[where.provider].dialect
+        provider = settings.providers[where.provider].dialect
+        return spoken(provider, dialect_of(provider).operation(request.method, where.path, where.query))
 
     def turn_away(self, connection: Connection, no: Refusal) -> None:
         """Answers what never became a request: nothing is known of it, so the shape is OpenAI's."""

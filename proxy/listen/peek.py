@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from typing import Protocol
 
 from proxy.ports import Body
+
+
+class Looker(Protocol):
+    """Sees every piece once, before it goes on; what it raises ends the body."""
+
+    is_decided: bool
+
+    def saw(self, piece: bytes) -> None: ...
 
 
 class Peeked:
     """`ports.Body` around another one."""
 
-    __slots__ = ("_body", "_next", "_pieces", "_source")
+    __slots__ = ("_body", "_looker", "_next", "_pieces", "_source")
 
     def __init__(self, body: Body) -> None:
         self._body = body
+        self._looker: Looker | None = None
         self._pieces: list[bytes] = []
         self._source: AsyncIterator[bytes] | None = None
         self._next: asyncio.Future[bytes] | None = None
@@ -23,24 +33,33 @@ class Peeked:
     def length(self) -> int | None:
         return self._body.length
 
-    async def head(self, is_decided: Callable[[bytes], bool], limit: int, most: int, wait_s: float) -> bytes:
-        """The first bytes, until `is_decided`, `most` bytes or `wait_s` seconds; `limit` bounds the whole. Raises what the body raises."""
+    async def head(self, looker: Looker, limit: int, most: int, wait_s: float | None) -> bool:
+        """Shows `looker` the first bytes until it is decided, `most` bytes or `wait_s` seconds (None: as long as it takes).
+
+        True: it is decided, or the body is over. `looker` sees the rest too, as it passes; `limit` bounds the whole. Raises what the body
+        and the looker raise.
+        """
         source = self._source = self._body.stream(limit)
-        until = asyncio.get_running_loop().time() + wait_s
-        held = b""
-        while not is_decided(held) and len(held) < most:
+        self._looker = looker
+        loop = asyncio.get_running_loop()
+        until = None if wait_s is None else loop.time() + wait_s
+        held = 0
+        while not looker.is_decided:
+            if held >= most:
+                return False
             self._next = self._next or asyncio.ensure_future(_first(source))
-            left = until - asyncio.get_running_loop().time()
-            await asyncio.wait({self._next}, timeout=max(0.0, left))
+            await asyncio.wait({self._next}, timeout=None if until is None else max(0.0, until - loop.time()))
             if not self._next.done():
-                break
+                return False
             pending, self._next = self._next, None
             try:
-                self._pieces.append(pending.result())
+                piece = pending.result()
             except StopAsyncIteration:
-                break
-            held = b"".join(self._pieces)
-        return held
+                return True
+            self._pieces.append(piece)
+            held += len(piece)
+            looker.saw(piece)
+        return True
 
     async def read(self, limit: int) -> bytes:
         """See `ports.Body`."""
@@ -56,11 +75,16 @@ class Peeked:
         if self._next is not None:
             pending, self._next = self._next, None
             try:
-                yield await pending
+                yield self._seen(await pending)
             except StopAsyncIteration:
                 return
         async for piece in self._source or self._body.stream(limit):
-            yield piece
+            yield self._seen(piece)
+
+    def _seen(self, piece: bytes) -> bytes:
+        if self._looker is not None:
+            self._looker.saw(piece)
+        return piece
 
     def close(self) -> None:
         """The call is over: a read still under way ends."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
-from proxy.exchange import RawHeaders
+from proxy.exchange import NANO, RawHeaders
 from proxy.ports import Standing
 
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
@@ -17,7 +18,8 @@ SECURITY: RawHeaders = ((b"x-content-type-options", b"nosniff"), (b"cache-contro
 
 def field_value(text: object) -> bytes:
     """Any text as one header value: what is not printable ASCII becomes "?", so that no name can split a line."""
-    return _NOT_PRINTABLE.sub("?", str(text)).encode("ascii")
+    value = str(text)
+    return (value if value.isascii() and value.isprintable() else _NOT_PRINTABLE.sub("?", value)).encode("ascii")
 
 
 def reply_headers(
@@ -32,12 +34,15 @@ def reply_headers(
     attempts: int | None = None,
     model: str | None = None,
     found: Mapping[tuple[str, str, str], int] | None = None,
+    reserved_nanousd: int | None = None,
+    cost_nanousd: int | None = None,
     should_retry: bool | None = None,
 ) -> RawHeaders:
     """`answer` (the provider's lines, see `headers.answer_headers`) and ours after them (design.md section 3).
 
     `now_s` is Unix seconds; `overhead_ms` our own share; `limit` names the refusing limit, else the tightest of `standings` is named;
-    `model` is given only where another model answered; `found` is the story's (entity, direction, action) → count.
+    `model` is given only where another model answered; `reserved_nanousd` was held, `cost_nanousd` where it is known already;
+    `found` is the story's (entity, direction, action) → count.
     """
     sent = {name.lower() for name, _ in answer}
     lines: list[tuple[bytes, bytes]] = [(b"x-sluice-request-id", field_value(request_id))]
@@ -48,6 +53,8 @@ def reply_headers(
     lines += _limit_lines(standings, limit, sent, now_s)
     named = ((b"x-sluice-provider", provider), (b"x-sluice-attempts", attempts), (b"x-sluice-model", model))
     lines += [(name, field_value(value)) for name, value in named if value is not None]
+    amounts = ((b"x-sluice-reserved-usd", reserved_nanousd), (b"x-sluice-cost-usd", cost_nanousd))
+    lines += [(name, b"%d.%09d" % divmod(amount, NANO)) for name, amount in amounts if amount is not None]
     if guarded := _guarded(found or {}):
         lines.append((b"x-sluice-guard", field_value(guarded)))
     if should_retry is not None:
@@ -67,21 +74,28 @@ def _limit_lines(standings: Sequence[Standing], limit: str | None, sent: set[byt
     name = limit or (first.limit if first else None)
     if name is not None:
         lines.append((b"x-sluice-limit", field_value(name)))
-    rates = [at for at in standings if at.kind in ("requests", "tokens")]  # money has no place in headers that count
+    # money has no place in headers that count, and what others use of a shared account is not this caller's to know
+    rates = [at for at in standings if at.kind in ("requests", "tokens") and not at.is_shared]
     counted = tightest(rates)
     if counted is None:
         return lines
     if sent.isdisjoint(_RATELIMIT):
         lines += zip(_RATELIMIT, (b"%d" % counted.allowed, b"%d" % counted.remaining, b"%d" % counted.resets_at), strict=True)
     if b"ratelimit" not in sent and b"ratelimit-policy" not in sent:  # draft-ietf-httpapi-ratelimit-headers
-        lines.append((b"ratelimit-policy", b", ".join(b"%b;q=%d;w=%d" % (_quoted(at), at.allowed, at.window_s) for at in rates)))
-        left = (b"%b;r=%d;t=%d" % (_quoted(at), at.remaining, max(0, at.resets_at - int(now_s))) for at in rates)
+        lines.append((b"ratelimit-policy", b", ".join([_policy(at.limit, at.kind, at.allowed, at.window_s) for at in rates])))
+        left = [b"%b;r=%d;t=%d" % (_quoted(at.limit, at.kind), at.remaining, max(0, at.resets_at - int(now_s))) for at in rates]
         lines.append((b"ratelimit", b", ".join(left)))
     return lines
 
 
-def _quoted(at: Standing) -> bytes:
-    return b'"%b"' % field_value(f"{at.limit} {at.kind}").replace(b"\\", b"?").replace(b'"', b"?")
+@lru_cache(maxsize=1024)  # limits have names and sizes of the policy
+def _policy(limit: str, kind: str, allowed: int, window_s: int) -> bytes:
+    return b"%b;q=%d;w=%d" % (_quoted(limit, kind), allowed, window_s)
+
+
+@lru_cache(maxsize=1024)
+def _quoted(limit: str, kind: str) -> bytes:
+    return b'"%b"' % field_value(f"{limit} {kind}").replace(b"\\", b"?").replace(b'"', b"?")
 
 
 def _guarded(found: Mapping[tuple[str, str, str], int]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
 from proxy.dialect.wire import Operation
-from proxy.exchange import Usage
+from proxy.exchange import Usage, value
 from proxy.meter.row import PriceRow, bound_cost, cost, flat, has_unpriced
 from proxy.meter.table import PriceTable
 from proxy.policy.plan import PriceOverride, Pricing, Provider
@@ -22,7 +22,7 @@ _SNAPSHOT = re.compile(r"(?:-latest|[-@]20\d\d-?\d\d-?\d\d|-\d{4})$")
 _POLICY = "policy"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Quote:
     """The row a call will be priced by, found before it is sent. `note` belongs into the ledger's usage_note."""
 
@@ -38,7 +38,7 @@ class Quote:
         return self.row.mark in ("table", "override", "free")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Priced:
     """One attempt, settled: the ledger's cost_nanousd, price_row and usage_note."""
 

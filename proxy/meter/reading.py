@@ -25,6 +25,7 @@ MAX_WHOLE = 4 * 1024 * 1024  # bytes of a JSON answer that are parsed; of a long
 BYTES_PER_TOKEN = 3  # of counted text: below what byte-level BPE makes of any common language
 _REMEMBERED = 4096  # channels and complete texts of one stream
 _LATEST = 8  # events at the end of a stream among which its terminal or error event is looked for
+_LATEST_BYTES = 64 * 1024  # of them; the last two are kept whatever their size
 
 _SPLIT = {"sse": re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)"), "ndjson": re.compile(rb"\n")}
 _STATES_USAGE = re.compile(rb'usage(?:Metadata)?"\s*:\s*\{')
@@ -71,7 +72,8 @@ class StreamReading:
         self._scanned = 0  # it does not end before this offset
         self._looked = False
         self._array = JsonArrayDecoder(MAX_EVENT + STEP)
-        self._latest: deque[bytes] = deque(maxlen=_LATEST)
+        self._latest: deque[bytes] = deque()
+        self._latest_bytes = 0
         self._uncounted: deque[bytes] = deque()
         self._uncounted_bytes = 0
         self._count = _Count()
@@ -83,6 +85,9 @@ class StreamReading:
             self._uncounted.append(block)
             self._uncounted_bytes += len(block)
             self._latest.append(block)
+            self._latest_bytes += len(block)
+            while len(self._latest) > _LATEST or (len(self._latest) > 2 and self._latest_bytes > _LATEST_BYTES):
+                self._latest_bytes -= len(self._latest.popleft())
         if self._uncounted_bytes > UNCOUNTED:
             self._count_down_to(UNCOUNTED - STEP)
 

@@ -75,6 +75,12 @@ class Watch:
         return reading.is_whole and (self._inflater is None or self._inflater.is_whole)
 
     @property
+    def is_cut_short(self) -> bool:
+        """The content coding never came to its end, though the framing did (faults.md U22)."""
+        self._digest()
+        return self._inflater is not None and not self._is_blind and not self._inflater.is_whole
+
+    @property
     def error(self) -> str | None:
         """The type of the error event (or error object under a 200) that was seen."""
         reading = self._look()
@@ -85,10 +91,10 @@ class Watch:
         reading = self._look()
         stated = reading.usage if reading else None
         if stated is not None and stated.source == "provider":
-            return replace(stated, ended=self.ended)
+            return stated if stated.ended == self.ended else replace(stated, ended=self.ended)
         op = self._op
         is_counted = op.is_metered or op.name == "audio"  # speech: no reply states its cost, but the text sent bounds it
-        if not op.is_billed or not is_counted or op.is_read_back or self._status >= 400:
+        if not op.is_billed or not is_counted or op.is_read_back or self._status >= 300:
             return replace(stated or Usage(), ended=self.ended)
         counted = self._counted(reading)
         if counted is None:

@@ -19,7 +19,6 @@ Models = Callable[[str, str], bool]  # (provider, model)
 # The forms of a dated snapshot: -2024-08-06, -20250929, -0613, -08-2024, -05-20, @20250514, @2025-05-14; and -latest.
 SNAPSHOT = re.compile(r"-latest|@latest|[-@]\d{4}-\d\d-\d\d|[-@]\d{8}|-\d{4}|-\d\d-\d{4}|-\d\d-\d\d")
 INDEXED = ("caller", "key", "team", "tier", "model")  # what limits are looked up by, the most telling first
-NAMELESS = frozenset({"chat", "messages", "completions", "generate", "embeddings", "rerank", "images", "audio"})
 
 
 def glob(pattern: str) -> Names:
@@ -187,8 +186,11 @@ class Allowed:
             None if patterns is None else names(patterns) for patterns in (allow.providers, allow.regions, allow.tiers)
         )
 
-    def denies(self, target: Target, operation: str, tier: str | None) -> str | None:
-        """What of this target is not allowed: model, provider, region, tier; None if nothing."""
+    def denies(self, target: Target, operation: str, tier: str | None, *, is_billed: bool = True) -> str | None:
+        """What of this target is not allowed: model, provider, region, tier; None if nothing.
+
+        Where models are restricted, who does not say which model is to work gets none; a path that we do not know needs none.
+        """
         provider = target.provider
         if self._providers is not None and not self._providers(provider.name):
             return "provider"
@@ -196,7 +198,7 @@ class Allowed:
             return "region"
         if self._tiers is not None and not (tier is not None and self._tiers(tier)):
             return "tier"
-        if self._models is None or (target.model is None and operation not in NAMELESS):
+        if self._models is None or (target.model is None and (not is_billed or operation == "other")):
             return None
         return None if target.model is not None and self._models(provider.name, target.model) else "model"
 

@@ -11,7 +11,6 @@ from proxy.policy.model import PolicyModel
 from proxy.policy.model_match import AllowPart, Match
 from proxy.policy.names_providers import Homes, check_provider, check_target, families_of
 from proxy.policy.problems import Path
-from proxy.policy.unreachable import idle_rules
 from proxy.policy.wording import did_you_mean
 
 Finding = tuple[Path, str]
@@ -157,4 +156,3 @@ def _rules(model: PolicyModel, declared: Declared) -> Iterator[Finding]:
         if rule.send_to is not None:
             asked = [f"{provider}/" for provider in rule.match.provider or ()] or list(rule.match.model or ())
             yield from check_target((*at, "send_to"), rule.send_to, declared.homes, asked)
-    yield from idle_rules(model.rules)

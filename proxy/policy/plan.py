@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from proxy.exchange import NOTHING, Allow, Caller
+from proxy.exchange import NOTHING, Allow, Caller, value
 
 Action = Literal["off", "flag", "mask", "block"]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Facts:
     """What a `match:` may ask about one call. `model` is None until the body is read (or where there is none)."""
 
@@ -26,6 +26,7 @@ class Facts:
     headers: Mapping[str, str]  # lower-case names
     model: str | None = None
     end_user: str | None = None  # keyed hash, as `callers.end_user` says
+    is_billed: bool = True  # False: looks, cancels, deletes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Limit:
     is_unbounded: bool = False  # accounts come from outside (header, end_user, ip, pass-through): capped by max_keys
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Claim:
     """A limit that matches this call, with the account it is counted on ("caller=billing-bot")."""
 
@@ -184,7 +185,7 @@ class Target:
     theirs: str | None  # what is written into the request
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Plan:
     """What the policy says of one call, once its model is known. A call keeps the plan it began with."""
 

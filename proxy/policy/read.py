@@ -13,6 +13,7 @@ from proxy.policy.model import PolicyModel
 from proxy.policy.names import check_names
 from proxy.policy.problems import Path, PolicyErrors, Problem, path_text
 from proxy.policy.tree import MAX_BYTES, Tree, read_tree
+from proxy.policy.unreachable import idle_rules
 from proxy.policy.unsupported import unsupported
 from proxy.policy.wording import MANY, findings
 
@@ -49,6 +50,8 @@ def _document(file: str, tree: Tree) -> Document:
     warnings: list[Problem] = []
     if model is not None:
         errors, remarks = check_names(model, data)
+        if not tree.flaws and not found:  # a match that lost a wrong part would seem to hide other rules
+            errors = [*errors, *idle_rules(model.rules)]
         problems += [problem_at(file, tree, path, message) for path, message in errors]
         warnings = [problem_at(file, tree, path, message) for path, message in remarks]
     if problems or model is None:

@@ -38,13 +38,15 @@ class Targets:
             first = self._moved(first, settings.send_to, facts.caller)
         allows = tuple(self._allows(facts.caller, settings))
         for who, allow in allows:
-            if what := allowed(allow).denies(first, facts.operation, facts.caller.tier):
+            if what := allowed(allow).denies(first, facts.operation, facts.caller.tier, is_billed=facts.is_billed):
                 raise _denied(what, who)
         if not settings.fallback or first.model is None:
             return self._timed((first,), settings)
         found = [first]
         for target in self._fallbacks(first, settings.fallback):
-            is_allowed = not any(allowed(allow).denies(target, facts.operation, facts.caller.tier) for _, allow in allows)
+            is_allowed = not any(
+                allowed(allow).denies(target, facts.operation, facts.caller.tier, is_billed=facts.is_billed) for _, allow in allows
+            )
             if is_allowed and _may_go(first, target, facts.caller) and not _is_listed(target, found):
                 found.append(target)
         return self._timed(tuple(found), settings)

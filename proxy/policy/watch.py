@@ -117,6 +117,9 @@ class Watch:
             return True
 
     def _load(self) -> Loaded:
+        """A file that lost all its words is half written or truncated: it would drop every limit at once, so it is bad on reload."""
+        if self._path is not None and self._loaded.document.model.model_fields_set and not read_policy(self._path).model.model_fields_set:
+            raise PolicyErrors([Problem(str(self._path), 0, 0, "", "the file is empty now; write `version: 1` if no rule is meant")])
         rulebook = self._loaded.rulebook
         return load(
             self._path, environ=self._environ, generation=rulebook.generation + 1, listen=rulebook.server.listen, now_ns=self._now_ns()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import ParamSpec, Protocol
 
 from proxy.exchange import Row, Story, Try
 from proxy.ports import Clock
-from proxy.record.redact import plain
+from proxy.record.redact import plain, scrubbed
 from proxy.refusal import Refusal
 
 P = ParamSpec("P")
@@ -60,7 +61,7 @@ class Books:
             team=story.caller.team if story.caller else None,
             tier=story.caller.tier if story.caller else None,
             provider=try_.provider,
-            model=try_.model,
+            model=None if try_.model is None else _shown_model(try_.model),
             operation=story.operation,
             credential=try_.credential,
             status=try_.status,
@@ -131,6 +132,9 @@ class Books:
         except Exception as error:
             with suppress(Exception):
                 self._log.event("error", "books", error=type(error).__name__)
+
+
+_shown_model = lru_cache(maxsize=4096)(scrubbed)  # a name from outside: whatever a caller put there by mistake
 
 
 def _ms(seconds: float) -> float:

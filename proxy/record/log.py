@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-from proxy.exchange import Story, Try
+from proxy.exchange import NANO, Story, Try
 from proxy.ports import Clock
 from proxy.record.redact import plain, scrubbed, scrubbed_id
 
@@ -106,6 +106,7 @@ class Log:
         self._write, self._clock, self._shown = write, clock, shown
         self._bursts: dict[str, _Burst] = {}
         self._level = LEVELS[level]
+        self._second = (-1, "")
 
     def set_level(self, level: str) -> None:
         self._level = LEVELS[level]
@@ -154,14 +155,23 @@ class Log:
         return held_back
 
     def _line(self, level: str, event: str, fields: dict[str, object]) -> None:
-        at = datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        clean = {name: _clean(name, value) for name, value in fields.items()}
-        self._write(orjson.dumps({"at": at, "level": level, "event": event, **clean}, default=_class_name) + b"\n")
+        clean = {name: _clean(name, value) if value is not None else None for name, value in fields.items()}
+        self._write(orjson.dumps({"at": self._at(), "level": level, "event": event, **clean}, default=_class_name) + b"\n")
+
+    def _at(self) -> str:
+        """Now, to the millisecond; the text of a second is made once."""
+        second, ns = divmod(self._clock.now_ns(), NANO)
+        if self._second[0] != second:
+            self._second = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._second[1]}.{ns // 1_000_000:03d}Z"
 
     def _summary(self, story: Story) -> dict[str, object]:
         call, last = story.call, story.tries[-1] if story.tries else None
         caller = story.caller
         now = self._clock.monotonic()
+        asked = said = cost = 0
+        for one in story.tries:
+            asked, said, cost = asked + one.usage.input, said + one.usage.output, cost + one.cost_nanousd
         return {
             "request_id": call.id,
             "caller": self._shown(caller.name) if caller else None,
@@ -174,10 +184,10 @@ class Log:
             "status": story.status,
             "attempts": sum(one.kind != "refusal" for one in story.tries),
             "errors": [one.error for one in story.tries if one.error],
-            "input_tokens": sum(one.usage.input for one in story.tries),
-            "output_tokens": sum(one.usage.output for one in story.tries),
+            "input_tokens": asked,
+            "output_tokens": said,
             "usage_source": last.usage.source if last else "none",
-            "cost_nanousd": sum(one.cost_nanousd for one in story.tries),
+            "cost_nanousd": cost,
             "limit": story.limit,
             "found": {" ".join(key): count for key, count in story.found.items()},
             "streamed": story.streamed,
@@ -194,19 +204,19 @@ def _first_byte_ms(story: Story) -> float | None:
 
 
 def _clean(name: str, value: object) -> object:
-    match value:
-        case str():
-            # JSON has no lone surrogates: such text came from a broken client and is shown as it can be
-            text = value.encode("utf-8", "replace").decode()
-            return scrubbed_id(text) if name == "request_id" else scrubbed(text)
-        case list() | tuple():
-            return [_clean("", one) for one in value]
-        case dict():
-            return {scrubbed(str(key)): _clean("", one) for key, one in value.items()}
-        case int() if abs(value) >= 2**63:
-            return str(value)
-        case _:
-            return value
+    if isinstance(value, str):
+        # JSON has no lone surrogates: such text came from a broken client and is shown as it can be
+        text = value if value.isascii() else value.encode("utf-8", "replace").decode()
+        return scrubbed_id(text) if name == "request_id" else scrubbed(text)
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else str(value)
+    if isinstance(value, float):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_clean("", one) for one in value]
+    if isinstance(value, dict):
+        return {scrubbed(str(key)): _clean("", one) for key, one in value.items()}
+    return value
 
 
 def _class_name(value: object) -> str:

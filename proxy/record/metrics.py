@@ -24,6 +24,7 @@ RECENT_S = 60.0  # the highest ratio of a limit is shown for one to two of these
 
 Labels = tuple[str, ...]
 NO_LABELS: Labels = ()
+_NOT_MET = (-2, 0.0, 0.0)  # in no minute
 
 
 @dataclass(slots=True)
@@ -143,15 +144,21 @@ class Metrics(Collector):
         self._series["unpriced_total"].add(self._target(provider, model))
 
     def limits(self, standings: Sequence[Standing]) -> None:
+        minute = self._minute()
         for standing in standings:
-            self.used(standing.limit, standing.kind, 1 - standing.remaining / standing.allowed if standing.allowed else 1.0)
+            share = 1 - standing.remaining / standing.allowed if standing.allowed else 1.0
+            self._met((standing.limit, standing.kind), share, minute)
 
     def used(self, limit: str, kind: str, share: float) -> None:
         """`share` of this limit's `kind` is used, as one call has met it."""
-        minute, key = self._minute(), (limit, kind)
-        at, now, before = self._ratios.get(key, (minute, 0.0, 0.0))
+        self._met((limit, kind), share, self._minute())
+
+    def _met(self, key: Labels, share: float, minute: int) -> None:
+        at, now, before = self._ratios.get(key, _NOT_MET)
         if at != minute:
             now, before = 0.0, now if at == minute - 1 else 0.0
+        elif share <= now:
+            return
         self._ratios[key] = (minute, max(now, share), before)
 
     def policy(self, generation: int) -> None:

@@ -16,7 +16,7 @@ _KEYS = re.compile(
     r"|(?P<run>[A-Za-z0-9_-]{32,})"
 )
 _DENSE = re.compile(r"[A-Za-z0-9]{20}")  # a UUID has 12 letters and digits in a row at most, model names fewer than 20
-_TRACE_ID = re.compile(r"(?:req[_-])?[0-9a-f]{32}")
+_TRACE_ID = re.compile(r"(?:req[_-])?[0-9a-f]{32}|slu-[0-9a-f]{16}-[0-9a-f]{1,16}")  # or an id of our own
 _SHORTEST = 11  # of what `_KEYS` can match
 _HIDDEN = re.compile(r"id:[0-9a-f]{12}")
 
@@ -27,7 +27,7 @@ def scrubbed(text: str) -> str:
 
 
 def scrubbed_id(text: str) -> str:
-    """A request id, likewise; the 32 hex digits of a trace id stay, as they are the habit of half the world."""
+    """A request id, likewise; the 32 hex digits of a trace id stay, as they are the habit of half the world, and ours do."""
     return text if _TRACE_ID.fullmatch(text) else scrubbed(text)
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import orjson
 
 from proxy.refusal import Refusal
-from proxy.stream.spans import members
+from proxy.stream.spans import has_unicode_escape, members
 
 MAX_DEPTH = 64
 # fmt: off
@@ -34,12 +34,25 @@ def read_json(raw: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, object]:
         raise Refusal(400, "malformed_json", "the body is not valid JSON in UTF-8", should_retry=False) from None
     if not isinstance(doc, dict):
         raise Refusal(400, "malformed_json", "the body must be one JSON object", should_retry=False)
-    if raw.count(b"{") + raw.count(b"[") > max_depth and is_deeper(doc, max_depth):
+    if _opens_more_than(raw, max_depth) and is_deeper(doc, max_depth):
         raise Refusal(400, "malformed_json", f"the body is nested deeper than {max_depth} levels", should_retry=False)
-    _refuse_duplicates(raw, doc)
-    if b"\\u0000" in raw and any("\0" in str(doc.get(name, "")) for name in _IDENTIFIERS):
+    is_escaped = has_unicode_escape(raw)
+    _refuse_duplicates(raw, doc, is_escaped)
+    if is_escaped and any("\0" in str(doc.get(name, "")) for name in _IDENTIFIERS):
         raise Refusal(400, "invalid_request", "a NUL character in model or user", should_retry=False)
     return doc
+
+
+def _opens_more_than(raw: bytes, most: int) -> bool:
+    """More arrays and objects than that? Few are looked for, and `find` is ten times as fast as `count`."""
+    for mark in (b"{", b"["):
+        at = raw.find(mark)
+        while at >= 0:
+            most -= 1
+            if most < 0:
+                return True
+            at = raw.find(mark, at + 1)
+    return False
 
 
 def is_deeper(value: object, levels: int) -> bool:
@@ -57,10 +70,10 @@ def is_deeper(value: object, levels: int) -> bool:
     return True
 
 
-def _refuse_duplicates(raw: bytes, doc: dict[str, object]) -> None:
+def _refuse_duplicates(raw: bytes, doc: dict[str, object], is_escaped: bool) -> None:
     """A key may be spelt with escapes, so a `\\u` sends us to the exact count too."""
     named = [name for name in _NAMED.findall(raw) if name.decode() in doc]
-    if b"\\u" not in raw and len(set(named)) == len(named):
+    if not is_escaped and len(set(named)) == len(named):
         return
     for key, times in Counter(key for key, _, _ in members(raw, 0)).items():
         if times > 1 and key in POLICY_FIELDS:

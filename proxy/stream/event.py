@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Protocol
+
+from proxy.exchange import value
 
 MAX_EVENT = 4 * 1024 * 1024  # bytes of one event (faults.md U23)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Event:
     """`raw` is what goes to the client; `data` the payload (b"" for comments and blank lines).
 

@@ -33,7 +33,7 @@ class Tail:
 
         A reader throws an event away whose end never comes. One that we ended for the provider it would take for the provider's.
         """
-        last = self._last[-_LONGEST:]
+        last = self._last
         if form == "json-array":
             return b"" if last.rstrip().endswith(b"}") else None
         if form == "ndjson":
@@ -45,5 +45,5 @@ class Tail:
 
     def _passed(self, out: bytes) -> bytes:
         if out:
-            self._last = out if len(out) >= _LONGEST else self._last[-_LONGEST:] + out
+            self._last = (self._last + out if len(out) < _LONGEST else out)[-_LONGEST:]
         return out

@@ -8,6 +8,7 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.admin.app import Admin, Probes
+from proxy.admin.door import AdminRunner
 from proxy.identify import keys
 from proxy.policy.plan import CallerRules, ServerRules
 from proxy.record.redact import hidden_by
@@ -57,7 +58,7 @@ class World:
             is_loopback=self.is_loopback,
             shown=self.shown,
         )
-        self.runner = web.AppRunner(admin.app())
+        self.runner = AdminRunner(admin.app())
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", 0).start()
         self.session, self.base = aiohttp.ClientSession(), f"http://127.0.0.1:{self.runner.addresses[0][1]}"

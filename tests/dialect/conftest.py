@@ -25,7 +25,9 @@ def _reached(surface, doc):
     found = set()
     for path, value in _leaves(doc):
         for dotted in surface:
-            if not _pattern(dotted.removesuffix("!json")).fullmatch("." + path):
+            if not _pattern(dotted.removesuffix("!json").removesuffix("!text")).fullmatch("." + path if path else ""):
+                continue
+            if dotted.endswith("!text") and re.fullmatch(r"[A-Za-z0-9+/=_-]{64,}", value):
                 continue
             found |= {leaf for _, leaf in _leaves(json.loads(value))} if dotted.endswith("!json") else {value}
     return found

@@ -86,6 +86,19 @@ def test_the_model_is_named_by_the_query_or_by_a_frame(query, event, model):
     assert realtime.model_of("/v1/realtime", query, event) == model
 
 
+@pytest.mark.parametrize(
+    ("session", "model"),
+    [
+        ({"audio": {"input": {"transcription": {"model": "whisper-1"}}}}, "whisper-1"),
+        ({"input_audio_transcription": {"model": "gpt-4o-transcribe"}}, "gpt-4o-transcribe"),
+        ({"audio": {"input": {"transcription": None}}}, None),
+        (None, None),
+    ],
+)
+def test_the_model_that_transcribes_is_named_by_the_session(session, model):
+    assert realtime.transcriber_of({"type": "session.update", "session": session}) == model
+
+
 def test_every_recorded_session_gives_the_usage_it_states():
     if not RECORDED.exists():
         pytest.skip("recorded sessions skipped LOUDLY: shared/ is not here")

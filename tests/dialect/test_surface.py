@@ -75,7 +75,8 @@ MESSAGES = {
         {"role": "user", "content": "T:plain"},
         {"role": "user", "content": [
             {"type": "text", "text": "T:part"},
-            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}},
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGkh" * 20}},
+            {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "T:plain document"}},
             {"type": "document", "title": "T:title", "context": "T:context", "source": {"type": "content", "content": [{"type": "text",
                 "text": "T:document"}]}},
             {"type": "search_result", "source": "https://x.example", "title": "T:found title", "content": [{"type": "text",

@@ -143,7 +143,8 @@ def test_only_the_entities_asked_for_are_looked_for():
 
 PARTS = st.sampled_from(
     ["bob@x.org", "+1 415-555-0132", "4111 1111 1111 1111", "DE89370400440532013000", "219-09-9999", "10.0.0.1", "2001:db8::1",
-     "phone: ", "4155550132", "ssn ", "219099999", "call me at", "\n", "\t", '"', "\\", *" /.,:-an7é\u00a00()+"]
+     "phone: ", "4155550132", "ssn ", "219099999", "call me at", "\n", "\t", '"', "\\", *" /.,:-an7é\u00a00()+",
+     "030/12345678", "0044 20 7123 4567", "1:2:3:4:5:6:7:8", "1:2:3:4:5:6:10.0.0.1", "gb29nwbk60161331926819", "\f", "\b", "\r"]
 )  # fmt: skip
 
 
@@ -153,6 +154,20 @@ def test_the_quick_look_at_json_source_never_misses_what_the_text_holds(text, is
     if EYES.find(text.encode()):
         assert b"\\u" in raw or EYES.may_hold(raw)
         assert EYES.may_hold(text.encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "parcel left on 2025-03-14",
+        "at 10:30:15",
+        "2025-03-14T10:30:15.250Z",
+        "ticket 48213, 129.90",
+        "id 3f2b8c1e-9d4a-4c77-b1aa-0f12de9c4455",
+    ],
+)
+def test_a_date_a_time_a_price_or_a_uuid_needs_no_closer_look(text):
+    assert not EYES.may_hold(json.dumps({"content": text}).encode())
 
 
 @given(st.lists(PARTS | st.text(max_size=5), max_size=8).map("".join))

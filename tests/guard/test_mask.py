@@ -210,3 +210,37 @@ def test_what_no_rule_can_read_passes_is_flagged_or_refused():
 
 def test_what_was_inspected_shows_no_body():
     assert "bob" not in repr(inspect(body("bob@x.org"), SURFACE, ALL))
+
+
+CARD = 4111111111111111
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"input": {"card": CARD, "list": [CARD, 1.5, {"deep": -CARD}]}},
+        {"arguments": json.dumps({"card": CARD, "é": "line\n"})},
+        {"arguments": json.dumps({"code": json.dumps({"card": CARD, "u": "é"})})},
+    ],
+)
+def test_a_value_spelt_as_a_number_is_masked_whole_and_the_body_stays_json(message):
+    seen = inspect(json.dumps({"messages": [message]}).encode(), SURFACE, ALL)
+    assert str(CARD).encode() not in seen.body
+    assert b"[CREDIT_CARD_1]" in seen.body
+    nested = orjson.loads(seen.body)["messages"][0].get("arguments")
+    while isinstance(nested, str) and nested.startswith("{"):
+        nested = json.loads(nested)
+        nested = nested.get("code", nested.get("card"))
+    assert nested in (None, "[CREDIT_CARD_1]")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"max_tokens":4111111111111111}',
+        b'{"messages":[{"content":4111111111111111}]}',
+        b'{"messages":[{"input":{"score":0.4111111111111111}}]}',
+    ],
+)
+def test_numbers_elsewhere_and_fractions_stay(raw):
+    assert inspect(raw, SURFACE, ALL).body == raw

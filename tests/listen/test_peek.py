@@ -30,28 +30,52 @@ class Wire:
             yield piece
 
 
+class Look:
+    """Wants so many bytes."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted, self.seen = wanted, b""
+
+    @property
+    def is_decided(self) -> bool:
+        return len(self.seen) >= self.wanted
+
+    def saw(self, piece: bytes) -> None:
+        self.seen += piece
+
+
 @given(pieces=st.lists(st.binary(min_size=1, max_size=9), max_size=9), looked_at=st.integers(0, 90))
 def test_the_body_streams_from_its_first_byte_however_much_was_looked_at(pieces, looked_at):
     async def go():
-        body = Peeked(Wire(*pieces))
-        head = await body.head(lambda held: len(held) >= looked_at, 1 << 20, 1 << 20, 5)
-        assert b"".join(pieces).startswith(head) and (len(head) >= looked_at or head == b"".join(pieces))
-        return await body.read(1 << 20)
+        body, look = Peeked(Wire(*pieces)), Look(looked_at)
+        assert await body.head(look, 1 << 20, 1 << 20, 5)
+        assert b"".join(pieces).startswith(look.seen) and (look.is_decided or look.seen == b"".join(pieces))
+        return await body.read(1 << 20), look.seen
 
-    assert asyncio.run(go()) == b"".join(pieces)
+    assert asyncio.run(go()) == (b"".join(pieces), b"".join(pieces))  # who looks sees all of it, once
 
 
 async def test_a_client_that_pauses_is_not_waited_for_and_nothing_is_lost():
     wire = Wire(b"one", None, b"two")
-    body = Peeked(wire)
-    assert await body.head(lambda held: False, 100, 100, 0.01) == b"one"
+    body, look = Peeked(wire), Look(9)
+    assert not await body.head(look, 100, 100, 0.01)
+    assert look.seen == b"one"
     wire.go_on.set()
     assert await body.read(100) == b"onetwo"
 
 
+async def test_who_must_know_waits_for_a_client_that_pauses_but_not_for_more_than_may_be_held():
+    wire = Wire(b"one", None, b"two", b"three")
+    body, look = Peeked(wire), Look(100)
+    asyncio.get_running_loop().call_later(0.01, wire.go_on.set)
+    assert not await body.head(look, 100, 6, None)
+    assert look.seen == b"onetwo"
+    assert await body.read(100) == b"onetwothree"
+
+
 async def test_a_call_that_ends_leaves_no_read_behind():
     body = Peeked(Wire(None, b"late"))
-    await body.head(lambda held: False, 100, 100, 0.0)
+    await body.head(Look(1), 100, 100, 0.0)
     body.close()
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1

@@ -113,3 +113,11 @@ def test_a_preflight_of_a_listed_origin_is_answered_here():
 )
 def test_what_is_no_preflight_of_a_listed_origin_goes_on(method, fields):
     assert preflight_headers(method, fields, ORIGINS) is None
+
+
+def test_what_others_use_of_a_shared_account_is_not_told():
+    shared = Standing("team finance", "requests", 10, 1, 1_060, 60, is_shared=True)
+    own = Standing("tier free", "tokens", 100, 90, 1_060, 60)
+    lines = dict(reply_headers("id", now_s=1_000, standings=(shared, own)))
+    assert lines[b"x-sluice-limit"] == b"team finance" and lines[b"x-ratelimit-remaining"] == b"90"
+    assert b"finance" not in lines[b"ratelimit"] + lines[b"ratelimit-policy"]

@@ -123,6 +123,9 @@ def target(model="gpt-4o", region=None, name="openai"):
         (Allow(models=()), target(), "chat", None, "model"),
         (Allow(models=("gpt-4o",)), target(None), "models", None, None),
         (Allow(models=("gpt-4o",)), target(None), "chat", None, "model"),
+        (Allow(models=("gpt-4o",)), target(None), "responses", None, "model"),
+        (Allow(models=("gpt-4o",)), target(None), "batches", None, "model"),
+        (Allow(models=("gpt-4o",)), target(None), "other", None, None),
         (Allow(models=("openai/gpt-4o",)), target(name="azure"), "chat", None, "model"),
         (Allow(providers=("open*",)), target(), "chat", None, None),
         (Allow(providers=("anthropic",)), target(), "chat", None, "provider"),
@@ -134,7 +137,7 @@ def target(model="gpt-4o", region=None, name="openai"):
     ],
 )
 def test_allow_names_what_it_denies(allow, at, operation, tier, denied):
-    assert allowed(allow).denies(at, operation, tier) == denied
+    assert allowed(allow).denies(at, operation, tier, is_billed=operation != "models") == denied
 
 
 def test_every_built_in_provider_with_a_url_is_an_origin():

@@ -171,3 +171,8 @@ def test_a_huge_policy_is_judged_in_seconds(problems, text):
     began = time.process_time()
     problems(text)
     assert time.process_time() - began < 8.0
+
+
+def test_a_wrong_match_does_not_make_other_rules_seem_unreachable(problems):
+    found = problems("rules: [{match: {'header:x-case': off}, retry: off}, {match: {model: x}, retry: {attempts: 5}}]")
+    assert len(found) == 1 and "header:x-case" in found[0]

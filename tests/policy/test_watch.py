@@ -89,6 +89,17 @@ async def test_a_bad_file_keeps_the_last_good_one_and_is_told_once(policy):
     assert (seen.changes[-1][0].generation, count(seen.changes[-1][0])) == (2, 3)
 
 
+@pytest.mark.parametrize("left", ["", "\n", "# everything commented out\n"])
+async def test_a_file_that_was_emptied_does_not_drop_every_limit(policy, left):
+    async with watching(policy) as (_, seen):
+        policy.write_text(left)
+        await seen.news()
+        assert "empty" in str(seen.errors[0][0]) and not seen.changes
+        policy.write_text("version: 1\n")
+        await seen.news()
+    assert seen.changes[-1][0].limits == ()
+
+
 async def test_a_file_that_vanishes_is_a_problem_and_no_change(policy):
     async with watching(policy) as (_, seen):
         policy.unlink()

@@ -111,6 +111,10 @@ class Caller:
         await self.send(method, target, headers, body)
         return await self.answer(is_to_head=method == "HEAD")
 
+    async def some(self) -> bytes:
+        """Whatever comes next, unframed; b"" when the other side has closed."""
+        return await self._reader.read(1 << 16)
+
     async def is_closed_within(self, seconds: float) -> bool:
         """Does the other side close? What still comes is thrown away."""
         try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
-from support.provider import Reply
+from support.provider import Reply, Script, Seen
 
 TARGET = "/openai/v1/chat/completions"
 JSON = ("Content-Type", "application/json")
@@ -43,3 +44,17 @@ async def stream_end(reply: Reply, *, with_usage: bool = True) -> None:
 
 def error(text: str = "no", kind: str = "server_error", code: str | None = None) -> dict:
     return {"error": {"message": text, "type": kind, "param": None, "code": code}}
+
+
+def fails(status: int = 503, headers: Sequence[tuple[str, str]] = (), doc: dict | None = None) -> Script:
+    """A provider that answers with this error."""
+
+    async def script(seen: Seen, reply: Reply) -> None:
+        await reply.json(doc or error("overloaded"), status, list(headers))
+
+    return script
+
+
+async def good(seen: Seen, reply: Reply) -> None:
+    """A provider that is well."""
+    await reply.json(whole("good"))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from support.provider import Reply, Seen
+from support.provider import Reply, Script, Seen
 
 PLACEHOLDER = re.compile(rb"\[[A-Z_]+_\d+\]")
 
@@ -50,6 +50,22 @@ async def echo(seen: Seen, reply: Reply) -> None:
             await answer(said, seen, reply, is_streamed)
             return
     await reply.json({"object": "list", "data": [{"id": name, "object": "model"} for name in ("gpt-4o", "gpt-4o-mini", "o3")]})
+
+
+def failing(status: int, times: int = 99, headers: Iterable[tuple[str, str]] = (), then: Script = echo) -> Script:
+    """Fails so often, then does as `then` says."""
+    left = times
+
+    async def script(seen: Seen, reply: Reply) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            error = {"message": f"failure {times - left}", "type": "server_error", "code": None}
+            await reply.json({"error": error}, status, list(headers))
+        else:
+            await then(seen, reply)
+
+    return script
 
 
 # --- openai ---

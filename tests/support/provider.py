@@ -139,6 +139,9 @@ class Provider:
         reply = Reply(writer)
         try:
             await self.script(seen, reply)
+        except ConnectionError:
+            seen.gone.set()
+            raise
         finally:
             watch.cancel()
             with contextlib.suppress(BaseException):

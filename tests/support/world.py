@@ -64,10 +64,10 @@ class World:
         headers: Iterable[tuple[str, str]] = (),
         peer: str | None = None,
     ) -> Got:
-        """`key` names a Sluice key, or is sent as it is where it holds a blank, a dot or begins with sk-."""
+        """`key` names a Sluice key; a JWT and what begins with sk- are sent as they are."""
         lines = [] if body is None else [("Content-Type", "application/json")]
         if key is not None:
-            lines.append(("Authorization", f"Bearer {key if re.search(r'[. ]|^sk-', key) else slk(key)}"))
+            lines.append(("Authorization", f"Bearer {key if key.startswith('sk-') or key.count('.') == 2 else slk(key)}"))
         return await ask(self.sluice.port, method, target, [*lines, *headers], body, peer)
 
     async def chat(

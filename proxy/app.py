@@ -187,7 +187,8 @@ class App:
         await asyncio.wait({closing, hurried}, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if not closing.done():
-            await asyncio.wait_for(self._edge.close(0), LAST_WORDS_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._edge.close(0), LAST_WORDS_S)
             closing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await closing

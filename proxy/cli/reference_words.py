@@ -32,6 +32,8 @@ REPLY_HEADERS: Mapping[str, str] = {
     "x-sluice-attempts": "How many attempts were sent.",
     "x-sluice-model": "The model that answered, where it is another than the one asked.",
     "x-sluice-guard": "What the guard did: `masked email=2 phone=1`. Never a value.",
+    "x-sluice-reserved-usd": "What the attempt may cost at most, in dollars; held until it is settled.",
+    "x-sluice-cost-usd": "What the call cost, in dollars, where that is known before the answer begins (a list of models).",
     "x-sluice-limit": "The limit that refused, else the tightest.",
     "x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset": "Of the tightest rate; reset in Unix seconds. The provider's own pass.",
     "ratelimit, ratelimit-policy": "The same of every rate, as the IETF draft spells it.",

@@ -124,7 +124,7 @@ def _media(doc: Json) -> list[str]:
     """Kinds of the parts no text rule can read, in messages, input items and their outputs."""
     parts: list[object] = []
     for entry in (*items(doc.get("messages")), *items(doc.get("input"))):
-        if isinstance(entry, dict):
+        if isinstance(entry, dict) and not (isinstance(entry.get("content"), str) and "type" not in entry and "output" not in entry):
             output = entry.get("output")
             parts += (entry, output, *items(entry.get("content")), *items(output))
     return [kind for part in parts if isinstance(part, dict) and (kind := _kind(part)) is not None]

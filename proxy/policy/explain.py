@@ -116,8 +116,11 @@ def _line(
 ) -> CallerLine:
     limits = {limit.name: limit for limit in rulebook.limits}
     found = []
-    if (limit := limits.get(f"tier {tier}")) is not None:
-        found.append(f"{limit.name}: {numbers_text(limit)}")
+    of_tier = tier if tier is None or not tier.startswith("its own, else ") else tier.removeprefix("its own, else ")
+    if (limit := limits.get(f"tier {of_tier}")) is not None:
+        found.append(
+            f"{limit.name}: {numbers_text(limit)}" if of_tier == tier else f"those of its tier, else {limit.name}: {numbers_text(limit)}"
+        )
     if overrides is not None and overrides.given:
         found.append("overrides: " + numbers_text(_limit_of(overrides)))
     if (limit := limits.get(f"team {team}")) is not None and numbers_text(limit) != "no numbers":

@@ -14,7 +14,7 @@ import orjson
 
 from proxy.exchange import NANO, Story, Try
 from proxy.ports import Clock
-from proxy.record.redact import plain, scrubbed, scrubbed_id
+from proxy.record.redact import may_hold_key, plain, scrubbed, scrubbed_id
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 BURST, BURST_S = 20, 10.0  # lines of one event in so many seconds; the rest is counted (faults.md D10: 100 KB a minute)
@@ -155,8 +155,14 @@ class Log:
         return held_back
 
     def _line(self, level: str, event: str, fields: dict[str, object]) -> None:
-        clean = {name: _clean(name, value) if value is not None else None for name, value in fields.items()}
-        self._write(orjson.dumps({"at": self._at(), "level": level, "event": event, **clean}, default=_class_name) + b"\n")
+        head: dict[str, object] = {"at": self._at(), "level": level, "event": event}
+        try:
+            line = orjson.dumps({**head, **fields}, default=_class_name)
+        except TypeError:  # a lone surrogate, or an integer that JSON readers do not know
+            line = b""
+        if not line or may_hold_key(line):
+            line = orjson.dumps({**head, **{name: _clean(name, value) for name, value in fields.items()}}, default=_class_name)
+        self._write(line + b"\n")
 
     def _at(self) -> str:
         """Now, to the millisecond; the text of a second is made once."""

@@ -7,6 +7,8 @@ import hmac
 import re
 from collections.abc import Callable
 
+import re2  # type: ignore[import-untyped]  # google-re2 ships no types
+
 GONE = "[redacted]"
 _KEYS = re.compile(
     r"(?<![A-Za-z0-9])(?:slk|sk|pk|rk|gsk|xai|pplx|nvapi|hf|r8)[-_][A-Za-z0-9_-]{8,}"  # vendors' prefixes, and our own
@@ -15,10 +17,19 @@ _KEYS = re.compile(
     r"|(?<![A-Za-z0-9])e[yw][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)*"  # a JWT
     r"|(?P<run>[A-Za-z0-9_-]{32,})"
 )
+_HINT = re2.compile(  # finds no fewer
+    rb"(?:slk|sk|pk|rk|gsk|xai|pplx|nvapi|hf|r8)[-_][A-Za-z0-9_-]{8}|(?:AIza|AKIA|ASIA)[A-Za-z0-9_-]{12}"
+    rb"|(?i:bearer|basic)[ =:]+[A-Za-z0-9._~+/=-]{4}|e[yw][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4}|[A-Za-z0-9]{20}"
+)
 _DENSE = re.compile(r"[A-Za-z0-9]{20}")  # a UUID has 12 letters and digits in a row at most, model names fewer than 20
 _TRACE_ID = re.compile(r"(?:req[_-])?[0-9a-f]{32}|slu-[0-9a-f]{16}-[0-9a-f]{1,16}")  # or an id of our own
 _SHORTEST = 11  # of what `_KEYS` can match
 _HIDDEN = re.compile(r"id:[0-9a-f]{12}")
+
+
+def may_hold_key(line: bytes) -> bool:
+    """False: nothing in this JSON would be scrubbed."""
+    return _HINT.search(line) is not None
 
 
 def scrubbed(text: str) -> str:

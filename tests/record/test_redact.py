@@ -2,11 +2,12 @@
 
 import secrets
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.record.redact import GONE, hidden_by, plain, scrubbed, scrubbed_id
+from proxy.record.redact import GONE, hidden_by, may_hold_key, plain, scrubbed, scrubbed_id
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,40 @@ def test_hidden_names_are_told_apart_and_do_not_tell_who():
     assert "alice" not in hidden("alice")
     assert hidden(hidden("alice")) == hidden("alice")
     assert plain("alice") == "alice"
+
+
+PIECES = st.sampled_from(
+    [
+        "slk-",
+        "sk_",
+        "r8-",
+        "AIza",
+        "AKIA",
+        "bearer",
+        "Basic",
+        " ",
+        ":",
+        "=",
+        "ey",
+        ".",
+        "-",
+        "_",
+        "\n",
+        '"',
+        "\\",
+        "é",
+        "abcd1234",
+        "A1b2C3d4E5f6",
+    ]
+)
+
+
+@given(st.lists(PIECES | st.text(max_size=3), max_size=12).map("".join))
+def test_the_one_look_at_a_line_never_misses_what_would_be_taken_out(text):
+    if scrubbed(text) != text:
+        assert may_hold_key(orjson.dumps({"field": text}))
+
+
+def test_a_plain_line_of_a_call_needs_no_closer_look():
+    line = {"at": "2026-11-21T01:03:23.352Z", "request_id": "slu-0123456789abcdef-1f", "model": "gpt-4o-mini-2024-07-18", "cost": 825000}
+    assert not may_hold_key(orjson.dumps(line | {"caller": "3f2b8c1e-9d4a-4c77-b1aa-0f12de9c4455"}))

@@ -10,11 +10,8 @@ ARGS = json.dumps({"to": CANARY, "n": 1})  # JSON inside a string
 TOOL = {"type": "function", "function": {"name": "f", "description": CANARY, "parameters": {"type": "object", "properties": {}}}}
 SCHEMA = {"type": "object", "properties": {"to": {"type": "object", "properties": {"x": {"type": "string", "description": CANARY}}}}}
 DEEP_TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
-CALLED = {
-    "role": "assistant",
-    "content": None,
-    "tool_calls": [{"id": "t", "type": "function", "function": {"name": "f", "arguments": ARGS}}],
-}
+CALLS = [{"id": "t", "type": "function", "function": {"name": "f", "arguments": ARGS}}]
+CALLED = {"role": "assistant", "content": None, "tool_calls": CALLS}
 
 
 def chat(*messages: dict, **more: object) -> dict:
@@ -121,7 +118,7 @@ COHERE_2 = {
     "tool result document": cohere({"role": "tool", "tool_call_id": "t", "content": [{"type": "document", "document": {"data": CANARY}}]}),
     "document": cohere(documents=[CANARY]),
     "document data": cohere(documents=[{"id": "1", "data": {"text": CANARY}}]),
-    "arguments of a tool call": cohere({"role": "assistant", "tool_plan": "p", "tool_calls": CALLED["tool_calls"]}),
+    "arguments of a tool call": cohere({"role": "assistant", "tool_plan": "p", "tool_calls": CALLS}),
     "tool plan": cohere({"role": "assistant", "tool_plan": CANARY, "tool_calls": []}),
     "tool description": cohere(tools=[TOOL]),
 }

@@ -196,6 +196,7 @@ class Pipeline:
         headers = reply_headers(
             story.call.id,
             now_s=self._rooms.clock.now_ns() / 1e9,
+            status=no.status,
             limit=no.limit,
             standings=self._rooms.store.standings(known.claims),
             attempts=_sent(story),

@@ -203,6 +203,7 @@ class Relaying:
             ready.call.id,
             headers,
             now_s=clock.now_ns() / 1e9,
+            status=sent.answer.status,
             overhead_ms=max(0.0, clock.monotonic() - ready.call.began - story.upstream_s) * 1000,
             standings=standings,
             provider=target.provider.name,

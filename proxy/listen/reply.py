@@ -27,6 +27,7 @@ def reply_headers(
     answer: RawHeaders = (),
     *,
     now_s: float,
+    status: int = 200,
     overhead_ms: float | None = None,
     standings: Sequence[Standing] = (),
     limit: str | None = None,
@@ -40,9 +41,9 @@ def reply_headers(
 ) -> RawHeaders:
     """`answer` (the provider's lines, see `headers.answer_headers`) and ours after them (design.md section 3).
 
-    `now_s` is Unix seconds; `overhead_ms` our own share; `limit` names the refusing limit, else the tightest of `standings` is named;
-    `model` is given only where another model answered; `reserved_nanousd` was held, `cost_nanousd` where it is known already;
-    `found` is the story's (entity, direction, action) → count.
+    `now_s` is Unix seconds; `status` the reply's; `overhead_ms` our own share; `limit` names the refusing limit, else the tightest of
+    `standings` is named; `model` is given only where another model answered; `reserved_nanousd` was held, `cost_nanousd` where it is
+    known already; `found` is the story's (entity, direction, action) → count.
     """
     sent = {name.lower() for name, _ in answer}
     lines: list[tuple[bytes, bytes]] = [(b"x-sluice-request-id", field_value(request_id))]
@@ -50,7 +51,7 @@ def reply_headers(
         lines.append((b"x-request-id", field_value(request_id)))
     if overhead_ms is not None:
         lines.append((b"server-timing", b"sluice;dur=%.1f" % overhead_ms))
-    lines += _limit_lines(standings, limit, sent, now_s)
+    lines += _limit_lines(standings, limit, sent, now_s, may_reset=status < 400 or limit is not None)
     named = ((b"x-sluice-provider", provider), (b"x-sluice-attempts", attempts), (b"x-sluice-model", model))
     lines += [(name, field_value(value)) for name, value in named if value is not None]
     amounts = ((b"x-sluice-reserved-usd", reserved_nanousd), (b"x-sluice-cost-usd", cost_nanousd))
@@ -68,7 +69,10 @@ def tightest(standings: Sequence[Standing]) -> Standing | None:
     return min(standings, key=lambda at: at.remaining / at.allowed if at.allowed else 0.0, default=None)
 
 
-def _limit_lines(standings: Sequence[Standing], limit: str | None, sent: set[bytes], now_s: float) -> list[tuple[bytes, bytes]]:
+def _limit_lines(
+    standings: Sequence[Standing], limit: str | None, sent: set[bytes], now_s: float, *, may_reset: bool
+) -> list[tuple[bytes, bytes]]:
+    """`may_reset`: no limit's reset stands in an error that no limit caused, as the cohere SDK sleeps until it before it tries again."""
     lines: list[tuple[bytes, bytes]] = []
     first = tightest(standings)
     name = limit or (first.limit if first else None)
@@ -80,7 +84,8 @@ def _limit_lines(standings: Sequence[Standing], limit: str | None, sent: set[byt
     if counted is None:
         return lines
     if sent.isdisjoint(_RATELIMIT):
-        lines += zip(_RATELIMIT, (b"%d" % counted.allowed, b"%d" % counted.remaining, b"%d" % counted.resets_at), strict=True)
+        figures = (counted.allowed, counted.remaining, counted.resets_at)[: 3 if may_reset else 2]
+        lines += [(name, b"%d" % figure) for name, figure in zip(_RATELIMIT, figures, strict=False)]
     if b"ratelimit" not in sent and b"ratelimit-policy" not in sent:  # draft-ietf-httpapi-ratelimit-headers
         lines.append((b"ratelimit-policy", b", ".join([_policy(at.limit, at.kind, at.allowed, at.window_s) for at in rates])))
         left = [b"%b;r=%d;t=%d" % (_quoted(at.limit, at.kind), at.remaining, max(0, at.resets_at - int(now_s))) for at in rates]

@@ -49,6 +49,12 @@ def test_names_that_the_provider_sent_are_left_to_it():
     ]
 
 
+def test_an_error_that_no_limit_caused_names_no_reset_to_wait_for():
+    assert {b"x-ratelimit-remaining", b"x-sluice-limit"} <= dict(headers_of(standings=(TOKENS,), status=503)).keys()
+    assert b"x-ratelimit-reset" not in dict(headers_of(standings=(TOKENS,), status=503))
+    assert dict(headers_of(standings=(TOKENS,), status=429, limit="tier free"))[b"x-ratelimit-reset"] == b"1030"
+
+
 def test_a_refusing_limit_is_named_before_the_tightest():
     assert dict(headers_of(standings=(REQUESTS,), limit="limit gpt"))[b"x-sluice-limit"] == b"limit gpt"
 

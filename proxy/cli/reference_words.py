@@ -35,7 +35,9 @@ REPLY_HEADERS: Mapping[str, str] = {
     "x-sluice-reserved-usd": "What the attempt may cost at most, in dollars; held until it is settled.",
     "x-sluice-cost-usd": "What the call cost, in dollars, where that is known before the answer begins (a list of models).",
     "x-sluice-limit": "The limit that refused, else the tightest.",
-    "x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset": "Of the tightest rate; reset in Unix seconds. The provider's own pass.",
+    "x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset": (
+        "Of the tightest rate that is the caller's own; reset in Unix seconds, not on a provider's error. The provider's own pass."
+    ),
     "ratelimit, ratelimit-policy": "The same of every rate, as the IETF draft spells it.",
     "retry-after, retry-after-ms": "On refusals where waiting helps.",
     "x-should-retry": "`false` where waiting is no help, or where Sluice has retried already.",

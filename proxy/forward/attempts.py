@@ -76,8 +76,12 @@ def _on(
     try:
         outcome = yield Step(target, keys[0], "fallback" if number else "first", is_last=most < 2 and not has_more_targets)
         retry: _Retry | None = None
-        used = 1
+        used, is_renewed = 1, False
         while _can_send_again(outcome, terms):
+            if outcome.is_free and not is_renewed:
+                is_renewed = True
+                outcome = yield Step(target, keys[used - 1], "retry", is_last=most < 2 and not has_more_targets)
+                continue
             if outcome.credential_fault and used < len(keys) and clock() <= terms.deadline - LEAST_S:
                 outcome = yield Step(target, keys[used], "retry", is_last=most < 2 and not has_more_targets)
                 used += 1

@@ -31,7 +31,7 @@ class Client:
         self._is_ticking_fast = False
 
     async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Reply:
-        """See `ports.Upstream`. A kept connection that turns out to be dead is replaced once by a new one, if the body is held."""
+        """See `ports.Upstream`. Never sends a request twice: each attempt has a hold and a row of its own."""
         head = head_of(request)
         key = (request.pool, request.origin, request.tls, request.max_connections)
         pool = self._pools.get(key)
@@ -40,14 +40,8 @@ class Client:
         await pool.enter()
         try:
             kept = pool.take(self._clock.monotonic())
-            if kept is not None:
-                reply = await self._attempt(pool, kept, request, head, timeouts, deadline, may_repeat=request.upload is None)
-                if reply is not None:
-                    return reply
-            fresh = await self._connect(pool, request, timeouts, deadline)
-            reply = await self._attempt(pool, fresh, request, head, timeouts, deadline, may_repeat=False)
-            assert reply is not None
-            return reply
+            connection = kept or await self._connect(pool, request, timeouts, deadline)
+            return await self._attempt(pool, connection, request, head, timeouts, deadline, is_kept=kept is not None)
         except BaseException:
             pool.leave()
             raise
@@ -64,9 +58,9 @@ class Client:
     # --- one attempt ---
 
     async def _attempt(
-        self, pool: Pool, connection: Connection, request: Outgoing, head: bytes, timeouts: Timeouts, deadline: float, *, may_repeat: bool
-    ) -> Reply | None:
-        """The answer, its head complete. None: the connection was dead and nothing of an answer came (`may_repeat` only)."""
+        self, pool: Pool, connection: Connection, request: Outgoing, head: bytes, timeouts: Timeouts, deadline: float, *, is_kept: bool
+    ) -> Reply:
+        """The answer, its head complete. A kept connection that dies without a byte of one is `stale`: it was perhaps closed under us."""
         reply = Reply(connection, is_to_head=request.method == "HEAD")
         connection.begin(reply, timeouts, self._clock.monotonic(), deadline)
         pool.busy.add(connection)
@@ -82,8 +76,9 @@ class Client:
         except BaseException as error:
             pool.busy.discard(connection)
             connection.abort()
-            if may_repeat and not reply.has_bytes and isinstance(error, UpstreamFailed) and error.kind == "reset":
-                return None
+            if is_kept and not reply.has_bytes and isinstance(error, UpstreamFailed) and error.kind == "reset":
+                pool.drop_idle()  # what was opened before is likely to be as dead
+                raise UpstreamFailed(error.code, "stale", sent=error.sent, detail=error.detail) from error
             raise
 
     async def _upload(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> None:

@@ -27,6 +27,7 @@ class Outcome:
     fallback: FallbackOn = ""  # which of the policy's `fallback_on` covers another target
     is_once: bool = False  # at most one retry: it may be billed twice
     is_immediate: bool = False  # the first retry need not wait
+    is_free: bool = False  # the first repeat counts neither as a retry nor against a budget (faults.md U8)
     is_sent: bool = True  # a byte of the request may have reached the provider
 
 
@@ -45,6 +46,7 @@ _FAILED = {
     "connect": Outcome("connect", True, True, error="connect", fallback="error", is_immediate=True),
     "tls": Outcome("tls", True, fallback="error"),
     "reset": Outcome("reset", True, True, error="connect", fallback="error", is_immediate=True),
+    "stale": Outcome("stale", None, True, error="connect", fallback="error", is_immediate=True, is_free=True),  # nobody's fault
     "protocol": Outcome("protocol", True, fallback="error"),
     "first_byte_timeout": Outcome("first_byte_timeout", True, fallback="error"),  # no retry: it may be billed twice
     "timeout": Outcome("timeout", True),

@@ -70,7 +70,12 @@ class Pool:
                     connection.abort()
             self._idle = fit
 
-    def close(self) -> None:
-        for connection in (*self.busy, *self._idle):
+    def drop_idle(self) -> None:
+        for connection in self._idle:
             connection.abort()
         self._idle.clear()
+
+    def close(self) -> None:
+        for connection in self.busy:
+            connection.abort()
+        self.drop_idle()

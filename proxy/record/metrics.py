@@ -19,7 +19,7 @@ from proxy.record.redact import plain
 OTHER = "other"
 MAX_SERIES = 2000  # of one metric; beyond it all labels read `other` (a scrape of 500 series costs 7 ms of the loop: performance.md)
 BREAKER_STATES = {"closed": 0, "probing": 1, "half_open": 1, "open": 2}
-ERRORS = frozenset({"dns", "connect", "tls", "reset", "protocol", "first_byte_timeout", "timeout", "pool", "event", "5xx"})
+ERRORS = frozenset({"dns", "connect", "tls", "reset", "stale", "protocol", "first_byte_timeout", "timeout", "pool", "event", "5xx"})
 RECENT_S = 60.0  # the highest ratio of a limit is shown for one to two of these
 
 Labels = tuple[str, ...]

@@ -16,6 +16,7 @@ ORIGIN = Origin("https", "x", 443, b"x")
 ONE, TWO = (Target(Provider(name, "openai", "openai", ORIGIN), "m", "m") for name in ("one", "two"))
 REFUSED = of_failure(UpstreamFailed("upstream_connect", "connect", sent=False))
 RESET = of_failure(UpstreamFailed("upstream_reset", "reset", sent=True))
+STALE = of_failure(UpstreamFailed("upstream_reset", "stale", sent=True))
 LATE = of_failure(UpstreamFailed("upstream_first_byte_timeout", "first_byte_timeout", sent=True))
 ALL = frozenset({"error", "breaker", "rate_limit"})
 
@@ -63,6 +64,8 @@ FIRST, RETRY = "one first", "one retry"
         ((REFUSED,), 3),
         ((BUSY,), 3),
         ((RESET,), 2),
+        ((STALE,), 3),
+        ((STALE, OK), 2),
         ((answer(408),), 2),
         ((answer(409), answer(409)), 2),
         ((LATE,), 1),
@@ -80,6 +83,12 @@ FIRST, RETRY = "one first", "one retry"
 )
 def test_how_often_one_target_is_tried(outcomes, count):
     assert World().kinds(*outcomes) == [FIRST, *[RETRY] * (count - 1)]
+
+
+def test_a_kept_connection_that_died_is_replaced_even_where_no_retry_is_allowed():
+    world = World(rules=RetryRules(attempts=1, on_errors=frozenset()), may_retry=False)
+    assert world.kinds(STALE) == [FIRST, RETRY]
+    assert world.budgets.of("one").tokens == FULL
 
 
 def test_waits_grow_with_full_jitter_and_have_a_cap():

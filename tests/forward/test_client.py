@@ -426,21 +426,31 @@ async def test_unasked_bytes_that_the_loop_has_not_read_yet_are_seen_before_the_
         one.close()
 
 
-@pytest.mark.parametrize("read_first", [True, False])
-async def test_a_stale_connection_is_replaced_once_without_the_caller_noticing(provider, send, read_first):
+async def test_a_kept_connection_closed_before_it_is_used_is_replaced_without_the_caller_noticing(provider, send):
     async def script(reader, writer, self):
         await self.read(reader)
         writer.write(OK)
-        if self.connections == 1:
-            if read_first:
-                await self.read(reader)  # closes under the second request, no byte of an answer
-            return
-        await self.read(reader)
+        if self.connections > 1:
+            await self.read(reader)
 
     async with provider(script) as there:
         assert await whole(await send(there.ask())) == b"hi"
+        await asyncio.sleep(0.05)  # its end arrives
         assert await whole(await send(there.ask(body=b"again"))) == b"hi"
-    assert (there.connections, there.bodies[-1]) == (2, b"again")
+    assert (there.connections, there.bodies) == (2, [b"{}", b"again"])
+
+
+async def test_a_kept_connection_that_dies_under_a_request_is_stale_and_the_request_not_sent_again(provider, send):
+    async def script(reader, writer, self):
+        await self.read(reader)
+        writer.write(OK)
+        await self.read(reader)  # and closes: no byte of an answer
+
+    async with provider(script) as there:
+        assert await whole(await send(there.ask())) == b"hi"
+        with pytest.raises(UpstreamFailed) as failed:
+            await send(there.ask(body=b"again"))
+    assert (failed.value.code, failed.value.kind, failed.value.sent, there.connections) == ("upstream_reset", "stale", True, 1)
 
 
 async def test_an_upload_on_a_stale_connection_is_not_repeated(provider, send):

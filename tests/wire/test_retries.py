@@ -225,3 +225,13 @@ async def test_a_key_without_credit_gives_way_at_once_and_the_last_ones_answer_p
     got = await case.ask(key=None)
     assert (got.status, got.json, got.header("x-should-retry")) == (429, doc, "false")
     assert [seen.header("authorization")[-4:] for seen in case.seen()] == ["1111", "2222"]
+
+
+async def test_a_kept_connection_that_dies_under_a_call_is_replaced_and_both_attempts_have_a_row(case, in_turn):
+    case.answers(in_turn(chat.good, resets, chat.good))
+    assert (await case.ask()).status == 200
+    got = await case.ask(None, ONCE)  # replaced even where no retry of ours is allowed
+    assert (got.status, got.header("x-sluice-attempts")) == (200, "2")
+    lost, kept = await case.rows(got)
+    assert (lost["end"], lost["usage_source"], lost["cost_nanousd"]) == ("refused:upstream_reset", "estimate", lost["held_nanousd"])
+    assert (kept["kind"], kept["cost_nanousd"]) == ("retry", chat.COST)

@@ -24,7 +24,7 @@ from proxy.ports import Body, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Generation, Ready, Rooms
 from proxy.stream.body import read_json
-from proxy.stream.coding import decode
+from proxy.stream.coding import decode, without_body_fields
 from proxy.stream.multipart import FormField
 
 NOTHING_ASKED = Asked()
@@ -181,7 +181,7 @@ class Pipeline:
         story.found.update(inspected.found)
         if inspected.body is held.plain or inspected.body == held.plain:
             return held, headers, None
-        coded = tuple(line for line in headers if line[0].lower() != b"content-encoding")
+        coded = without_body_fields(headers)
         return replace(held, raw=inspected.body, plain=inspected.body), coded, inspected.vault if rules.restore else None
 
     def _refuse(self, known: Known, no: Refusal, sink: Sink, story: Story) -> None:

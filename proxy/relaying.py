@@ -24,12 +24,11 @@ from proxy.policy.plan import Target
 from proxy.ports import Answer, Line, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Ready, Rooms
-from proxy.stream.coding import READABLE, decode
+from proxy.stream.coding import READABLE, decode, without_body_fields
 from proxy.stream.tail import Tail
 
 MAX_LIST = 4 * 1024 * 1024  # bytes of a list of models
 LIST_S = 10.0
-_CODING = frozenset({b"content-encoding"})
 
 
 @value(frozen=True, slots=True)
@@ -162,7 +161,7 @@ class Relaying:
         headers = followed_back(headers, answer.status, sent.of.target.provider, ready.call)
         headers = without_key(headers, sent.of.key) if sent.of.key else headers
         if ready.op.name == "models" and answer.status == 200 and (listed := await self._listed(sent, ready, answer)) is not None:
-            return _without(headers, _CODING), watch, listed
+            return without_body_fields(headers), watch, listed
         kind = header_of(answer.headers, b"content-type")
         coding = _coding(answer.headers)
         line: Line = watch
@@ -172,7 +171,7 @@ class Relaying:
             form = stream_format_of(ready.op, kind) or ("json" if "json" in kind else None)
             if form is not None:
                 line = Through(line, restoring(sent.of.dialect, ready.op, ready.vault, form, coding if coding in READABLE else ""))
-                headers = _without(headers, _CODING)
+                headers = without_body_fields(headers)
         return headers, line, None
 
     async def _listed(self, sent: Sent, ready: Ready, answer: Answer) -> bytes | None:
@@ -272,10 +271,6 @@ def _last_words(sent: Sent, ready: Ready, tail: Tail, form: str, code: str, text
 
 def _coding(headers: RawHeaders) -> str:
     return header_of(headers, b"content-encoding").strip().lower()
-
-
-def _without(headers: RawHeaders, names: frozenset[bytes]) -> RawHeaders:
-    return tuple(line for line in headers if line[0].lower() not in names)
 
 
 _CUT = "the provider's answer broke off; what came before this is all there is"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Proves `make run` and `make test` on a fresh Debian: a bare chroot with python3, python3-venv, make and ca-certificates, nothing else.
-# Needs root and mmdebstrap (`apt-get install mmdebstrap`). The host's package-index settings are passed in. Usage: tests/chroot.sh [run|test|all]
+# Needs root and mmdebstrap (`apt-get install mmdebstrap`). The host's package-index settings are passed in. Usage: [ARGS='tests/…'] tests/chroot.sh [run|test|all]
 set -euo pipefail
 WHAT=${1:-all}
 HERE=$(cd "$(dirname "$0")/.." && pwd)
@@ -44,6 +44,6 @@ if [ "$WHAT" != test ]; then
 fi
 if [ "$WHAT" != run ]; then
   echo "== make test"
-  inside bash -c 'cd /root/sluice && make test'
+  inside bash -c 'cd /root/sluice && make test ARGS="$0"' "${ARGS:-}"
 fi
 echo "== proved in a bare chroot: $WHAT"

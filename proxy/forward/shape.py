@@ -13,6 +13,7 @@ from proxy.forward.target import target_for, without_parameter
 from proxy.policy.plan import Credential, Plan, Provider, Target
 from proxy.ports import Outgoing
 from proxy.refusal import Refusal
+from proxy.stream.coding import without_body_fields
 from proxy.stream.spans import edit, insert_key, top_level
 
 CARRIERS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})  # and the query parameter `key`
@@ -65,7 +66,7 @@ def shape(
         changed, asked_usage = _body(text, target, op, is_renamed=is_renamed, moves=goes_elsewhere, wants_usage=wants_usage)
         if changed != text:
             body = changed
-            headers = tuple(line for line in headers if line[0].lower() != b"content-encoding")
+            headers = without_body_fields(headers)
     own_key = plan.caller.brings_own_key
     if own_key and provider.name != (plan.caller.own_provider or source.name):
         raise Refusal(403, "not_allowed", f"your own provider key is not sent to {provider.name}", should_retry=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 
+from proxy.exchange import RawHeaders
 from proxy.refusal import Refusal, UpstreamCut
 
 READABLE = frozenset({"gzip", "x-gzip", "deflate"})
@@ -12,6 +13,14 @@ FREE = 1 << 20  # decoded bytes that no ratio is asked of: small bodies of blank
 _STEP = 1 << 18  # bytes decoded at once
 _SLICE = 1 << 16  # bytes taken at once: zlib copies what it leaves over
 _GZIP, _ZLIB, _RAW = 31, 15, -15
+
+
+_OF_BODY = frozenset({b"content-encoding", b"content-md5", b"digest", b"content-digest", b"repr-digest"})
+
+
+def without_body_fields(headers: RawHeaders) -> RawHeaders:
+    """The header lines that stay true of a body that was worded anew, uncoded (RFC 9110 8.4, RFC 9530)."""
+    return tuple(line for line in headers if line[0].lower() not in _OF_BODY)
 
 
 class _TooLarge(Exception):

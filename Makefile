@@ -14,6 +14,7 @@ run: install  ## start Sluice on 127.0.0.1:8080 with config/policy.yaml
 install: $(VENV)/.run  ## make .venv with the locked, hashed runtime dependencies
 
 $(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "sluice: $(PYTHON) is not here; on Debian: apt-get install python3 python3-venv; or set PYTHON=/path/to/python3" >&2; exit 78; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sluice: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); set PYTHON=/path/to/python3" >&2; exit 78; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "sluice: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv" >&2; exit 78; }
 	@$(PYTHON) -m venv $(VENV)

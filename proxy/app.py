@@ -84,7 +84,6 @@ class App:
             identify=Identify(state.find_key, state.secret, clock, self._jwks),
             secret=state.secret,
             store=state,
-            is_known_model=lambda model: self._is_known("model", model),
             upstream=self._upstream,
             breakers=Breakers(random.random, self._metrics.breaker),
             budgets=Budgets(),
@@ -95,9 +94,9 @@ class App:
             dice=random.random,
         )
         self._bridge = Bridge(rooms)
-        self._edge = Edge(Pipeline(rooms).run, self._bridge.run, self._settings, clock, on_refusal=self._metrics.refused)
+        self._edge = Edge(Pipeline(rooms).run, self._bridge.run, self._settings, clock, on_refusal=rooms.books.turned_away)
         self._watch = Watch(places.policy, loaded, environ=os.environ, on_change=self._changed, on_error=self._failed, now_ns=clock.now_ns)
-        probes = Probes(live=self._live, ready=self._ready, startup=self._ready)
+        probes = Probes(live=self._live, ready=self._ready, startup=self._startup)
         self._admin = AdminRunner(
             Admin(
                 lambda: self._generation.rules,
@@ -255,11 +254,12 @@ class App:
     def _live(self) -> str | None:
         return None if self._watchdog.is_live else f"the event loop is {self._watchdog.lag_s:.1f} s behind"
 
+    def _startup(self) -> str | None:
+        return None if self._is_ready or self._is_draining else "starting"
+
     def _ready(self) -> str | None:
-        if self._is_draining:
-            return "draining"
         if not self._is_ready:
-            return "starting"
+            return "draining" if self._is_draining else "starting"
         if not self._state.is_available:
             return "the ledger cannot be written"
         return None if self._watchdog.is_ready else f"the event loop is {self._watchdog.lag_s:.1f} s behind"

@@ -13,6 +13,8 @@ from proxy.policy.plan import Plan, Provider
 from proxy.ports import Intent, Standing
 from proxy.rooms import Rooms
 
+TIMED = frozenset({"audio_ms", "characters"})  # of what is billed by these, no context window bounds the input
+
 
 @value(frozen=True, slots=True)
 class Charge:
@@ -33,7 +35,8 @@ async def hold(
     """
     quote = prices.quote(plan.pricing, plan.is_under_spend_limit, provider, try_.model, op, try_.at_ns)
     window = quote.row.window
-    most = bound(op, asked, text_bytes, window, plan.pricing.default_max_tokens, window=window)
+    is_timed = not TIMED.isdisjoint(quote.row.rates)
+    most = bound(op, asked, text_bytes, window, plan.pricing.default_max_tokens, window=None if is_timed else window)
     cost = partial(bound_cost, quote.row, input_tokens=most.input_tokens, images=most.images, files=most.files, tier=asked.tier)
     nanousd = cost(output_tokens=most.output_tokens)
     read = 0 if op.body == "stream" else most.input_tokens  # bytes of a file are no tokens

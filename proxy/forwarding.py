@@ -91,7 +91,7 @@ class Forwarding:
         """The answer to relay, or what failed. `before` itself comes back where this attempt could not even be paid for."""
         rooms, target = self._rooms, step.target
         now = rooms.clock.monotonic()
-        turn = rooms.breakers.enter(target.provider.name, self._known(target), ready.plan.breaker, now)
+        turn = rooms.breakers.enter(target.provider.name, target.model, ready.plan.breaker, now)
         if not turn.is_allowed:
             outcome = of_breaker(turn.retry_after_s)
             return Failed(outcome, before.sent, before.no) if before else Failed(outcome, None, _open(turn, target))
@@ -103,7 +103,10 @@ class Forwarding:
         except BaseException as no:
             turn.saw(None, now)
             release(rooms, try_)
-            if before is None or not isinstance(no, Refusal):
+            if not isinstance(no, Refusal):
+                raise
+            if before is None:
+                rooms.store.uncount(ready.call.uid)  # refused before anything left: it costs no request either
                 raise
             story.tries.pop()
             return before
@@ -162,21 +165,24 @@ class Forwarding:
             if not try_.is_sent:
                 release(self._rooms, try_)
             raise
-        try_.status = answer.status
+        try_.status, try_.first_byte = answer.status, clock.monotonic()
         try:
             outcome = await self._outcome(step, outset, answer, ready)
         except BaseException:
             turn.saw(None, clock.monotonic())
             self._relaying.abandon(Sent(outset, answer, OK), ready)
             raise
-        try_.first_byte = now = clock.monotonic()
+        now = clock.monotonic()
         story.upstream_s += now - began
         if not ready.plan.caller.brings_own_key:
             self._credentials.saw(outset.target.provider, step.credential, outcome, now)
         if outcome.is_failure_for_breaker is not False:  # of a good one the breaker hears when the answer was whole
             turn.saw(None if outcome.is_failure_for_breaker is None else False, now, outcome.retry_after_s)
         sent = Sent(outset, answer, outcome)
-        return Failed(outcome, sent) if outcome.error or outcome.fallback or outcome.credential_fault else sent
+        if not (outcome.error or outcome.fallback or outcome.credential_fault):
+            return sent
+        try_.ended = now  # should another follow; a wait between the two is neither's
+        return Failed(outcome, sent)
 
     async def _outcome(self, step: Step, outset: Outset, answer: Answer, ready: Ready) -> Outcome:
         """By the status; of a failure its body too; of a stream its first events, while another attempt is possible."""
@@ -213,15 +219,11 @@ class Forwarding:
             before.sent = None
         if failed is not None:
             self._rooms.log.retried(ready.call.id, failed)
+        story.upstream_s += step.after_s
         if step.kind == "fallback":
             self._rooms.metrics.fell_back(target.provider.name, target.model)
         else:
             self._rooms.metrics.retried(target.provider.name, target.model, before.outcome.kind)
-
-    def _known(self, target: Target) -> str | None:
-        """Model names come from outside: those nobody declared share one breaker per provider."""
-        model = target.model
-        return model if model is not None and self._rooms.is_known_model(model) else None
 
 
 def _no_key(target: Target) -> Sequence[Credential | None]:

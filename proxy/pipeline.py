@@ -112,7 +112,7 @@ class Pipeline:
         # guard
         headers = forwardable(call.headers)
         held, headers, vault = self._guard(held, headers, dialect, op, plan, call, story)
-        length = len(held.plain) if held.plain is not None else body.length or 0
+        length = len(held.plain) if held.plain is not None else _most(body, plan, rules)
         upload = body if held.raw is None and body.length != 0 else None
         return Ready(
             call=call,
@@ -135,7 +135,7 @@ class Pipeline:
 
     async def _read(self, call: Call, body: Peeked, dialect: Dialect, op: Operation, rules: Rulebook, facts: Facts) -> Held:
         """What a matching rule must read is held in memory; what need not be held streams through."""
-        if body.length == 0:
+        if body.length == 0 and (op.body != "json" or op.name == "other"):
             return Held(b"", b"", None, Asked(model=op.model))
         if op.body != "json" and not (_may_be_json(call, op) and rules.needs_body(facts)):
             return await self._peeked(call, body, op, rules, facts)
@@ -223,6 +223,13 @@ def _may_be_json(call: Call, op: Operation) -> bool:
 def _facts(call: Call, caller: Caller, op: Operation, model: str | None, end_user: str | None) -> Facts:
     where = call.route
     return Facts(caller, where.provider, op.name, call.method, where.path, call.peer, call.fields, model, end_user, op.is_billed)
+
+
+def _most(body: Peeked, plan: Plan, rules: Rulebook) -> int:
+    """Bytes of a body that streams through. Of one that does not say (chunked) a budget fears the most that is taken."""
+    if body.length is not None:
+        return body.length
+    return rules.server.max_upload if plan.is_under_spend_limit else 0
 
 
 def _sent(story: Story) -> int:

@@ -184,6 +184,10 @@ class Store(Protocol):
         """Takes one request and one slot on every claim, or none and raises Refusal (429). Idempotent by uid."""
         ...
 
+    def uncount(self, call_uid: str) -> None:
+        """The call was refused before anything of it left: its request goes back, its slots stay until `leave`. Idempotent."""
+        ...
+
     async def hold(self, intent: Intent) -> tuple[Standing, ...]:
         """Takes tokens and money, or none and raises Refusal (402/429/400). Durable when it returns. Idempotent by id."""
         ...

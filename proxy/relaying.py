@@ -126,10 +126,12 @@ class Relaying:
             raise Refusal(status, code, "the provider's answer ended in its middle") from cut
 
     def drop(self, sent: Sent, ready: Ready, story: Story) -> None:
-        """An answer that will not be relayed: the attempt failed, and is over."""
+        """An answer that will not be relayed: the attempt failed, and is over since then."""
+        try_ = sent.of.try_
+        ended = try_.ended
         self.abandon(sent, ready)
-        sent.of.try_.end, sent.of.try_.error = "done", sent.outcome.kind
-        self._rooms.books.settle(story, sent.of.try_)
+        try_.end, try_.error, try_.ended = "done", sent.outcome.kind, ended
+        self._rooms.books.settle(story, try_)
 
     def abandon(self, sent: Sent, ready: Ready) -> None:
         """An answer nobody reads. An error costs nothing; a good one that was left, or broke, has read its input at least."""
@@ -141,6 +143,7 @@ class Relaying:
     # --- inside ---
 
     def _watch(self, sent: Sent, ready: Ready, answer: Answer) -> Watch:
+        upload = ready.upload
         return Watch(
             sent.of.dialect,
             ready.op,
@@ -151,6 +154,7 @@ class Relaying:
             headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers},
             input_bound=sent.of.charge.most.input_tokens if ready.op.body == "json" else 0,
             output_bound=sent.of.charge.most.output_tokens,
+            uploaded=None if upload is None else lambda: upload.passed,
         )
 
     async def _line(self, sent: Sent, ready: Ready, answer: Answer, watch: Watch) -> tuple[RawHeaders, Line, bytes | None]:

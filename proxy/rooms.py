@@ -11,9 +11,10 @@ from proxy.forward.attempts import Budgets, Dice
 from proxy.forward.breaker import Breakers
 from proxy.guard.vault import Vault
 from proxy.identify.who import Identify
+from proxy.listen.peek import Peeked
 from proxy.meter.price import Prices
 from proxy.policy.plan import Plan, Provider, Rulebook
-from proxy.ports import Body, Clock, Metrics, Standing, Store, Upstream
+from proxy.ports import Clock, Metrics, Standing, Store, Upstream
 from proxy.record.books import Books
 from proxy.record.log import Log
 
@@ -32,7 +33,6 @@ class Rooms:
     identify: Identify
     secret: bytes  # the state's own
     store: Store
-    is_known_model: Callable[[str], bool]  # of policy or price table: breakers and labels of its own
     upstream: Upstream
     breakers: Breakers
     budgets: Budgets
@@ -56,7 +56,7 @@ class Ready:
     headers: RawHeaders  # those that may travel on
     body: bytes | None  # as it travels; None: `upload` streams through
     plain: bytes | None  # the same without its content coding
-    upload: Body | None
+    upload: Peeked | None
     body_len: int  # bytes of text for the estimate
     vault: Vault | None
     standings: tuple[Standing, ...]

@@ -150,7 +150,7 @@ class Session:
 
     async def _from_client(self, data: str | bytes) -> None:
         self._sent += len(data)
-        event = _event(data)
+        event = _event(data, is_callers=True)
         if event is None:
             return
         await self._learn(event)
@@ -237,13 +237,18 @@ def _sendable(code: int | None) -> int:
     return GOING_AWAY
 
 
-def _event(data: str | bytes) -> dict[str, object] | None:
-    """The frame's JSON, where a byte search says that it may matter."""
+def _event(data: str | bytes, *, is_callers: bool = False) -> dict[str, object] | None:
+    """The frame's JSON, where a byte search says that it may matter; of escaped text only its JSON can say.
+
+    Raises Refusal 400 `malformed_json` for a caller's that we cannot read: the provider might.
+    """
     raw = data.encode() if isinstance(data, str) else data
-    if not any(word in raw for word in _TURNS):
+    if b"\\u" not in raw and not any(word in raw for word in _TURNS):
         return None
     try:
         doc = orjson.loads(raw)
     except orjson.JSONDecodeError:
+        if is_callers and raw.lstrip().startswith(b"{"):
+            raise Refusal(400, "malformed_json", should_retry=False) from None
         return None
     return doc if isinstance(doc, dict) else None

@@ -57,6 +57,7 @@ def listed() -> Iterator[Need]:
     yield Need("promtool and prometheus", "the alerts and the dashboard", tools and _version(tools[0]), how)
     recordings = ROOT.parent / "shared"
     yield Need("../shared", "recorded traffic", str(recordings) if recordings.is_dir() else None, "laid beside the repository")
+    yield Need("git", "what is tracked", shutil.which("git"), "apt-get install git")
     ready = shutil.which("mmdebstrap") if os.geteuid() == 0 else None
     yield Need("root and mmdebstrap", "`make chroot`, no part of `make test`", ready, "apt-get install mmdebstrap")
     yield Need("a C compiler", "`make bench`, no part of `make test`", shutil.which("cc"), "apt-get install gcc")

@@ -87,6 +87,7 @@ class Stay:
 
     since: int
     accounts: tuple[Account, ...]
+    charges: tuple[Charge, ...] = ()  # where its request was counted
 
 
 class Counters:
@@ -142,13 +143,28 @@ class Counters:
             account.in_flight += 1
             accounts.append(account)
         self.count_requests(charges, now.ns)
-        self.stays[uid] = Stay(now.ns, tuple(accounts))
+        self.stays[uid] = Stay(now.ns, tuple(accounts), tuple(charges))
 
     def count_requests(self, charges: Sequence[Charge], at: int) -> None:
         for charge in charges:
             account = self._account(charge.limit, charge.account)
             for period_s in charge.rates:
                 account.ring("requests", period_s).add(1, at)
+
+    def uncount(self, uid: str) -> Stay | None:
+        """Takes the request of a call under way back, once; its slots stay taken. None: it has none."""
+        stay = self.stays.get(uid)
+        if stay is None or not stay.charges:
+            return None
+        self.stays[uid] = Stay(stay.since, stay.accounts)
+        self.uncount_requests(stay.charges, stay.since)
+        return stay
+
+    def uncount_requests(self, charges: Sequence[Charge], at: int) -> None:
+        for charge in charges:
+            account = self._account(charge.limit, charge.account)
+            for period_s in charge.rates:
+                account.ring("requests", period_s).adjust(at, -1)
 
     def leave(self, uid: str, now_ns: int) -> None:
         stay = self.stays.pop(uid, None)

@@ -11,19 +11,19 @@ from typing import Any, Self
 
 from proxy.admit import sqlite
 from proxy.admit.counters import Counters, Hold, Moment, charges_of
+from proxy.admit.flood import Flood
 from proxy.admit.journal import Journal, JournalDown, forget_before
 from proxy.admit.ledger import Grouping, rows_of, usage_of
 from proxy.admit.limits import denied_entry, denied_hold, entry_standings, hold_standings, worst
 from proxy.admit.periods import Calendar
 from proxy.admit.place import LEDGER, SECRET_BYTES, Place, unwritable
-from proxy.admit.records import MOST, Values, encode, entry_record, hold_record, row_held, snapshot_record, values_of
+from proxy.admit.records import MOST, Values, encode, entry_record, hold_record, row_held, snapshot_record, uncount_record, values_of
 from proxy.admit.replay import replay
 from proxy.admit.wording import refusal, unavailable
 from proxy.exchange import Row
 from proxy.policy.plan import Claim, KeyRecord
 from proxy.ports import Clock, Intent, Standing
 
-REFUSAL_ROWS_PER_S = 10
 NS = 1_000_000_000
 
 
@@ -49,7 +49,7 @@ class EmbeddedState:
         self._key_names: set[str] = set()
         self._anchor = clock.now_ns() - int(clock.monotonic() * NS)
         self._latest = 0  # the calendar rolls only forward, also when the clock is put back
-        self._refusals = (0, 0)  # second, rows in it
+        self._flood = Flood()
 
     @classmethod
     async def open(cls, path: Path | None, *, clock: Clock, time_zone: str, max_keys: int) -> Self:
@@ -160,6 +160,12 @@ class EmbeddedState:
                 self._journal.append(entry_record(now.ns, charges))
         return entry_standings(self._counters, claims, names, now)
 
+    def uncount(self, call_uid: str) -> None:
+        """The call was refused by a hold: a refusal by admission costs no request. Idempotent."""
+        stay = self._counters.uncount(call_uid)
+        if stay is not None and self._journal is not None and any(charge.rates for charge in stay.charges):
+            self._journal.append(uncount_record(stay.since, stay.charges))
+
     async def hold(self, intent: Intent) -> tuple[Standing, ...]:
         """Tokens and money on every claim, or none; the intent is in the journal when it returns. Gives the standings of
         tokens and spend. Raises Refusal 400, 402, 429, 503."""
@@ -214,18 +220,12 @@ class EmbeddedState:
         self._counters.leave(call_uid, self._rate_ns())
 
     def write(self, row: Row) -> None:
-        """A row without a hold. Refusals beyond ten a second are counted in `refusal_rows_dropped` and left out."""
-        if row.kind == "refusal" and not self._is_kept():
+        """A row without a hold. Of a flood of one caller's refusals some are left out, and counted in `refusal_rows_dropped`."""
+        if row.kind == "refusal" and not (self.is_available and self._flood.has_room(row.caller, self._clock.monotonic())):
             self.refusal_rows_dropped += 1
             return
         values = values_of(row)
         self._note(("w", values), values)
-
-    def _is_kept(self) -> bool:
-        second = self._rate_ns() // NS
-        since, count = self._refusals
-        self._refusals = (second, count + 1) if second == since else (second, 1)
-        return self._refusals[1] <= REFUSAL_ROWS_PER_S and self.is_available
 
     def _note(self, record: Sequence[object], row: Values | None) -> None:
         if self._journal is not None:

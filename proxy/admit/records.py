@@ -69,6 +69,11 @@ def entry_record(at: int, charges: Sequence[Charge]) -> bytes:
     return encode(("e", at, _charges(charges)))
 
 
+def uncount_record(at: int, charges: Sequence[Charge]) -> bytes:
+    """Undoes the entry made at that instant."""
+    return encode(("u", at, _charges(charges)))
+
+
 def hold_record(id: str, at: int, tokens: int, nanousd: int, charges: Sequence[Charge], row: Values) -> bytes:
     return encode(("h", id, at, tokens, nanousd, _charges(charges), row))
 
@@ -101,6 +106,8 @@ class Fold:
         match record:
             case ["e", int(at), charges]:
                 self._counters.count_requests(_read_charges(charges), at)
+            case ["u", int(at), charges]:
+                self._counters.uncount_requests(_read_charges(charges), at)
             case ["h", str(id), *_]:
                 self._counters.hold(id, self._hold(record))
             case ["s", str(id), int(tokens), int(nanousd), _]:

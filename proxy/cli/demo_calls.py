@@ -72,6 +72,7 @@ CALLS = (
     DemoCall("a small call on a small tier", "bob", CHAT, "Say hello.", 200),
     DemoCall("a long answer that eats the budget", "bob", CHAT, "Write a lot.", 200, max_tokens=4000, headers={WORDS: "2400"}),
     DemoCall("once more: over the budget", "bob", CHAT, "Write a lot.", 402, max_tokens=4000, headers={WORDS: "2400"}),
+    DemoCall("a small call, which still fits", "bob", CHAT, "Say hello.", 200),
     DemoCall("one call too many this minute", "bob", CHAT, "Say hello.", 429),
 )
 

@@ -50,7 +50,7 @@ LEDGER: Mapping[str, str] = {
     "request_id": "The caller's well-formed `x-request-id`, else ours.",
     "attempt": "1 for the first.",
     "kind": "`first`, `retry`, `fallback`, `turn` (of a realtime session), `refusal`.",
-    "parent_id": "The id of the first attempt, on those after it.",
+    "parent_id": "`request_id/attempt` of the first attempt, on those after it.",
     "at": "When it began: RFC 3339 in UTC.",
     "caller": "Who called.",
     "team": "The caller's team.",

@@ -88,16 +88,29 @@ async def _serve(places: Places, loaded: Loaded) -> None:
 
 def banner(places: Places, rules: Rulebook) -> str:
     """What is served, and one line to copy per SDK."""
-    host = "http://" + places.listen.replace("0.0.0.0", "127.0.0.1") if not places.listen.startswith("unix:") else places.listen
+    host, admin = (one if one.startswith("unix:") else f"http://{reachable(one)}" for one in (places.listen, places.admin))
     state = places.state or "in memory: nothing is kept"
     lines = [
-        f"Sluice {__version__} on {host} · admin http://{places.admin} · policy {places.policy or 'none: pass-through'} · state {state}",
+        f"Sluice {__version__} on {host} · admin {admin} · policy {places.policy or 'none: pass-through'} · state {state}",
         f"serves {', '.join(rules.providers)}",
         "point an SDK at it:",
     ]
+    if host.startswith("unix:"):  # no base URL names a socket: the SDK's HTTP client must
+        return "\n".join(lines + [f"  {line.format(host.removeprefix('unix:'))}" for line in ON_A_SOCKET])
     return "\n".join(lines + [f"  {line.format(host)}" for name, line in SDKS.items() if name in rules.providers])
 
 
+def reachable(listen: str) -> str:
+    """The address that a client on this machine connects to: 0.0.0.0 and [::] are none."""
+    host, _, port = listen.rpartition(":")
+    return f"{ANYWHERE.get(host, host)}:{port}"
+
+
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+ON_A_SOCKET = (
+    'OpenAI(base_url="http://localhost/openai/v1", http_client=httpx.Client(transport=httpx.HTTPTransport(uds="{}")))',
+    'Anthropic(base_url="http://localhost/anthropic", http_client=httpx.Client(transport=httpx.HTTPTransport(uds="{}")))',
+)
 SDKS = {
     "openai": "export OPENAI_BASE_URL={}/openai/v1              # openai",
     "anthropic": "export ANTHROPIC_BASE_URL={}/anthropic           # anthropic",

@@ -19,8 +19,8 @@ from proxy.dialect.fields import (
     mapping,
     merged,
     noted,
+    output_limit,
     plain_path,
-    positive,
     text,
     texts_at,
     with_media,
@@ -84,7 +84,7 @@ class Anthropic:
             model=text(doc.get("model")) or _model_of_all(doc),
             stream=doc.get("stream") is True,
             wants_usage=True,  # every stream carries it
-            max_tokens=positive(doc, "max_tokens", "max_tokens_to_sample"),
+            max_tokens=output_limit(doc, "max_tokens", "max_tokens_to_sample"),
             tier=text(doc.get("service_tier")),
             user=text(at(doc, "metadata", "user_id")),
         )

@@ -33,8 +33,8 @@ class Bilingual:
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
         asked = self._of(op).read_asked(op, doc)
-        if op.speaks and asked.model is not None and op.model is None:  # Google's name of the same model
-            return replace(asked, model=asked.model.removeprefix("models/"))
+        if op.speaks and asked.model is not None and op.model is None:
+            return replace(asked, model=_bare(asked.model))
         return asked
 
     def surface(self, op: Operation) -> tuple[str, ...]:
@@ -78,4 +78,10 @@ class Bilingual:
         return self._native.failure_kind(status, doc)
 
     def models_listed(self, doc: Json) -> tuple[str, list[str]] | None:
-        return self._native.models_listed(doc) or OPENAI.models_listed(doc)
+        listed = OPENAI.models_listed(doc)
+        return self._native.models_listed(doc) or (listed and (listed[0], [_bare(name) for name in listed[1]]))
+
+
+def _bare(model: str) -> str:
+    """Google's names of the same model on the compatible paths: Gemini's, then Vertex's."""
+    return model.removeprefix("models/").removeprefix("google/")

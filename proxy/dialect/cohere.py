@@ -16,8 +16,8 @@ from proxy.dialect.fields import (
     label,
     mapping,
     merged,
+    output_limit,
     plain_path,
-    positive,
     several,
     text,
     texts_at,
@@ -93,7 +93,7 @@ class Cohere:
             model=text(doc.get("model")),
             stream=doc.get("stream") is True,
             wants_usage=True,  # every stream carries it
-            max_tokens=positive(doc, "max_tokens"),
+            max_tokens=output_limit(doc, "max_tokens"),
             choices=several(doc.get("num_generations")),
         )
         return with_media(asked, _media(doc))

@@ -13,6 +13,7 @@ from proxy.dialect.wire import Asked, Json, Path
 from proxy.exchange import NANO, NOTHING, Usage
 from proxy.refusal import Refusal
 
+MODELS_MOST = 1_048_576  # tokens; more than any model writes in one answer
 ABSURD = 1_000_000_000  # tokens of one call; kept, but noted
 IMPOSSIBLE = 2**53  # no count; left out and noted
 LEVELS = 2  # of objects inside a usage object that a figure may stand in
@@ -61,16 +62,16 @@ def plain_path(path: str) -> str:
     return "/" + "/".join(segment for segment in unquote(path).split("/") if segment)
 
 
-def positive(doc: Json, *names: str) -> int | None:
-    """The largest of these output limits. Raises Refusal 400 for a value that is no positive int; null is absent."""
+def output_limit(doc: Json, *names: str) -> int | None:
+    """The largest of these output limits. Raises Refusal 400 for a value of a wrong type; null is absent, 0 or less bounds nothing."""
     found: list[int] = []
     for name in names:
         value = doc.get(name)
         if value is None:
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise Refusal(400, "invalid_request", f"{name} must be a positive integer", should_retry=False)
-        found.append(value)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise Refusal(400, "invalid_request", f"{name} must be an integer", should_retry=False)
+        found.append(value if value > 0 else MODELS_MOST)  # what it means is the provider's to say: 0 to echo, -1 without end
     return max(found, default=None)
 
 

@@ -16,7 +16,7 @@ from proxy.dialect.fields import (
     mapping,
     merged,
     noted,
-    positive,
+    output_limit,
     several,
     text,
     texts_at,
@@ -59,7 +59,7 @@ class Gemini:
             model=op.model,
             stream=op.variant in ("sse", "array"),
             wants_usage=True,  # every stream carries it
-            max_tokens=positive(config, "maxOutputTokens", "max_output_tokens"),
+            max_tokens=output_limit(config, "maxOutputTokens", "max_output_tokens"),
             choices=several(config.get("candidateCount"), config.get("candidate_count")),
             images=several(at(doc, "parameters", "sampleCount")) if op.name == "images" else 0,
             tier=text(doc.get("serviceTier")) or text(doc.get("service_tier")),

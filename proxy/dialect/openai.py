@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from proxy.dialect.fields import at, distinct, items, kind_of_media, mapping, positive, several, text, with_media
+from proxy.dialect.fields import at, distinct, items, kind_of_media, mapping, output_limit, several, text, with_media
 from proxy.dialect.openai_paths import operation_of, with_query
 from proxy.dialect.openai_texts import ANSWERS, ENDS_ALL, SURFACES, key_of, said_of
 from proxy.dialect.openai_usage import folded, whole_usage
@@ -41,7 +41,7 @@ class OpenAI:
             model=op.model or text(doc.get("model")),
             stream=doc.get("stream") is True,
             wants_usage=at(doc, "stream_options", "include_usage") is True,
-            max_tokens=positive(doc, "max_tokens", "max_completion_tokens", "max_output_tokens"),
+            max_tokens=output_limit(doc, "max_tokens", "max_completion_tokens", "max_output_tokens"),
             choices=choices,
             images=choices if op.name == "images" else 0,
             tier=text(doc.get("service_tier")),

@@ -15,6 +15,7 @@ BUCKETS = 10  # of the window
 TO_CLOSE = 3  # successes of probes in a row
 PROBE_WAIT_S = 1.0  # told to those who come while a probe is under way
 MAX_KEYS = 4096  # breakers of their own; further models of a provider share one
+MAX_NAME = 256  # characters of a model's name that is told apart: names come from outside
 FEW_S = 30.0  # a longer wait is none for a client: x-should-retry: false
 
 
@@ -51,6 +52,13 @@ class Breaker:
     def wait_s(self, now: float) -> float:
         """How long until the next attempt may begin, about."""
         return max(self.until - now, PROBE_WAIT_S) if self.state is State.OPEN else PROBE_WAIT_S
+
+    def is_past(self, now: float, rules: BreakerRules) -> bool:
+        """Nothing is lost by forgetting it, or little: it is well, or nobody has asked for long."""
+        if self.state is State.OPEN:
+            return now > self.until + rules.open_max_s
+        is_old = not self.window or self.window[-1][0] <= int(now * BUCKETS / rules.window_s) - BUCKETS
+        return self.state is State.CLOSED and (not self.consecutive or is_old)
 
     def saw(self, ok: bool | None, epoch: int, now: float, rules: BreakerRules, dice: Dice, retry_after_s: float | None = None) -> Breaker:
         """How an attempt of `epoch` ended. None: nobody's fault; a probe hands its turn back."""
@@ -118,10 +126,11 @@ class Breakers:
         self._all: dict[tuple[str, str | None], Breaker] = {}
 
     def enter(self, provider: str, model: str | None, rules: BreakerRules, now: float) -> Turn:
-        """Asks for leave to attempt. `model` None: unknown to policy and prices, all those of a provider share one breaker."""
-        key = (provider, model)
+        """Asks for leave to attempt. `model` None: the call names none, all those of a provider share one breaker."""
+        key = (provider, model if model is None or len(model) <= MAX_NAME else None)
         if key not in self._all and len(self._all) >= MAX_KEYS:
-            key = (provider, None)
+            self._all = {known: it for known, it in self._all.items() if not it.is_past(now, rules)}
+            key = key if len(self._all) < MAX_KEYS else (provider, None)
         before = self._all.get(key, _HEALTHY)
         is_allowed, after = before.allows(now)
         self._keep(key, before, after)

@@ -142,7 +142,7 @@ def _body(text: bytes, target: Target, op: Operation, *, is_renamed: bool, moves
     model = members.get("model")
     if target.theirs is not None and model is not None and (is_renamed or moves):
         before = text[slice(*model)]
-        name = _spelt(before, target.theirs)
+        name = _spelt(before, target.theirs, op)
         if orjson.loads(before) != name:
             edits.append((*model, orjson.dumps(name)))
     asked_usage = False
@@ -160,9 +160,13 @@ def _body(text: bytes, target: Target, op: Operation, *, is_renamed: bool, moves
     return text, asked_usage
 
 
-def _spelt(before: bytes, theirs: str) -> str:
-    """Gemini's bodies spell it models/NAME."""
-    return "models/" + theirs if before.startswith(b'"models/') and "/" not in theirs else theirs
+def _spelt(before: bytes, theirs: str, op: Operation) -> str:
+    """Gemini's bodies spell it models/NAME, those of Vertex's OpenAI-compatible path google/NAME."""
+    if "/" in theirs:
+        return theirs
+    if before.startswith(b'"models/'):
+        return "models/" + theirs
+    return "google/" + theirs if op.speaks and before.startswith(b'"google/') else theirs
 
 
 def _with_usage(options: bytes) -> bytes | None:

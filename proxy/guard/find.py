@@ -40,7 +40,7 @@ class Finder:
         self._hint = re2.compile("|".join(f"(?:{one.hint or one.pattern})" for one in chosen)) if chosen else None
 
     def may_hold(self, text: bytes) -> bool:
-        """False: certainly nothing there. True of JSON source too, where it holds no `\\u`: no match crosses another escape."""
+        """False: certainly nothing there. True of JSON source too, where it holds neither `\\u` nor `\\/`: no match crosses others."""
         return self._hint is not None and self._hint.search(text) is not None
 
     def find(self, text: bytes) -> list[Hit]:

@@ -19,7 +19,7 @@ from proxy.guard.texts import texts
 from proxy.guard.vault import Vault
 from proxy.policy.plan import GuardRules
 from proxy.refusal import Refusal
-from proxy.stream.spans import Edit, Text, edit, has_unicode_escape
+from proxy.stream.spans import Edit, Text, edit, has_hiding_escape
 
 _PLACEHOLDER = re.compile(rb"\[[A-Z_]{3,20}_[0-9]{1,9}\]")
 Found = Mapping[tuple[str, str, str], int]  # (entity, direction, action) → count
@@ -70,7 +70,7 @@ def inspect_other(kinds: tuple[str, ...], rules: GuardRules) -> Found:
 
 def _inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules) -> Inspected:
     eyes = finder(frozenset(entity for entity, action in rules.entities.items() if action != "off"))
-    if not surface or not (eyes.may_hold(raw) or has_unicode_escape(raw)):
+    if not surface or not (eyes.may_hold(raw) or has_hiding_escape(raw)):
         return Inspected(raw)
     pieces = [text for text, _ in texts(raw, surface)]
     joined = b"\n".join([piece.text for piece in pieces])

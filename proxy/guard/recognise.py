@@ -16,6 +16,7 @@ Check = Callable[[bytes, int, int], Iterable[Bounds]]  # text, start and end of 
 GAP = r"[ \x{a0}\x{2009}\x{202f}\-\x{2010}-\x{2013}]"  # what people put between groups; longer in UTF-8, so groups are cut by _GAPS
 _BEHIND = r"(?:^|[^0-9A-Za-z_]|\\[bfnrt])"  # where `is_word` is false, in JSON source too
 _GAPS = re.compile(rb"[^0-9A-Za-z]+")
+_ONE_GAP = re.compile(rb"[ -]|\xc2\xa0|\xe2\x80[\x89\x90-\x93\xaf]")  # GAP, in UTF-8
 NONE: tuple[Bounds, ...] = ()
 _WORD = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 _DIGITS = frozenset(b"0123456789")
@@ -137,7 +138,7 @@ _IBAN_LENGTHS = {  # SWIFT IBAN registry, release 99, and the countries that use
 
 
 def iban(text: bytes, start: int, end: int) -> Iterable[Bounds]:
-    """ISO 13616: the country's length and the mod-97 check digits; single blanks or hyphens between the groups."""
+    """ISO 13616: the country's length and the mod-97 check digits; single blanks (those of web pages too) or hyphens between the groups."""
     if is_word(text, start - 1):
         return NONE
     length = _IBAN_LENGTHS.get(text[start : start + 2].decode().upper(), 0)
@@ -146,9 +147,11 @@ def iban(text: bytes, start: int, end: int) -> Iterable[Bounds]:
     while len(letters) < length and at < len(text):
         if is_word(text, at) and text[at] != 0x5F:
             letters.append(text[at])
-        elif text[at] not in b" -" or text[at - 1] in b" -":
+            at += 1
+        elif (gap := _ONE_GAP.match(text, at)) and is_word(text, at - 1):
+            at = gap.end()
+        else:
             return NONE
-        at += 1
     if not length or len(letters) < length or is_word(text, at):
         return NONE
     rearranged = (letters[4:] + letters[:4]).upper().decode()
@@ -204,7 +207,9 @@ _HEX = "[0-9A-Fa-f]"
 EMAIL = Recogniser("email", rf"{_LETTERS}+@(?:[\p{{L}}\p{{N}}\-]+\.)+(?:(?i:xn--[a-z0-9\-]*[a-z0-9])|\p{{L}}[\p{{L}}\-]*\p{{L}})", email)
 CARD = Recogniser("credit_card", rf"\d+(?:(?:{GAP}|\.)?\d){{11,}}", credit_card, hint=rf"{_BEHIND}\d(?:(?:{GAP}|\.)?\d){{11}}")
 _COUNTRIES = "|".join(_IBAN_LENGTHS)
-IBAN = Recogniser("iban", r"[A-Za-z]{2}\d{2}[ \-]?[A-Za-z0-9]{4}", iban, hint=rf"{_BEHIND}(?i:{_COUNTRIES})\d{{2}}[ \-]?[A-Za-z0-9]{{4}}")
+IBAN = Recogniser(
+    "iban", rf"[A-Za-z]{{2}}\d{{2}}{GAP}?[A-Za-z0-9]{{4}}", iban, hint=rf"{_BEHIND}(?i:{_COUNTRIES})\d{{2}}{GAP}?[A-Za-z0-9]{{4}}"
+)
 _SSN = rf"\d{{3}}{GAP}\d{{2}}{GAP}\d{{4}}"
 SSN = Recogniser("us_ssn", _SSN, us_ssn, hint=_BEHIND + _SSN)
 SSN_NAMED = Recogniser(

@@ -135,11 +135,11 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        before = self._request_count
+        before, was_body = self._request_count, not self._content.is_eof()
         super().data_received(data)
         if self._request_count != before:
             self._head_came()
-        elif data and not self._upgraded and self._content.is_eof():
+        elif data and not self._upgraded and not was_body:  # the end of a body is no beginning of a head
             self._head_is_coming(len(data))
 
     def _head_came(self) -> None:
@@ -252,7 +252,23 @@ def refusal_of(error: BaseException) -> Refusal:
         return Refusal(431, "headers_too_large", "the request has more than 128 header lines", close=True)
     if complaint.startswith("Bad status line:\n  Invalid HTTP version"):
         return wrong_version()
-    return Refusal(400, "invalid_request", "the request is not valid HTTP/1.1", should_retry=False, close=True)
+    what = _COMPLAINTS.get(complaint.partition(":\n")[0], "")
+    return Refusal(400, "invalid_request", f"the request is not valid HTTP/1.1{what}", should_retry=False, close=True)
+
+
+_COMPLAINTS = {  # of llhttp and aiohttp → the same in fixed words of ours
+    "Missing 'Host' header in request.": ": it has no Host",
+    "Duplicate 'Host' header found.": ": Host stands more than once",
+    "Received HTTPS traffic on an HTTP port": ": this is TLS, and here is plain HTTP; write http://",
+    "Invalid character in Content-Length": ": Content-Length is no number",
+    "Duplicate Content-Length": ": Content-Length stands more than once",
+    "Transfer-Encoding can't be present with Content-Length": ": Content-Length and Transfer-Encoding exclude each other",
+    "Content-Length can't be present with Transfer-Encoding": ": Content-Length and Transfer-Encoding exclude each other",
+    "Request has invalid `Transfer-Encoding`": ": Transfer-Encoding must be chunked",
+    "Invalid method encountered": ": the method is unknown",
+    "Invalid header token": ": a header name holds what no name may hold",
+    "Invalid header value char": ": a header value holds a control character",
+}
 
 
 def wrong_version() -> Refusal:

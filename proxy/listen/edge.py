@@ -71,7 +71,7 @@ class _TurnedAway(Connection):
 class Edge:
     """One listening socket. `run` answers a call through its sink; `upgrade` bridges a WebSocket on a realtime path.
 
-    `on_refusal` is told the code of every refusal that never became a call. `most` bounds the connections; None: 0.8 of RLIMIT_NOFILE / 2.
+    `on_refusal` is told code and id of every refusal that never was a call. `most` bounds the connections; None: 0.8 of RLIMIT_NOFILE / 2.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Edge:
         settings: Callable[[], Settings],
         clock: Clock,
         *,
-        on_refusal: Callable[[str], None] = lambda code: None,
+        on_refusal: Callable[[str, str], None] = lambda code, request_id: None,
         deadlines: Deadlines = _DEADLINES,
         most: int | None = None,
     ) -> None:
@@ -222,7 +222,7 @@ class Edge:
         return sink.reply
 
     def _refused(self, no: Refusal, request: web.BaseRequest, sink: ClientSink) -> web.StreamResponse:
-        self._on_refusal(no.code)
+        self._on_refusal(no.code, sink.request_id)
         return self._worded(no, request, sink)
 
     def _worded(self, no: Refusal, request: web.BaseRequest, sink: ClientSink) -> web.StreamResponse:
@@ -243,11 +243,11 @@ class Edge:
 
     def turn_away(self, connection: Connection, no: Refusal) -> None:
         """Answers what never became a request: nothing is known of it, so the shape is OpenAI's."""
-        self._on_refusal(no.code)
+        self._on_refusal(no.code, id_ := next(self._ids))
         transport = connection.transport
         if transport is None or transport.is_closing():
             return
-        status, lines, body = word(no, dialect_of("openai"), next(self._ids))
+        status, lines, body = word(no, dialect_of("openai"), id_)
         head = b"".join(b"%b: %b\r\n" % line for line in lines)
         transport.write(b"HTTP/1.1 %d \r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, head, len(body), body))
 

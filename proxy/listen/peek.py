@@ -20,7 +20,7 @@ class Looker(Protocol):
 class Peeked:
     """`ports.Body` around another one."""
 
-    __slots__ = ("_body", "_looker", "_next", "_pieces", "_source")
+    __slots__ = ("_body", "_looker", "_next", "_pieces", "_source", "passed")
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -28,6 +28,7 @@ class Peeked:
         self._pieces: list[bytes] = []
         self._source: AsyncIterator[bytes] | None = None
         self._next: asyncio.Future[bytes] | None = None
+        self.passed = 0  # bytes that streamed on
 
     @property
     def length(self) -> int | None:
@@ -71,6 +72,7 @@ class Peeked:
         """From its first byte. Where a head was looked at, its limit holds."""
         pieces, self._pieces = self._pieces, []
         for piece in pieces:
+            self.passed += len(piece)
             yield piece
         if self._next is not None:
             pending, self._next = self._next, None
@@ -84,6 +86,7 @@ class Peeked:
     def _seen(self, piece: bytes) -> bytes:
         if self._looker is not None:
             self._looker.saw(piece)
+        self.passed += len(piece)
         return piece
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from proxy.refusal import Refusal
 __all__ = ["PriceRow", "PriceTable", "Priced", "Prices", "Quote", "bound_cost", "cost"]
 
 _MEMORY = 4096  # remembered look-ups: model names come from outside
-_SNAPSHOT = re.compile(r"(?:-latest|[-@]20\d\d-?\d\d-?\d\d|-\d{4})$")
+_SNAPSHOT = re.compile(r"(?:[-@]latest|[-@]\d{4}-\d\d-\d\d|[-@]\d{8}|-\d{4}|-\d\d-\d{4}|-\d\d-\d\d)$")  # as in policy.match
 _POLICY = "policy"
 
 

@@ -138,7 +138,7 @@ def cost(row: PriceRow, usage: Usage) -> int:
 
 def has_unpriced(row: PriceRow, usage: Usage) -> bool:
     """Something was consumed and the row has a rate for none of it: a cost of 0 would be silent."""
-    used = [unit for unit, _ in counts(usage) if unit != "requests"]
+    used = [unit for unit, _ in counts(usage) if unit != "requests"] + ["images"] * (usage.units.get("images", 0) > 0)
     rates = row.rates_for(usage.tier)
     return bool(used) and all(_priced_as(rates, unit) is None for unit in used)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from proxy.dialect.wire import Asked, Dialect, Operation, stream_format_of
@@ -18,7 +18,8 @@ _TALKING = frozenset({"chat", "messages", "responses", "completions", "generate"
 
 class Watch:
     """A `ports.Line` for one answer. `input_bound` and `output_bound` are tokens, the estimate that was held: what an answer
-    is charged when it says nothing that can be read. `content_type`, `content_encoding`: of the answer's head, as sent.
+    is charged when it says nothing that can be read. `uploaded`: bytes of a body that streams through, so far.
+    `content_type`, `content_encoding`: of the answer's head, as sent.
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class Watch:
         headers: Mapping[str, str] | None = None,
         input_bound: int = 0,
         output_bound: int = 0,
+        uploaded: Callable[[], int] | None = None,
     ) -> None:
+        self._uploaded = uploaded
         self._op, self._asked, self._status = op, asked, status
         self._input_bound, self._output_bound = input_bound, output_bound
         self._chunks: list[bytes] = []
@@ -113,6 +116,8 @@ class Watch:
 
     def _units(self) -> dict[str, int]:
         """What is billed beside tokens, bounded by what was sent: n bytes are at most n characters, and n ms of audio at 8 kbit/s."""
+        if self._op.name == "audio" and self._uploaded is not None:
+            return {"audio_ms": self._uploaded()}
         if self._op.name == "audio":
             return {"characters": self._input_bound, "audio_ms": self._input_bound}
         return {"images": self._asked.images} if self._op.name == "images" and self._asked.images else {}

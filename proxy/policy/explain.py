@@ -11,7 +11,7 @@ from proxy.policy.exceptions import guard_of
 from proxy.policy.match import covers, glob
 from proxy.policy.model import PolicyModel
 from proxy.policy.model_limits import Numbers
-from proxy.policy.model_match import Match
+from proxy.policy.model_match import AllowPart, Match
 from proxy.policy.plan import GuardRules, Limit, Rulebook
 from proxy.policy.spelt import allows_of, spelt_models
 from proxy.policy.weakened import weakenings
@@ -91,56 +91,73 @@ def match_text(match: Match) -> str:
     return ", ".join(parts) or "every call"
 
 
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """A caller of the policy, or many: then `tier` and `team` are "claim org" or "its own", with ", else <default>"."""
+
+    name: str
+    tier: str | None
+    team: str | None = None
+    allow: AllowPart | None = None
+    overrides: Numbers | None = None
+    own: str | None = None  # the provider whose key it brings
+
+
 def _callers(rulebook: Rulebook, model: PolicyModel) -> Iterator[CallerLine]:
     callers = model.callers
+    default = callers.default_tier
     for key in callers.keys:
-        yield _line(rulebook, model, key.name, key.tier or callers.default_tier, key.team, key.overrides, key.own_provider_key)
+        who = _Who(key.name, key.tier or default, key.team, key.allow, key.overrides, key.own_provider_key)
+        yield _line(rulebook, model, who)
     for issuer in callers.jwt:
-        tier = f"claim {issuer.claims.tier.from_}" if issuer.claims.tier else callers.default_tier
+        tier = f"claim {issuer.claims.tier.from_}, else {default or 'none'}" if issuer.claims.tier else default
         team = f"claim {issuer.claims.team.from_}" if issuer.claims.team else None
-        yield _line(rulebook, model, f"{issuer.name}:*", tier, team)
-    yield _line(rulebook, model, "(keys minted into the state)", f"its own, else {callers.default_tier or 'none'}", "its own")
-    for name, tier in (("anonymous", rulebook.callers.anonymous), ("pass-through:*", rulebook.callers.pass_through)):
-        if tier is not None:
-            yield _line(rulebook, model, name, tier or callers.default_tier, None)
+        yield _line(rulebook, model, _Who(f"{issuer.name}:*", tier, team, issuer.allow))
+    yield _line(rulebook, model, _Who("(keys minted into the state)", f"its own, else {default or 'none'}", "its own"))
+    for name, door in (("anonymous", rulebook.callers.anonymous), ("pass-through:*", rulebook.callers.pass_through)):
+        if door is not None:
+            yield _line(rulebook, model, _Who(name, door or default))
 
 
-def _line(
-    rulebook: Rulebook,
-    model: PolicyModel,
-    name: str,
-    tier: str | None,
-    team: str | None,
-    overrides: Numbers | None = None,
-    own: str | None = None,
-) -> CallerLine:
+def _line(rulebook: Rulebook, model: PolicyModel, who: _Who) -> CallerLine:
+    limits = tuple(_limits(rulebook, model, who))
+    return CallerLine(who.name, who.tier or "-", who.team or "-", limits, _guard(model, who), "; ".join(_targets(model, who)))
+
+
+def _limits(rulebook: Rulebook, model: PolicyModel, who: _Who) -> Iterator[str]:
     limits = {limit.name: limit for limit in rulebook.limits}
-    found = []
-    of_tier = tier if tier is None or not tier.startswith("its own, else ") else tier.removeprefix("its own, else ")
-    if (limit := limits.get(f"tier {of_tier}")) is not None:
-        found.append(
-            f"{limit.name}: {numbers_text(limit)}" if of_tier == tier else f"those of its tier, else {limit.name}: {numbers_text(limit)}"
-        )
-    if overrides is not None and overrides.given:
-        found.append("overrides: " + numbers_text(_limit_of(overrides)))
-    if (limit := limits.get(f"team {team}")) is not None and numbers_text(limit) != "no numbers":
-        found.append(f"{limit.name}: {numbers_text(limit)}")
+    first, is_open, default = (who.tier or "").partition(", else ")
+    limit = limits.get(f"tier {default if is_open else first}")
+    numbers = f"{limit.name}: {numbers_text(limit)}" if limit is not None else ""
+    if is_open and model.tiers:
+        yield "those of its tier" + (f", else {numbers}" if numbers else "")
+    elif numbers:
+        yield numbers
+    if who.overrides is not None and who.overrides.given:
+        yield "overrides: " + numbers_text(_limit_of(who.overrides))
+    if who.team is not None and who.team not in model.teams and any(is_limiting(limits[f"team {name}"]) for name in model.teams):
+        yield "those of its team"
+    elif (limit := limits.get(f"team {who.team}")) is not None and is_limiting(limit):
+        yield f"{limit.name}: {numbers_text(limit)}"
     for entry in model.limits:
-        if _may_match(entry.match, name, tier, team):
+        if _may_match(entry.match, who):
             limit = limits[f"limit {entry.name}"]
-            found.append(f"{limit.name} ({match_text(entry.match)}; per {', '.join(entry.per)}): {numbers_text(limit)}")
-    targets = f"own key of {own}" if own else "the provider's, by its own key" if name.startswith("pass-through") else "as the call names"
-    return CallerLine(name, tier or "-", team or "-", tuple(found), _guard(model, name, tier, team), _fallbacks(model, targets))
+            yield f"{limit.name} ({match_text(entry.match)}; per {', '.join(entry.per)}): {numbers_text(limit)}"
 
 
 def _limit_of(numbers: Numbers) -> Limit:
     return Limit("", (), numbers.requests or (), numbers.tokens or (), numbers.spend or (), numbers.concurrency)
 
 
-def _may_match(match: Match, name: str, tier: str | None, team: str | None) -> bool:
+def is_limiting(limit: Limit) -> bool:
+    """A team or tier may have no number at all."""
+    return bool(limit.requests or limit.tokens or limit.spend) or limit.concurrency is not None
+
+
+def _may_match(match: Match, who: _Who) -> bool:
     """Could calls of this caller match? What only a call shows (model, path, claims) may."""
     asked = match.fields_asked
-    about = (("caller", name), ("tier", tier), ("team", team))
+    about = (("caller", who.name), ("tier", who.tier), ("team", who.team))
     return all(key not in asked or any(_may_be(pattern, value) for pattern in asked[key]) for key, value in about)
 
 
@@ -152,19 +169,35 @@ def _may_be(pattern: str, value: str | None) -> bool:
     return is_open or glob(pattern)(value) or (value.endswith("*") and pattern.startswith(value[:-1]))
 
 
-def _guard(model: PolicyModel, name: str, tier: str | None, team: str | None) -> str:
-    rules = [
-        index + 1 for index, rule in enumerate(model.rules) if _may_match(rule.match, name, tier, team) and "guard" in rule.model_fields_set
-    ]
+def _guard(model: PolicyModel, who: _Who) -> str:
+    rules = [index + 1 for index, rule in enumerate(model.rules) if "guard" in rule.model_fields_set and _may_match(rule.match, who)]
     return "; ".join([guard_text(guard_of(model)), *(f"rule {number} may differ" for number in rules)])
 
 
-def _fallbacks(model: PolicyModel, first: str) -> str:
-    return "; ".join([first, *(f"{name} then {', '.join(targets)}" for name, targets in (model.fallback or {}).items())])
+def _targets(model: PolicyModel, who: _Who) -> Iterator[str]:
+    pass_through = "the provider's, by its own key" if who.name.startswith("pass-through") else "as the call names"
+    yield f"own key of {who.own}" if who.own else pass_through
+    yield from _allowed("", who.allow)
+    if (team := model.teams.get(who.team or "")) is not None:
+        yield from _allowed(f"team {who.team}: ", team.allow)
+    elif who.team is not None and any(team.allow.model_fields_set for team in model.teams.values()):
+        yield "what its team allows"
+    for number, rule in enumerate(model.rules, 1):
+        if _may_match(rule.match, who):
+            yield from _allowed(f"rule {number} ({match_text(rule.match)}): ", rule.allow)
+            if rule.send_to is not None:
+                yield f"rule {number} ({match_text(rule.match)}): to {rule.send_to}"
+    yield from (f"{name} then {', '.join(targets)}" for name, targets in (model.fallback or {}).items())
+
+
+def _allowed(whose: str, allow: AllowPart | None) -> Iterator[str]:
+    for what in ("models", "providers", "regions"):
+        if (names := getattr(allow, what, None)) is not None:
+            yield f"{whose}only {what} {', '.join(names) or '(none)'}"
 
 
 def _counted(rulebook: Rulebook) -> Iterator[str]:
-    for limit in rulebook.limits:
+    for limit in filter(is_limiting, rulebook.limits):
         place = "in this sidecar only"
         if limit.per == ("instance",):
             place = "in each process, as it says"

@@ -84,7 +84,7 @@ class Guard(Part):
     secrets: ActionField = Field(default="off", description="Keys and passwords in requests.")
     injection: Annotated[Injection | None, Feature] = Field(default=None, description="Prompt injection.")
     output: Annotated[OutputGuard | None, Feature] = Field(default=None, description="What answers may not hold.")
-    custom: tuple[CustomEntity, ...] = Field(default=(), description="Entities of your own.")
+    custom: Annotated[tuple[CustomEntity, ...], ManyOrOff] = Field(default=(), description="Entities of your own.")
     ignore: TextsOrOff = Field(default=(), description="Values that are no finding, by globs, like *@example.com.")
     uninspected: Literal["pass", "flag", "block"] = Field(
         default="flag", description="Images, audio, PDF and unknown binary, which no text rule can read."

@@ -37,7 +37,7 @@ def check_names(model: PolicyModel, data: Mapping[str, object]) -> tuple[list[Fi
         providers=frozenset(_keys(data.get("providers"))) | frozenset(BUILT_IN),
         homes=families_of(model),
         callers=frozenset(key.name for key in model.callers.keys),
-        issuers=frozenset(issuer.name for issuer in model.callers.jwt),
+        issuers=frozenset(_issuers(data.get("callers"))),
     )
     errors = [*_callers(model, declared), *_teams_and_limits(model, declared), *_targets(model, declared), *_rules(model, declared)]
     return errors, declared.warnings
@@ -46,6 +46,13 @@ def check_names(model: PolicyModel, data: Mapping[str, object]) -> tuple[list[Fi
 def _keys(data: object) -> Iterator[str]:
     if isinstance(data, dict):
         yield from data
+
+
+def _issuers(callers: object) -> Iterator[str]:
+    entries = callers.get("jwt") if isinstance(callers, dict) else None
+    for entry in entries if isinstance(entries, tuple) else (entries,):
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            yield entry["name"]
 
 
 def _known(path: Path, name: str | None, names: Iterable[str], what: str) -> Iterator[Finding]:

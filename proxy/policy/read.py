@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path as FilePath
 from typing import Any, cast
 
@@ -45,27 +46,30 @@ def _document(file: str, tree: Tree) -> Document:
             problems.append(Problem(file, *tree.at(()), "", "a policy is a map of keys, like `version: 1`"))
         raise PolicyErrors(problems)
     problems += [problem_at(file, tree, path, message, key=True) for path, message in unsupported(data)]
-    model, found = _validated(data)
+    model, found, lost = _validated(data)
     problems += [problem_at(file, tree, path, message, key=key) for path, key, message in found]
     warnings: list[Problem] = []
     if model is not None:
         errors, remarks = check_names(model, data)
-        if not tree.flaws and not found:  # a match that lost a wrong part would seem to hide other rules
+        wrong = [*(path for *_, path, _ in tree.flaws), *(path for path, *_ in found)]
+        if not any(path[:1] in ((), ("rules",)) for path in wrong):  # a match that lost a wrong part would seem to hide other rules
             errors = [*errors, *idle_rules(model.rules)]
-        problems += [problem_at(file, tree, path, message) for path, message in errors]
+        problems += [problem_at(file, tree, written(path, lost), message) for path, message in errors]
         warnings = [problem_at(file, tree, path, message) for path, message in remarks]
     if problems or model is None:
         raise PolicyErrors(problems)
     return Document(model, file, tree, tuple(warnings))
 
 
-def _validated(data: Mapping[str, object]) -> tuple[PolicyModel | None, list[tuple[Path, bool, str]]]:
-    """The model of what is right, and every finding; wrong parts are left out until the rest is valid, so that names are checked too."""
+def _validated(data: Mapping[str, object]) -> tuple[PolicyModel | None, list[tuple[Path, bool, str]], frozenset[Path]]:
+    """The model of what is right, every finding, and the paths left out: wrong parts are, until the rest is valid, so that names are
+    checked too."""
     found: list[tuple[Path, bool, str]] = []
+    lost: frozenset[Path] = frozenset()
     rest: object = data
     for turn in range(8):
         try:
-            return PolicyModel.model_validate(rest), found
+            return PolicyModel.model_validate(rest), found, lost
         except ValidationError as error:
             new = [
                 (place_of(path[:-1], rest) + path[-1:] if key else place_of(path, rest), key, says) for path, key, says in findings(error)
@@ -75,8 +79,20 @@ def _validated(data: Mapping[str, object]) -> tuple[PolicyModel | None, list[tup
                 break
             wrong = {place_of(detail["loc"], rest) for detail in error.errors() if detail["type"] != "unknown_keys"}
             wrong |= {place for place, *_ in new}
-            rest = without(rest, wrong)
-    return None, found
+            lost |= {written(place, lost) for place in wrong}
+            rest = without(data, lost)
+    return None, found, lost
+
+
+def written(path: Path, lost: frozenset[Path]) -> Path:
+    """A path in what is left → the path in the file: an item of a list counts those left out before it."""
+    out: Path = ()
+    for part in path:
+        if isinstance(part, int):
+            for gone in sorted(one[-1] for one in lost if one[:-1] == out and isinstance(one[-1], int)):
+                part += gone <= part
+        out = (*out, part)
+    return out
 
 
 def place_of(path: Path, data: object) -> Path:
@@ -90,7 +106,7 @@ def place_of(path: Path, data: object) -> Path:
     return tuple(out)
 
 
-def without(data: object, paths: set[Path]) -> object:
+def without(data: object, paths: AbstractSet[Path]) -> object:
     """A copy with the values at `paths` left out; a list's item goes as a whole, one of many stays."""
     if () in paths:
         return {}
@@ -101,6 +117,6 @@ def without(data: object, paths: set[Path]) -> object:
     return data
 
 
-def _below(value: object, part: str | int, paths: set[Path]) -> object:
+def _below(value: object, part: str | int, paths: AbstractSet[Path]) -> object:
     below = {path[1:] for path in paths if path[0] == part and len(path) > 1}
     return without(value, below) if below else value

@@ -66,7 +66,7 @@ def read_tree(raw: bytes) -> Tree:
 
 def _decoded(raw: bytes, tree: Tree) -> str | None:
     if len(raw) > MAX_BYTES:
-        flaw = f"a policy holds at most 1 MiB, this file has {len(raw):,} bytes"
+        flaw = "a policy holds at most 1 MiB, and this file is larger"
     elif raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in raw[:2]:
         flaw = "needs UTF-8, this file is UTF-16 or UTF-32"
     else:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from proxy.policy.problems import Path
+from proxy.policy.wording import did_you_mean
 
 REDIS = ("redis://", "rediss://", "redis+sentinel://", "redis+cluster://")
 ENTITIES = ("email", "phone", "credit_card", "iban", "us_ssn", "ip_address")
@@ -58,7 +59,9 @@ def unsupported(data: Mapping[str, object]) -> Iterator[tuple[Path, str]]:
     for where in (("guard", "pii", "*"), ("rules", "*", "guard", "pii", "*")):
         for path, _ in _found(data, where, ()):
             if path[-1] not in (*ENTITIES, "default"):
-                yield path, f"not supported yet; the entities are {', '.join(ENTITIES)}, and default for all of them"
+                near = did_you_mean(path[-1], (*ENTITIES, "default"))
+                known = f"the entities are {', '.join(ENTITIES)}, and default for all of them"
+                yield path, f"unknown entity{near}" if near else f"not supported yet; {known}"
 
 
 def state_problem(url: object) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from proxy.policy.exceptions import entities, guard_of
 from proxy.policy.model import PolicyModel
+from proxy.policy.model_limits import Numbers
 from proxy.policy.model_rules import Guard, Rule
-from proxy.policy.plan import Rulebook
+from proxy.policy.plan import Rate, Rulebook, Spend
 from proxy.policy.unsupported import ENTITIES
 
 RANK = {"off": 0, "flag": 1, "mask": 2, "block": 3}
@@ -43,9 +44,30 @@ def _callers(rulebook: Rulebook, model: PolicyModel) -> Iterator[str]:
         for door, tier in (("anonymous", rulebook.callers.anonymous), ("pass_through", rulebook.callers.pass_through)):
             if tier is not None:
                 yield f"callers.{door} is allowed although keys or issuers exist"
+    for key in callers.keys:
+        tier = key.tier or callers.default_tier
+        for name in _loosened(key.overrides, model.tiers.get(tier or "", Numbers())):
+            yield f"callers.keys {key.name}: overrides.{name} takes the place of tier {tier}'s"
     for issuer in callers.jwt:
         if not issuer.audience:
             yield f"callers.jwt {issuer.name}: no audience, so that its tokens for other services are accepted"
+
+
+def _loosened(own: Numbers, tier: Numbers) -> Iterator[str]:
+    """The numbers of a tier for which a key's own are not surely as tight."""
+    for name, value in own.given.items():
+        amounts = _amounts(value)
+        if any(period not in amounts or amounts[period] > amount for period, amount in _amounts(tier.given.get(name)).items()):
+            yield name
+
+
+def _amounts(value: tuple[Rate, ...] | tuple[Spend, ...] | int | None) -> Mapping[str | int, int]:
+    """By period."""
+    if isinstance(value, tuple):
+        return {
+            one.period if isinstance(one, Spend) else one.period_s: one.nanousd if isinstance(one, Spend) else one.count for one in value
+        }
+    return {} if value is None else {"": value}
 
 
 def _guard(where: str, guard: Guard) -> Iterator[str]:

@@ -72,6 +72,8 @@ def findings(error: ValidationError, root: type[BaseModel] = PolicyModel) -> lis
     out: list[tuple[Path, bool, str]] = []
     for detail in error.errors(include_url=False, include_input=True):
         path: Path = detail["loc"]
+        if FLAW in path:  # a key that is refused already
+            continue
         if detail["type"] == "extra_forbidden":
             out.append((path, True, unknown(path[-1], _keys_at(root, path[:-1]) if len(out) < MANY else ())))
         elif detail["type"] == "unknown_keys":

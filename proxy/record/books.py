@@ -55,7 +55,7 @@ class Books:
             request_id=story.call.id,
             attempt=try_.number,
             kind=try_.kind,
-            parent_id=story.tries[0].id if try_.number > 1 and story.tries else None,
+            parent_id=f"{story.call.id}/{story.tries[0].number}" if try_.number > 1 and story.tries else None,
             at=try_.at_ns or self._clock.now_ns(),
             caller=self._shown(story.caller.name) if story.caller else "",
             team=story.caller.team if story.caller else None,
@@ -116,6 +116,11 @@ class Books:
         if last.usage.source == "none":  # else it is under way, its provider may bill it, and it stays the attempt that it is
             last.kind, last.status = "refusal", no.status
         self.settle(story, last)
+
+    def turned_away(self, code: str, request_id: str) -> None:
+        """A refusal before there was a call: nobody to write a row for. Its line in the log is one of a bounded number."""
+        self._metrics.refused(code)
+        self._log.event("info", "turned away", request_id=request_id, code=code)
 
     def close(self, story: Story) -> None:
         """The call is over. Never awaits, never raises: what is lost here is a line or a figure, never a settle or a slot."""

@@ -72,7 +72,9 @@ FIGURES = (
     Figure("build_info", "gauge", ("version",), "Always 1."),
     Figure("loop_lag_seconds", "gauge", (), "How late the event loop was, at worst, of late."),
     Figure("log_lines_dropped_total", "counter", (), "Log lines lost because their reader was too slow."),
-    Figure("refusal_rows_dropped_total", "counter", (), "Refusals without a ledger row, in a flood of them."),
+    Figure(
+        "refusal_rows_dropped_total", "counter", (), "Refusals without a ledger row: of one caller, beyond 1,000 at once and 10 a second."
+    ),
     Figure("ledger_pending_rows", "gauge", (), "Ledger rows that are safe in the journal and not yet in the index."),
     Figure("jwks_failed_total", "counter", (), "Fetches of a JWT issuer's keys that failed; the last good ones serve on."),
 )

@@ -96,6 +96,7 @@ class Metrics(Collector):
         self._series = {figure.name: _Series(figure) for figure in FIGURES}
         self._reads: dict[str, Callable[[], int | float]] = {}
         self._ratios: dict[Labels, tuple[int, float, float]] = {}  # (limit, kind) → minute, highest in it, highest in the one before
+        self._breakers: dict[Labels, dict[str | None, int]] = {}
         self._series["build_info"].set((__version__,), 1)
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -138,7 +139,12 @@ class Metrics(Collector):
         self._series["fallbacks_total"].add(self._target(provider, model))
 
     def breaker(self, provider: str, model: str | None, state: str) -> None:
-        self._series["breaker_state"].set(self._target(provider, model), BREAKER_STATES[state])
+        labels = self._target(provider, model)
+        states = self._breakers.setdefault(labels, {})  # of the models that show under these labels: the worst is told
+        states[model] = BREAKER_STATES[state]
+        self._series["breaker_state"].set(labels, max(states.values()))
+        if state == "closed":
+            del states[model]
 
     def unpriced(self, provider: str, model: str | None) -> None:
         self._series["unpriced_total"].add(self._target(provider, model))

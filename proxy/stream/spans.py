@@ -25,7 +25,7 @@ _NEXT = re.compile(rb"[ \t\r\n,]*+([^\]])")
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u....|.)", re.DOTALL)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=_-]*+")
 _BLANKS = b" \t\r\n"
-_UNICODE_ESCAPE = re2.compile(rb"\\u")
+_UNICODE_ESCAPE, _HIDING_ESCAPE = re2.compile(rb"\\u"), re2.compile(rb"\\[u/]")
 _LONG_WORD = 64  # bytes; base64 of anything worth sending is longer
 
 Edit = tuple[int, int, bytes]  # start, end, what stands there now
@@ -43,6 +43,11 @@ class Span(NamedTuple):
 def has_unicode_escape(raw: bytes) -> bool:
     """Is a character of this JSON source spelt as `\\uXXXX`? (Python's own search for two bytes takes 1 to 2 ns a byte.)"""
     return b"\\" in raw and _UNICODE_ESCAPE.search(raw) is not None
+
+
+def has_hiding_escape(raw: bytes) -> bool:
+    """Is a character that needs no escape spelt as one: `\\uXXXX`, or the `\\/` that PHP writes? A search of the source misses it."""
+    return b"\\" in raw and _HIDING_ESCAPE.search(raw) is not None
 
 
 def top_level(raw: bytes) -> dict[str, tuple[int, int]]:

@@ -82,14 +82,26 @@ async def test_sums_by_caller_model_team_day_and_provider(state, row):
         await state.usage('caller" --')
 
 
-async def test_of_a_flood_of_refusals_ten_a_second_are_kept_and_the_rest_counted(state, clock, row):
-    for number in range(25):
-        state.write(row(f"a{number}/1", kind="refusal"))
-    state.write(row("served/1"))
+async def test_of_one_callers_flood_of_refusals_a_thousand_and_ten_a_second_are_kept_and_the_rest_counted(state, clock, row):
+    for number in range(1100):
+        state.write(row(f"a{number}/1", kind="refusal", caller="eve"))
+    state.write(row("served/1", caller="eve"))
+    assert (len(await state.rows(5000)), state.refusal_rows_dropped) == (1001, 100)
+    state.write(row("b/1", kind="refusal", caller="bob"))
+    assert len(await state.rows(5000, caller="bob")) == 1, "what eve does costs bob no row"
     clock.pass_s(1)
-    state.write(row("b/1", kind="refusal"))
-    assert len(await state.rows()) == 12
-    assert state.refusal_rows_dropped == 15
+    for number in range(20):
+        state.write(row(f"c{number}/1", kind="refusal", caller="eve"))
+    assert (len(await state.rows(5000)), state.refusal_rows_dropped) == (1012, 110)
+
+
+async def test_a_flood_of_callers_shares_one_allowance_until_they_fall_silent(state, clock, row):
+    for number in range(3000):
+        state.write(row(f"a{number}/1", kind="refusal", caller=f"one of many {number}"))
+    assert state.refusal_rows_dropped == 1000
+    clock.pass_s(101)
+    state.write(row("b/1", kind="refusal", caller="late"))
+    assert state.refusal_rows_dropped == 1000
 
 
 async def test_a_key_is_found_by_its_digest_with_all_it_may(state):
@@ -250,6 +262,22 @@ async def test_rates_count_on_over_a_restart_and_a_clock_put_back(tmp_path, new_
         except Exception as no:
             assert refused, no
         await state.close()
+
+
+async def test_a_request_that_went_back_is_free_again_once_and_after_a_kill_too(tmp_path, clock, claim):
+    claims = (claim(requests=2, concurrency=5),)
+    state = await EmbeddedState.open(tmp_path / "one", clock=clock, time_zone="UTC", max_keys=9)
+    await state.enter("u", claims)
+    await state.enter("v", claims)
+    for uid in ("v", "v", "nobody"):
+        state.uncount(uid)
+    assert [(it.kind, it.remaining) for it in state.standings(claims)] == [("requests", 1), ("concurrency", 3)]
+    await state.rows()  # what is written is written
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    await state.close()
+    again = await EmbeddedState.open(tmp_path / "two", clock=clock, time_zone="UTC", max_keys=9)
+    assert [(it.kind, it.remaining) for it in again.standings(claims)] == [("requests", 1), ("concurrency", 5)]
+    await again.close()
 
 
 async def test_a_row_in_an_older_layout_is_read_by_its_names(tmp_path, clock, intent, claim, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.admit.estimate import FILE_TOKENS, IMAGE_TOKENS, MADE_IMAGE_TOKENS, Bound, bound
+from proxy.admit.estimate import EDITED_TOKENS, FILE_TOKENS, IMAGE_TOKENS, MADE_IMAGE_TOKENS, Bound, bound
 from proxy.dialect.wire import Asked, Operation
 
 CHAT = Operation("chat")
@@ -29,6 +29,7 @@ CHAT = Operation("chat")
         (Operation("images"), Asked(), None, None, Bound(500, MADE_IMAGE_TOKENS)),
         (Operation("audio"), Asked(), None, None, Bound(500, 4096)),
         (Operation("audio", body="stream"), Asked(), None, None, Bound(500, 4096, 0, 1)),
+        (Operation("audio", body="stream"), Asked(), None, 300, Bound(300, 4096, 0, 1)),  # nor hears more than its window
         (Operation("realtime"), Asked(), None, None, Bound(500, 4096)),
     ],
 )
@@ -38,6 +39,11 @@ def test_the_bound_of_a_call(op, asked, most, window, expected):
 
 def test_long_speech_is_bounded_by_its_text():
     assert bound(Operation("audio"), Asked(), 10_000, None, 4096) == Bound(10_000, 20_000)
+
+
+def test_the_form_of_an_image_edit_is_bounded_by_what_it_may_hold():
+    assert bound(Operation("images", body="stream"), Asked(images=1), 50_000_000, None, 4096).input_tokens == EDITED_TOKENS
+    assert bound(Operation("images", body="stream"), Asked(images=1), 500, None, 4096).input_tokens == 500
 
 
 def test_tokens_are_input_and_output():

@@ -67,7 +67,8 @@ def test_every_call_is_in_the_ledger_with_what_became_of_it(demo):
         "demo-11": [("bob", *good)],
         "demo-12": [("bob", *good)],
         "demo-13": [("bob", "refusal", "402", "refused:budget_exhausted", "none")],
-        "demo-14": [("bob", "refusal", "429", "refused:rate_limited", "none")],
+        "demo-14": [("bob", *good)],
+        "demo-15": [("bob", "refusal", "429", "refused:rate_limited", "none")],
     }
 
 
@@ -99,7 +100,7 @@ def test_refusals_say_why_and_the_provider_saw_no_callers_key(demo):
     refused = said.partition("Refused before a byte left:")[2]
     assert re.search(r"demo-10  invalid_credentials: ", refused)
     assert re.search(r"demo-13  budget_exhausted: limit tier free: this call may cost \$0\.04\d*, \$0\.01\d* left", refused)
-    assert re.search(r"demo-14  rate_limited: limit tier free: 3 requests per minute", refused)
+    assert re.search(r"demo-15  rate_limited: limit tier free: 3 requests per minute", refused)
     assert "slk-" not in said
     assert refused.partition("no caller's:")[2].split() == ["the-anthropic-key", "the-openai-key"]
 

@@ -30,12 +30,18 @@ def limited(dialect, value):
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
-@pytest.mark.parametrize("value", [True, False, "100", 1000.0, 1.5, 0, -1, [], {}, 2.0**64])
-def test_an_output_limit_that_is_no_positive_integer_is_refused(dialect, value):
+@pytest.mark.parametrize("value", [True, False, "100", 1000.0, 1.5, [], {}, 2.0**64])
+def test_an_output_limit_of_a_wrong_type_is_refused(dialect, value):
     with pytest.raises(Refusal) as no:
         asked(dialect, limited(dialect, value))
     assert (no.value.status, no.value.code) == (400, "invalid_request")
     assert str(value) not in no.value.message
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+@pytest.mark.parametrize("value", [0, -1, -(2**53)])
+def test_an_output_limit_that_bounds_nothing_passes_and_counts_as_what_models_write_at_most(dialect, value):
+    assert asked(dialect, limited(dialect, value)).max_tokens >= 1_000_000
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
@@ -159,3 +165,14 @@ def test_no_event_of_a_known_type_makes_a_dialect_fail(kind, rest):
             assert isinstance(spoken.error_of(op, event), str | None)
             assert isinstance(spoken.is_preamble(op, event), bool)
             assert isinstance(spoken.is_terminal(op, json.dumps(event).encode()), bool)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "named"),
+    [
+        ("gemini", "/v1beta/openai/chat/completions", "models/g"),
+        ("vertex", "/v1/projects/p/locations/l/endpoints/openapi/chat/completions", "google/g"),
+    ],
+)
+def test_a_model_goes_by_one_name_whichever_way_it_is_asked_for(dialect, path, named):
+    assert asked(dialect, {"model": named}, path).model == asked(dialect, {"model": "g"}, path).model == "g"

@@ -143,14 +143,27 @@ def test_a_sick_model_leaves_the_others_of_its_provider_served():
     assert world.enter("m", "q").is_allowed
 
 
-def test_model_names_without_end_share_one_breaker():
+def test_model_names_without_end_share_one_breaker_while_those_before_them_are_ill():
     world = World()
     for number in range(MAX_KEYS):
-        world.see(True, model=f"m{number}")
+        world.see(False, model=f"m{number}")
     world.see(*[False] * 4, model="one more")
     world.see(False, model="another")
     assert not world.enter("a third").is_allowed
     assert world.enter("m1").is_allowed
+    world.now += 31  # past the window
+    assert world.enter("a fourth").is_allowed
+
+
+def test_names_that_were_well_or_are_too_long_take_nobodys_place():
+    world = World()
+    for number in range(MAX_KEYS + 10):
+        world.see(True, model=f"m{number}")
+    world.see(*[False] * 5, model="sick")
+    assert not world.enter("sick").is_allowed
+    assert world.enter("well").is_allowed
+    world.see(*[False] * 5, model="x" * 300)
+    assert not world.enter("y" * 300).is_allowed, "names of that length share one"
 
 
 STEPS = st.lists(st.tuples(st.sampled_from(["enter", "ok", "fail", "nobody", "wait"]), st.floats(0, 40)), max_size=60)

@@ -195,6 +195,14 @@ def test_a_gemini_model_keeps_the_form_of_its_name():
     assert (out.request.body, out.request.target) == (b'{"model":"models/h"}', "/v1beta/models/h:embedContent")
 
 
+def test_a_model_of_vertexs_compatible_path_keeps_its_publisher_and_one_of_another_provider_loses_it():
+    path = "/v1/projects/p/locations/l/endpoints/openapi/chat/completions"
+    op = Operation("chat", speaks="openai")
+    body = b'{"model":"google/g"}'
+    assert shaped(body, path, "", VERTEX, VERTEX, "h", op).request.body == b'{"model":"google/h"}'
+    assert shaped(body, "/v1/chat/completions", "", OPENAI, OPENAI, "h", Operation("chat")).request.body == b'{"model":"h"}'
+
+
 STREAM = Asked(model="m", stream=True)
 
 

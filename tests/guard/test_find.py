@@ -51,6 +51,7 @@ def found(text):
         ("iban", "DE89 3704 0044 0532 0130 00"),
         ("iban", "gb29nwbk60161331926819"),
         ("iban", "FR76-3000-6000-0112-3456-7890-189"),
+        ("iban", "DE89\u00a03704\u00a00044\u202f0532\u00a00130\u00a000"),
         ("us_ssn", "123-45-6789"),
         ("us_ssn", "219 09 9999"),
         ("ip_address", "10.0.0.1"),
@@ -207,9 +208,9 @@ def test_50_kb_of_anything_is_read_in_linear_time(unit):
         text = (unit * (size // len(unit))).encode()
         best = []
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.process_time()
             EYES.find(text)
-            best.append(time.perf_counter() - began)
+            best.append(time.process_time() - began)
         return min(best)
 
     if unit == "a":

@@ -96,8 +96,15 @@ def test_escapes_of_json_inside_a_plain_text_hide_nothing_and_its_numbers_are_re
     content = '{"a":"line\\nbob@x.org","b":"\\t+1 415-555-0132","card":4111111111111111}'
     masked = orjson.loads(inspect(body(content), SURFACE, ALL).body)["messages"][0]["content"]
     assert masked == '{"a":"line\\n[EMAIL_1]","b":"\\t[PHONE_1]","card":[CREDIT_CARD_1]}'
-    spelt = '{"a":"\\u0062ob@x.org"}'
-    assert orjson.loads(inspect(body(spelt), SURFACE, ALL).body)["messages"][0]["content"] == '{"a":"[EMAIL_1]"}'
+    spelt = '\n {"a":"\\u0062ob@x.org"}'
+    assert orjson.loads(inspect(body(spelt), SURFACE, ALL).body)["messages"][0]["content"] == '\n {"a":"[EMAIL_1]"}'
+
+
+def test_a_slash_that_is_spelt_as_an_escape_hides_nothing():
+    raw = body("call 030/12345678 or +49/30/1234567").replace(b"/", b"\\/")
+    assert orjson.loads(inspect(raw, SURFACE, ALL).body)["messages"][0]["content"] == "call [PHONE_1] or [PHONE_2]"
+    inner = body('{"tel":"030\\/12345678"}')
+    assert orjson.loads(inspect(inner, SURFACE, ALL).body)["messages"][0]["content"] == '{"tel":"[PHONE_1]"}'
 
 
 def test_thousands_of_values_and_of_taken_names_are_masked_in_linear_time():

@@ -90,7 +90,7 @@ async def open_edge(providers):
                 upgrade,
                 lambda: Settings(providers, "openai", **settings),
                 RealClock(),
-                on_refusal=world.refusals.append,
+                on_refusal=lambda code, request_id: world.refusals.append(code),
                 deadlines=deadlines or Deadlines(linger=0.3),
                 most=most,
             )

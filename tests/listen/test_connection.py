@@ -255,3 +255,17 @@ async def test_a_slow_reader_that_goes_on_reading_gets_everything(open_edge):
         await asyncio.sleep(0.02)
     assert got > 6_553_600
     writer.close()
+
+
+async def test_large_bodies_one_after_the_other_are_no_head_that_is_too_large(open_edge):
+    """What ends a body may come in one piece that is larger than all header lines may be."""
+    world = await open_edge()
+    reader, writer = await world.connect()
+    for size in (200_000, 1_000_000, 5_000_000, 300_000, 9_000_000):
+        writer.write(b"POST /openai/v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + b"a" * size)
+        async with asyncio.timeout(5):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert await reader.readexactly(len(b"/v1/x %d" % size)) == b"/v1/x %d" % size
+    writer.close()
+    assert world.refusals == []

@@ -427,3 +427,30 @@ async def test_close_cancels_what_does_not_finish_within_the_grace(open_edge):
     assert ended == [False]
     assert await reader.read() == b""
     writer.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        (b"GET /openai/v1/x HTTP/1.1\r\n\r\n", b"it has no Host"),
+        (b"GET /openai/v1/x HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", b"Host stands more than once"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"write http://"),
+        (b"POST /openai/v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", b"Content-Length is no number"),
+        (b"POST /openai/v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n", b"stands more than once"),
+        (b"POST /openai/v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", b"exclude each other"),
+        (b"POST /openai/v1/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", b"exclude each other"),
+        (b"POST /openai/v1/x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: sk-secret\r\n\r\n", b"Transfer-Encoding must be chunked"),
+        (b"SK-SECRET /openai/v1/x HTTP/1.1\r\nHost: a\r\n\r\n", b"the method is unknown"),
+        (b"GET /openai/v1/x HTTP/1.1\r\nHost: a\r\nsk secret: x\r\n\r\n", b"a header name holds"),
+        (b"GET /openai/v1/x HTTP/1.1\r\nHost: a\r\nX: sk-\x00secret\r\n\r\n", b"a header value holds"),
+    ],
+)
+async def test_a_request_that_is_no_http_is_told_what_is_wrong_with_it_and_nothing_of_it_is_quoted(open_edge, sent, says):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    writer.write(sent)
+    got = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert got.startswith(b"HTTP/1.1 400 ") and b"x-sluice-error: invalid_request" in got
+    assert says in got, got
+    assert b"secret" not in got.lower()

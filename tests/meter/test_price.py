@@ -45,6 +45,9 @@ def test_without_overrides_the_table_speaks():
         (["*", "gpt-4o"], "gpt-4o-2024-05-13", 2),  # a snapshot falls under its model
         (["gpt-4o", "gpt-4o-2024-05-13"], "gpt-4o-2024-05-13", 2),
         (["gpt-4"], "gpt-4-0613", 1),
+        (["*", "command-r"], "command-r-08-2024", 2),
+        (["*", "gemini-2.5-pro-preview"], "gemini-2.5-pro-preview-05-20", 2),
+        (["*", "claude-sonnet-4-5"], "claude-sonnet-4-5@20250929", 2),
         (["x", "here/*"], "gpt-4o", 2),
         (["x", "gpt-4o*"], "gpt-4o-mini-latest", 2),
         (["openai/gpt-4o"], "openai/gpt-4o", 1),  # a router's model has a slash of its own
@@ -156,6 +159,7 @@ def test_an_estimate_costs_what_was_held_and_notes_join_up():
 def test_usage_that_the_row_has_no_rate_for_is_noted():
     quote = prices().quote(PRICING, False, HERE, "sound", Operation("audio"), 0)
     assert prices().priced(quote, used(output=5)).note == "unpriced_units"
+    assert prices().priced(quote, used(units={"images": 2})).note == "unpriced_units"
     heard = prices().priced(quote, used(output=5, units={"audio_ms": 3_600_000}))
     assert (heard.note, heard.cost_nanousd) == ("", 7200)
 

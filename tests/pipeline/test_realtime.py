@@ -64,7 +64,7 @@ async def bridged(tmp_path):
             stack.push_async_callback(bridge.close)
             rules = path.rooms.current().rules
             settings = Settings(rules.providers, rules.default_provider)
-            refused = path.rooms.metrics.refused
+            refused = path.rooms.books.turned_away
             edge = Edge(path.pipeline.run, bridge.run, lambda: settings, path.rooms.clock, on_refusal=refused)
             await edge.start("127.0.0.1:0")
             stack.push_async_callback(edge.close, 0)
@@ -228,6 +228,30 @@ async def test_a_model_that_is_not_allowed_is_reached_by_no_frame(bridged, targe
     except aiohttp.WSServerHandshakeError as no:
         assert no.headers["x-sluice-error"] in ("not_allowed", "duplicate_key")
         assert frame is None
+    await settled(path)
+    assert aiohttp.WSMsgType.TEXT not in got
+    await path.assert_nothing_is_left()
+
+
+async def test_escaped_text_hides_neither_a_turn_nor_the_model_from_the_rooms(bridged):
+    got = []
+
+    async def listens(ws):
+        got.append((await ws.receive()).type)
+
+    poor = "limits: [{name: poor, match: {caller: ann}, per: caller, spend: $0.00001/day}]"
+    path, _, connect, _ = await bridged(listens, poor)
+    for key, target, frame, code in (
+        ("ann", PATH, CREATE.replace("create", r"cre\u0061te"), "exceeds_limit"),
+        ("bob", "/openai/v1/realtime", json.dumps({"session": {"model": "o3"}}).replace("session", r"s\u0065ssion"), "not_allowed"),
+        ("ann", PATH, r'{"type": "response.create", "x": "\ud800"}', "malformed_json"),  # the provider's reader may take it
+    ):
+        assert r"\u" in frame
+        async with await connect(target, key=key) as ws:
+            await ws.send_str(frame)
+            message = await ws.receive()
+            assert (message.data, message.extra) == (1008, code)
+            await ws.close()
     await settled(path)
     assert aiohttp.WSMsgType.TEXT not in got
     await path.assert_nothing_is_left()

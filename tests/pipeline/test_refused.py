@@ -48,6 +48,16 @@ async def test_a_refusal_is_worded_in_the_wire_format_of_the_path(path, target, 
     assert (sink.dialect, sink.headers["x-sluice-error"]) == (dialect, "invalid_credentials")
 
 
+async def test_a_call_too_large_for_a_limit_takes_no_request_of_its_rate(path_with):
+    path = await path_with("limits: [{name: few, match: {caller: ann}, per: caller, requests: 1/min, tokens: 5000/min, concurrency: 1}]")
+    for _ in range(3):
+        sink = await path.run(chat(max_tokens=6000))
+        assert (sink.status, sink.headers["x-sluice-error"]) == (400, "exceeds_limit")
+    assert (await path.run(chat(), completion())).status == 200
+    assert (await path.run(chat())).status == 429
+    await path.assert_nothing_is_left()
+
+
 async def test_a_refused_rate_says_how_the_caller_stands(path_with):
     path = await path_with("limits: [{name: few, match: {caller: ann}, per: caller, requests: 1/min}]")
     assert (await path.run(chat(), completion())).status == 200

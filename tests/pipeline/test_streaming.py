@@ -6,6 +6,7 @@ import json
 import pytest
 from support.inside import STREAM, TALK, Answer, Body, Sink, chat, completion, delta, event, talk, whole
 
+from proxy.meter.recompute import recompute
 from proxy.refusal import Refusal
 
 
@@ -110,6 +111,33 @@ async def test_an_upload_streams_through_and_is_charged_by_its_answer(path_with)
     assert sink.status == 200
     assert path.upstream.bodies == [b"a" * 50 + b"b" * 50]
     assert path.upstream.sent[0].upload_length is None
+    await path.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("length", [0, None], ids=["Content-Length", "chunked"])
+@pytest.mark.parametrize(("kind", "said"), [("text/plain", b"hello\n"), ("application/json", b'{"text": "hello"}')])
+async def test_a_transcription_that_states_no_duration_is_charged_the_longest_that_its_bytes_can_be(path, kind, said, length):
+    form = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--b\r\n'
+    body = Body(form, b"a" * 50_000, b"b" * 50_000, length=length)
+    answer = Answer(200, (said,), kind)
+    await path.run(body, answer, target="/openai/v1/audio/transcriptions", content_type="multipart/form-data; boundary=b")
+    (row,) = await path.rows()
+    sent_ms = len(form) + 100_000  # a byte is a millisecond at 8 kbit/s
+    assert (row["model"], row["usage_source"], row["price_row"]["units"]) == ("whisper-1", "counted", {"audio_ms": sent_ms})
+    assert row["cost_nanousd"] == recompute(row) == sent_ms * 100  # $0.006 a minute
+    await path.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize(("length", "status"), [(0, 200), (None, 400)], ids=["Content-Length", "chunked"])
+async def test_an_upload_under_a_budget_is_held_by_its_length_or_by_the_most_that_is_taken(path_with, length, status):
+    path = await path_with("limits: [{name: poor, match: {operation: audio}, per: caller, spend: $1/day}]")
+    form = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n--b\r\n'
+    body = Body(form, b"a" * 50_000, length=length)
+    answer = whole({"text": "hi", "usage": {"type": "duration", "seconds": 3}})
+    sink = await path.run(body, answer, target="/openai/v1/audio/transcriptions", content_type="multipart/form-data; boundary=b")
+    assert (sink.status, sink.headers.get("x-sluice-error")) == (status, "exceeds_limit" if status == 400 else None)
+    (row,) = await path.rows()
+    assert row["held_nanousd"] == (100 * (len(form) + 50_000) if status == 200 else 0)
     await path.assert_nothing_is_left()
 
 

@@ -14,11 +14,11 @@ callers:
   anonymous: free
   default_tier: free
   keys:
-    - {name: a, key: env:A, team: t, overrides: {requests: 120/min}}
+    - {name: a, key: env:A, team: t, overrides: {requests: 120/min, tokens: 5k/min, concurrency: off}, allow: {providers: [openai, azure]}}
     - {name: own, key: env:B, own_provider_key: openai, tier: pro}
-  jwt: [{name: corp, issuer: i, secret: env:LONG, claims: {tier: plan, team: org}}]
+  jwt: [{name: corp, issuer: i, secret: env:LONG, claims: {tier: plan, team: org}, allow: {models: [gpt-*]}}]
 tiers: {free: {requests: 10/min, tokens: 10k/min, spend: [$5/day, $0.5/month], concurrency: 2}, pro: {}}
-teams: {t: {spend: $2000/month}, u: {}}
+teams: {t: {spend: $2000/month, allow: {regions: [eu]}}, u: {}}
 limits:
   - {name: x, match: {model: 'gpt-4o', not: {tier: pro}}, per: [team, model], requests: 20/min, missing: shared}
   - {name: y, match: {caller: a}, requests: 1/min}
@@ -48,7 +48,7 @@ def test_the_table_has_a_line_for_every_kind_of_caller(explained):
     assert [(line.caller, line.tier, line.team) for line in explained.callers] == [
         ("a", "free", "t"),
         ("own", "pro", "-"),
-        ("corp:*", "claim plan", "claim org"),
+        ("corp:*", "claim plan, else free", "claim org"),
         ("(keys minted into the state)", "its own, else free", "its own"),
         ("anonymous", "free", "-"),
     ]
@@ -58,7 +58,18 @@ def test_each_line_holds_the_limits_that_could_match_it(explained):
     lines = {line.caller: [one.split(":")[0].split(" (")[0] for one in line.limits] for line in explained.callers}
     assert lines["a"] == ["tier free", "overrides", "team t", "limit x", "limit y", "limit z"]
     assert lines["own"] == ["tier pro", "limit x", "limit z"]
-    assert lines["corp:*"] == ["limit x", "limit z", "limit w"]
+    assert lines["corp:*"] == ["those of its tier, else tier free", "those of its team", "limit x", "limit z", "limit w"]
+
+
+def test_each_line_holds_what_restricts_its_targets(explained):
+    targets = {line.caller: line.targets.split("; ") for line in explained.callers}
+    everyones = ["rule 4 (every call): only models gpt-4o", "gpt-4o then azure/gpt-4o"]
+    assert targets["a"] == [
+        "as the call names", "only providers openai, azure", "team t: only regions eu", "rule 1 (team=t): only models *", *everyones
+    ]  # fmt: skip
+    assert targets["own"] == ["own key of openai", "rule 3 (tier=pro): to openai/gpt-4o-mini", *everyones]
+    assert "what its team allows" in targets["corp:*"] and "only models gpt-*" in targets["corp:*"]
+    assert targets["anonymous"] == ["as the call names", *everyones]
 
 
 def test_a_limit_reads_as_it_is_written(explained):
@@ -70,6 +81,7 @@ def test_a_limit_reads_as_it_is_written(explained):
 def test_a_shared_limit_says_that_replicas_multiply_it(explained):
     assert "team t (per team): counted in this sidecar only: N replicas may spend N x $2,000/month; use a shared state" in explained.counted
     assert "limit z (per instance): counted in each process, as it says" in explained.counted
+    assert not [one for one in explained.counted if one.startswith("team u")], "it has no number that could be counted"
 
 
 def test_names_say_what_they_cover(explained):
@@ -84,6 +96,8 @@ def test_names_say_what_they_cover(explained):
         "providers.lan.allow_private",
         "callers.anonymous is allowed although",
         "callers.jwt corp: no audience",
+        "callers.keys a: overrides.requests takes the place of tier free's",
+        "callers.keys a: overrides.concurrency takes the place of tier free's",
         "unknown_price: allow",
         "limit x: missing: shared",
         "guard.on_error: pass",
@@ -96,6 +110,10 @@ def test_names_say_what_they_cover(explained):
 )
 def test_everything_that_weakens_something_is_listed(explained, says):
     assert [one for one in explained.weakenings if one.startswith(says)], explained.weakenings
+
+
+def test_an_override_that_is_tighter_weakens_nothing(explained):
+    assert not [one for one in explained.weakenings if "overrides.tokens" in one]
 
 
 def test_a_plain_policy_weakens_nothing(tmp_path):

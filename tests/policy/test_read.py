@@ -156,6 +156,38 @@ def test_wrong_items_of_lists_and_wrong_maps_do_not_hide_wrong_names(problems):
     ]
 
 
+def test_a_wrong_item_of_a_list_does_not_move_the_places_of_those_after_it(problems):
+    found = problems("""limits:
+  - 5
+  - {per: caller}
+  - {name: b, match: {team: nope}, per: caller, requests: 1/min}
+rules:
+  - 7
+  - {match: {tier: nope}, retry: off}
+""")
+    assert [one.split(": ")[0] for one in found] == [
+        "2:5 limits[0]",
+        "3:5 limits[1].name",
+        "4:29 limits[2].match.team",
+        "6:5 rules[0]",
+        "7:20 rules[1].match.tier",
+    ]
+
+
+def test_a_key_that_is_no_text_is_told_once(problems):
+    assert problems("tiers: {[a, b]: {x: 1}}\n? {c: d}\n: 1") == ["1:9 tiers: a key is plain text", "2:3 : a key is plain text"]
+
+
+def test_an_error_elsewhere_hides_no_unreachable_rule(problems):
+    found = problems("teems: {}\nrules: [{retry: off}, {match: {model: x}, retry: {attempts: 5}}]")
+    assert [one.split(": ")[0] for one in found] == ["1:1 teems", "2:23 rules[1]"]
+
+
+def test_an_issuer_that_is_wrong_in_itself_still_declares_its_name(problems):
+    found = problems("callers: {jwt: [{name: corp}]}\nlimits: [{name: a, per: 'claim:org', match: {caller: 'corp:x'}, requests: 1/min}]")
+    assert [one.split(": ")[0] for one in found] == ["1:17 callers.jwt[0].issuer"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -163,8 +195,9 @@ def test_wrong_items_of_lists_and_wrong_maps_do_not_hide_wrong_names(problems):
         "limits:\n" + "- {name: 5, x: y}\n" * 40_000,
         "tiers:\n" + "".join(f"  t{n}: {{requests: 1/sec}}\n" for n in range(30_000)),
         "tiers:\n" + "".join(f"  t{n}: {{requests: 1/min}}\n" for n in range(30_000)),
+        "limits:\n" + "- 5\n" * 150 + "".join(f"- {{name: n{n}, match: {{team: u}}, spend: $1/day}}\n" for n in range(18_000)),
     ],
-    ids=["unknown keys", "wrong items", "wrong values", "many tiers"],
+    ids=["unknown keys", "wrong items", "wrong values", "many tiers", "wrong names after wrong items"],
 )
 def test_a_huge_policy_is_judged_in_seconds(problems, text):
     assert len(text) < 1 << 20

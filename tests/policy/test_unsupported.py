@@ -14,6 +14,7 @@ OFF = [
     "alerts: off",
     "callers: {signatures: off, networks: false, kubernetes: off}",
     "guard: {secrets: off, injection: off, output: false, custom: []}",
+    "guard: {custom: off}",
     "inputs: off",
     "hedge: off",
     "keepalive: off",
@@ -86,3 +87,8 @@ def test_a_shared_state_is_refused_without_repeating_it():
     message = state_problem("redis://u:hunter2@h/0")
     assert message and "hunter2" not in message
     assert state_problem("sqlite:x") is None and state_problem(None) is None
+
+
+def test_a_misspelt_entity_is_not_taken_for_one_that_is_to_come(problems):
+    assert problems("guard: {pii: {emial: mask}}") == ["1:15 guard.pii.emial: unknown entity; did you mean `email`?"]
+    assert "did you mean `credit_card`" in problems("rules: [{guard: {pii: {credit_crad: off}}}]")[0]

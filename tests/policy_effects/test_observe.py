@@ -187,10 +187,18 @@ async def test_a_stream_and_a_refusal_have_their_line_too(here):
     async with Caller(here.sluice.port) as caller:
         headers = [("content-type", "application/json"), ("authorization", f"Bearer {slk('bot')}"), ("x-request-id", "streamed-1")]
         await caller.ask("POST", f"/openai{CHAT}", headers, asked(stream=True))
-    await here.chat("bot", model="gpt-4o", max_tokens=0, headers=[("x-request-id", "refused-1")])
+    await here.chat("bot", model="gpt-4o", max_tokens="many", headers=[("x-request-id", "refused-1")])
     lines = {line["request_id"]: line for line in await logged(here, "call")}
     assert lines["streamed-1"]["streamed"] is True and lines["streamed-1"]["usage_source"] == "provider"
     assert lines["refused-1"]["end"] == "refused:invalid_request" and lines["refused-1"]["status"] == 400
+
+
+async def test_who_is_turned_away_at_the_door_finds_the_id_of_the_reply_in_the_log(here):
+    got = await here.ask("GET", "/nowhere?secret-looking-query", None, "bot")
+    assert (got.status, got.code) == (404, "unknown_provider")
+    (line,) = [line for line in await logged(here, "turned away") if line["request_id"] == got.header("x-sluice-request-id")]
+    assert (line["level"], line["code"]) == ("info", "unknown_provider")
+    assert "secret-looking-query" not in here.sluice.logged()
 
 
 LEVELS = {"debug": (True, True), "info": (True, True), "warning": (False, True), "error": (False, False)}

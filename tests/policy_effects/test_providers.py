@@ -102,7 +102,7 @@ async def test_the_url_says_where_and_the_dialect_says_how(here):
     assert there.header("x-api-key") == "sk-of-openai"
     row = await here.row(got)
     assert (row["provider"], row["operation"], row["input_tokens"], row["usage_source"]) == ("other-name", "messages", 11, "provider")
-    refused = await here.ask("POST", "/other-name/v1/messages", b'{"max_tokens":0}', "bot")
+    refused = await here.ask("POST", "/other-name/v1/messages", b'{"max_tokens":"many"}', "bot")
     assert refused.json["type"] == "error" and refused.json["error"]["type"] == "invalid_request_error"
 
 

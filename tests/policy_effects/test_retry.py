@@ -140,8 +140,12 @@ async def test_backoff_is_waited_between_attempts(here):
 async def test_a_retry_after_of_the_provider_is_kept(here):
     here.provider.script = failing(429, 1, headers=[("retry-after-ms", "300")])
     began = time.monotonic()
-    assert (await bot(here, "after")).status == 200
+    got = await bot(here, "after")
+    assert got.status == 200
     assert 0.3 <= time.monotonic() - began < 2
+    first, second = [row for row in await here.sluice.rows() if row["request_id"] == got.header("x-sluice-request-id")]
+    assert max(first["duration_ms"], second["duration_ms"]) < 300, "the wait between two attempts belongs to neither"
+    assert first["overhead_ms"] + second["overhead_ms"] < 250, "nor is it work of Sluice"
 
 
 async def test_a_sdk_that_retries_itself_is_not_multiplied(here):

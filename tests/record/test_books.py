@@ -97,7 +97,7 @@ def test_the_overhead_of_all_rows_is_the_overhead_of_the_call(books, tell):
     story.upstream_s = 1.5
     books.settle(story, second)
     assert first.row.overhead_ms == 400.0 and second.row.overhead_ms == 100.0
-    assert second.row.parent_id == "slu-1/1"
+    assert second.row.parent_id == "req-1/1"
 
 
 def test_a_refusal_before_any_attempt_has_a_row_of_its_own(books, store, told, tell):
@@ -123,7 +123,7 @@ def test_an_attempt_whose_hold_was_refused_is_that_refusal(books, store, tell):
     books.refused(story, Refusal(402, "budget_exhausted"))
     books.close(story)
     (row,) = store.named("write")[0]
-    assert (row.kind, row.id, row.parent_id) == ("refusal", "slu-1/2", "slu-1/1")
+    assert (row.kind, row.id, row.parent_id) == ("refusal", "slu-1/2", "req-1/1")
     assert len(store.named("write")) == 1
 
 
@@ -173,3 +173,9 @@ def test_hashed_identities_show_in_rows(store, told, clock, tell):
     story = tell()
     Books(store, told, told, clock, lambda name: "id:" + name[::-1]).settle(story, story.tries[0])
     assert story.tries[0].row.caller == "id:tob"
+
+
+def test_who_is_turned_away_before_there_is_a_call_is_counted_and_logged_under_the_id_of_its_reply(books, told, store):
+    books.turned_away("wrong_host", "slu-7")
+    assert told.seen == [("refused", "wrong_host"), ("event", "info", "turned away")]
+    assert store.seen == []

@@ -168,6 +168,16 @@ def test_a_breaker_shows_its_state(metrics, state, value):
     assert samples(metrics, "breaker_state") == [({"provider": "openai", "model": "gpt-4o"}, value)]
 
 
+def test_of_models_without_a_label_of_their_own_the_worst_state_shows(clock):
+    metrics = Metrics(lambda kind, name: kind != "model", clock)
+    metrics.breaker("openai", "sick", "open")
+    metrics.breaker("openai", "well", "half_open")
+    metrics.breaker("openai", "well", "closed")
+    assert samples(metrics, "breaker_state") == [({"provider": "openai", "model": "other"}, 2)]
+    metrics.breaker("openai", "sick", "closed")
+    assert samples(metrics, "breaker_state") == [({"provider": "openai", "model": "other"}, 0)]
+
+
 def standing(remaining, allowed=100):
     return Standing("tier free", "spend", allowed, remaining, 0, 60)
 

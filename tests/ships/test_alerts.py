@@ -6,9 +6,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import aiohttp
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from support.demo import kept_demo
 from support.eventful import eventful
 from support.prometheus import prometheus
 
@@ -75,21 +77,31 @@ async def test_scraped_series_fire_the_alerts_of_what_happened_and_no_other(tool
     series = [
         {"series": name, "values": f"{before[name]}x4 {value}x20" if name in before else f"_x5 {value}x20"} for name, value in after.items()
     ]
-    at_once = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(SHOWN)]
-    later = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(SHOWN | {"SluiceBreakerOpen"})]
+    promtool_fires(tools, tmp_path, series, {4: set(), 6: SHOWN, 9: SHOWN | {"SluiceBreakerOpen"}})
+
+
+async def test_series_scraped_from_the_demo_fire_the_alerts_of_its_refusals_and_no_other(tools: dict[str, Path], tmp_path: Path) -> None:
+    async with kept_demo(tmp_path) as admin, aiohttp.ClientSession() as session, session.get(f"{admin}/metrics") as reply:
+        found = samples(await reply.text())
+    series = [{"series": name, "values": f"_x5 {value}x20"} for name, value in found.items()]
+    promtool_fires(tools, tmp_path, series, {4: set(), 6: {"SluiceBudgetExhausted", "SluicePersonalDataBlocked"}})
+
+
+def promtool_fires(tools: dict[str, Path], folder: Path, series: list[dict[str, str]], firing: dict[int, set[str]]) -> None:
+    """By `promtool test rules`: these alerts and no others at each minute."""
     asked = 'group by (alertname) (ALERTS{alertstate="firing"})'
-    case = {
-        "interval": "1m",
-        "input_series": series,
-        "promql_expr_test": [
-            {"expr": asked, "eval_time": "4m", "exp_samples": []},
-            {"expr": asked, "eval_time": "6m", "exp_samples": at_once},
-            {"expr": asked, "eval_time": "9m", "exp_samples": later},
-        ],
-    }
-    file = tmp_path / "scraped_test.yaml"
+    cases = [
+        {
+            "expr": asked,
+            "eval_time": f"{minute}m",
+            "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(names)],
+        }
+        for minute, names in firing.items()
+    ]
+    case = {"interval": "1m", "input_series": series, "promql_expr_test": cases}
+    file = folder / "scraped_test.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [str(FOLDER / "alerts.yaml")], "evaluation_interval": "1m", "tests": [case]}))
-    promtool(tools, "test", "rules", file, cwd=tmp_path)
+    promtool(tools, "test", "rules", file, cwd=folder)
 
 
 def samples(exposition: str) -> dict[str, float]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from support.demo import kept_demo
 from support.eventful import eventful
 from support.prometheus import SCRAPE_S, Prometheus, prometheus
 
@@ -85,23 +84,10 @@ async def test_after_everything_has_happened_once_more_each_query_gives_a_number
 
 
 async def test_after_the_demo_every_panel_shows_something(tools: dict[str, Path], tmp_path: Path) -> None:
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
-    demo = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "proxy", "demo", "--keep", cwd=tmp_path, env=environ, stdout=asyncio.subprocess.PIPE
-    )
-    assert demo.stdout is not None
-    try:
-        said = await asyncio.wait_for(demo.stdout.readuntil(b"Ctrl-C ends it"), 60)
-        admin = re.search(rb"admin (http://[\d.:]+)", said)
-        assert admin is not None
-        async with prometheus(tools["prometheus"], tmp_path / "prometheus", admin[1].decode()) as asked:
-            await asked.until("count_over_time(sluice_build_info[1m]) > 2")
-            empty = [param.id for param in TARGETS if not await asked.query(as_grafana_asks(param.values[0]))]
-            assert empty == []
-    finally:
-        if demo.returncode is None:
-            demo.terminate()
-        await demo.communicate()
+    async with kept_demo(tmp_path) as admin, prometheus(tools["prometheus"], tmp_path / "prometheus", admin) as asked:
+        await asked.until("count_over_time(sluice_build_info[1m]) > 2")
+        empty = [param.id for param in TARGETS if not await asked.query(as_grafana_asks(param.values[0]))]
+        assert empty == []
 
 
 def test_what_may_never_happen_shows_zero_and_not_nothing() -> None:

@@ -397,7 +397,6 @@ async def inside(folder: Path, more: str = "", url: str = "http://127.0.0.1:9") 
         identify=Identify(state.find_key, state.secret, clock, Jwks()),  # type: ignore[arg-type]  # no token is asked for
         secret=state.secret,
         store=store,  # type: ignore[arg-type]  # see above
-        is_known_model=lambda model: True,
         upstream=upstream,
         breakers=Breakers(lambda: 0.5, metrics.breaker),
         budgets=Budgets(),

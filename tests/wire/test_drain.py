@@ -99,6 +99,9 @@ async def test_streams_finish_while_new_calls_are_refused_and_readiness_is_off(t
             came = await begin(running)
             sluice.process.send_signal(signal.SIGTERM)
             assert await is_draining(sluice)
+            async with aiohttp.ClientSession() as session:
+                probes = [(await session.get(f"{sluice.admin}/healthz/{probe}")).status for probe in ("live", "ready", "startup")]
+            assert probes == [200, 503, 200], "it lives and had started: only new calls go elsewhere"
             before = len(provider.seen)
             refused = await idle.ask("POST", chat.TARGET, [chat.JSON, chat.KEY], chat.asked())
             assert (refused.status, refused.code) == (503, "draining")

@@ -49,6 +49,7 @@ async def test_200_simultaneous_calls_on_a_budget_for_10_reach_the_provider_10_t
         rows = await sluice.rows()
         attempts = [row for row in rows if row["kind"] != "refusal"]
         assert [(row["cost_nanousd"], row["held_nanousd"]) for row in attempts] == [(ONE_CALL, ONE_CALL)] * 10
+        assert len(rows) == 10 + 190, "each refusal of somebody has its row"
         assert sum(row["cost_nanousd"] for row in rows) == 10 * ONE_CALL, "a refusal costs nothing"
         assert (await call()).status == 402
 

@@ -27,7 +27,7 @@ async def test_5xx_is_repeated_and_each_attempt_has_its_row(case, in_turn):
     assert got.header("x-should-retry") is None
     rows = await case.rows(got)
     assert kinds(rows) == [(1, "first", 500, False), (2, "retry", 529, False), (3, "retry", 200, True)]
-    assert rows[0]["parent_id"] is None and rows[1]["parent_id"] == rows[2]["parent_id"] is not None
+    assert [row["parent_id"] for row in rows] == [None, *[f"{rows[0]['request_id']}/1"] * 2]
     assert rows[2]["cost_nanousd"] == chat.COST
     await asyncio.sleep(0.3)  # the log is written ten times a second
     retries = [line for line in case.sluice.log_lines() if line["event"] == "retry" and line["provider"] == case.name]

@@ -50,6 +50,19 @@ async def test_the_breaker_opens_for_the_sick_model_alone_and_closes_after_probe
     assert [(await case.ask(None, ONCE)).status for _ in range(4)] == [200] * 4
 
 
+async def test_so_it_is_for_models_that_no_price_table_knows(case):
+    async def script(seen, reply):
+        await reply.json(
+            chat.error() if seen.json["model"] == "home-made-sick" else chat.whole(), 500 if "sick" in seen.json["model"] else 200
+        )
+
+    case.answers(script)
+    for _ in range(5):
+        assert (await case.ask(chat.asked(model="home-made-sick"), ONCE)).status == 500
+    assert (await case.ask(chat.asked(model="home-made-sick"), ONCE)).code == "breaker_open"
+    assert (await case.ask(chat.asked(model="home-made-well"), ONCE)).status == 200
+
+
 async def test_a_failed_call_of_many_attempts_opens_it_and_what_is_open_is_not_asked(case):
     case.answers(chat.fails(500))
     codes = [(await case.ask()).code for _ in range(6)]

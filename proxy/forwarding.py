@@ -107,6 +107,8 @@ class Forwarding:
                 raise
             if before is None:
                 rooms.store.uncount(ready.call.uid)  # refused before anything left: it costs no request either
+                if ready.upload is not None and ready.upload.length is None and no.code in ("exceeds_limit", "budget_exhausted"):
+                    no.message += _UNMEASURED
                 raise
             story.tries.pop()
             return before
@@ -246,3 +248,6 @@ def _open(turn: Turn, target: Target) -> Refusal:
 def _may_help(error: UpstreamFailed, story: Story) -> bool | None:
     """A retry of the SDK's on top of ours multiplies; a certificate does not mend itself."""
     return False if len(story.tries) > 1 or error.kind == "tls" else None
+
+
+_UNMEASURED = "; a body of unknown length is held at server.max_upload: send Content-Length"

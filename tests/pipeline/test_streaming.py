@@ -136,6 +136,7 @@ async def test_an_upload_under_a_budget_is_held_by_its_length_or_by_the_most_tha
     answer = whole({"text": "hi", "usage": {"type": "duration", "seconds": 3}})
     sink = await path.run(body, answer, target="/openai/v1/audio/transcriptions", content_type="multipart/form-data; boundary=b")
     assert (sink.status, sink.headers.get("x-sluice-error")) == (status, "exceeds_limit" if status == 400 else None)
+    assert (b"send Content-Length" in sink.body) == (status == 400)
     (row,) = await path.rows()
     assert row["held_nanousd"] == (100 * (len(form) + 50_000) if status == 200 else 0)
     await path.assert_nothing_is_left()

@@ -9,7 +9,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -279,10 +279,10 @@ class App:
             self._metrics.read_from(name, read)
 
 
-async def _listening(address: str, start: Callable[[], object]) -> None:
+async def _listening(address: str, start: Callable[[], Awaitable[None]]) -> None:
     """Names the address in what goes wrong."""
     try:
-        await start()  # type: ignore[misc]  # a coroutine of either listener
+        await start()
     except OSError as problem:
         raise OSError(problem.errno, problem.strerror, address) from problem
 

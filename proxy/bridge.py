@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import aiohttp
@@ -94,7 +95,7 @@ class Bridge:
         return plan, facts
 
     @contextlib.asynccontextmanager
-    async def _connected(self, call: Call, plan: Plan, generation: Generation):  # type: ignore[no-untyped-def]  # contextlib types it
+    async def _connected(self, call: Call, plan: Plan, generation: Generation) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """The provider's side, connected first: its no to the handshake is the caller's answer."""
         target = plan.targets[0]
         provider = target.provider

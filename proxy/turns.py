@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import aiohttp
@@ -32,6 +33,7 @@ _TURNS = (
     b"usageMetadata", b"transcription.completed", b'"error"',
 )  # fmt: skip
 
+Turn = tuple[Try, Quote]
 Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
 
@@ -53,8 +55,8 @@ class Session:
         self._model = plan.model
         self._sent = 0  # bytes of text the client has sent: what a turn may read, at most
         self._transcriber: str | None = None  # the model that writes down what is heard
-        self._turn: tuple[Try, Quote] | None = None
-        self._is_answering = False  # the provider has begun the turn
+        self._asked: deque[Turn] = deque()  # held, and not yet begun by the provider
+        self._live: dict[str, Turn] = {}  # begun, by the response's id: several may be under way at once
 
     async def run(self, is_client_gone: Callable[[], bool]) -> None:
         """Frames both ways until one side closes; then the other is closed with the same code within a second."""
@@ -82,7 +84,8 @@ class Session:
         finally:
             for pump in pumps:
                 pump.cancel()
-            self._end_turn(None)
+            for turn in (*self._asked, *self._live.values()):
+                self._settle(turn, turn[0].usage)
             self._rooms.store.leave(self._stay)
 
     async def _close(self, code: int, message: bytes) -> None:
@@ -96,13 +99,17 @@ class Session:
     def _stay(self) -> str:
         return f"{self._story.call.uid}/model"
 
+    @property
+    def _is_in_turn(self) -> bool:
+        return bool(self._asked or self._live)
+
     def _verdict(self, done: set[asyncio.Task[tuple[int, bytes]]]) -> tuple[int, bytes]:
         first = done.pop()
         error = first.exception()
         if error is None:
             if first.get_name() == "realtime client":
-                self._story.end = "client_gone" if self._turn is not None else "done"
-            elif self._turn is not None:
+                self._story.end = "client_gone" if self._is_in_turn else "done"
+            elif self._is_in_turn:
                 self._story.end = "upstream_cut"
             return first.result()
         if isinstance(error, ConnectionError):  # what one side said the other was no longer there to hear
@@ -116,7 +123,7 @@ class Session:
         self._rooms.log.failure(self._story.call.id, error)
         return SERVER_ERROR, b"internal"
 
-    async def _pump(self, source: Side, sink: Side, saw) -> tuple[int, bytes]:  # type: ignore[no-untyped-def]  # a method below
+    async def _pump(self, source: Side, sink: Side, saw: Callable[[str | bytes], Awaitable[None]]) -> tuple[int, bytes]:
         """Until the side closes or dies: with which code and reason."""
         while True:
             message = await source.receive()
@@ -154,8 +161,8 @@ class Session:
         if event is None:
             return
         await self._learn(event)
-        if realtime.starts_response(event):
-            await self._begin_turn()
+        if realtime.asks_response(event) or (realtime.starts_response(event) and not self._is_in_turn):
+            self._asked.append(await self._begun())
 
     async def _from_provider(self, data: str | bytes) -> None:
         event = _event(data)
@@ -163,29 +170,36 @@ class Session:
             return
         await self._learn(event)
         if realtime.is_refused(event):
-            if not self._is_answering:
-                self._end_turn(Usage())
+            if self._asked:  # should it answer another frame, the response is held anew when it begins
+                self._settle(self._asked.popleft(), Usage())
             return
         usage = realtime.usage_of(event)
         if usage is not None and realtime.is_transcribed(event):  # billed apart, by its own model, also in the middle of a turn
             await self._book(self._transcriber or self._model, usage)
             return
-        is_done = realtime.is_done(event)
-        if not is_done and realtime.starts_response(event):
-            await self._begin_turn()
-            self._is_answering = True
-        if usage is not None and self._turn is None:
+        is_done, key = realtime.is_done(event), realtime.response_id(event) or ""
+        if not is_done and realtime.starts_response(event) and key not in self._live:
+            self._live[key] = self._asked.popleft() if self._asked else await self._begun()
+        turn = self._live.get(key)
+        if is_done:
+            await self._done(key, usage)
+        elif usage is not None and turn is not None:
+            turn[0].usage = usage
+        elif usage is not None:
             await self._book(self._model, usage)
-        elif is_done or (usage is not None and usage.source == "provider" and event.get("type") == "response.done"):
-            self._end_turn(usage)
-        elif usage is not None and self._turn is not None:
-            self._turn[0].usage = usage
 
-    async def _begin_turn(self) -> None:
-        if self._turn is None:
-            if self._model is None:  # may a session that names no model work?
-                self._generation.rules.plan(replace(self._facts, is_billed=True))
-            self._turn = await self._held(self._model)
+    async def _done(self, key: str, usage: Usage | None) -> None:
+        """Settles the response that is over; without a usage it is charged at its estimate."""
+        turn = self._live.pop(key, None) or (self._asked.popleft() if self._asked else None)
+        if turn is not None:
+            self._settle(turn, usage or turn[0].usage)
+        elif usage is not None:
+            await self._book(self._model, usage)
+
+    async def _begun(self) -> Turn:
+        if self._model is None:  # may a session that names no model work?
+            self._generation.rules.plan(replace(self._facts, is_billed=True))
+        return await self._held(self._model)
 
     async def _book(self, model: str | None, usage: Usage) -> None:
         """What was used already is in the ledger, also where the budget has no room left for it; then the session ends."""
@@ -199,7 +213,7 @@ class Session:
             raise
         self._settle(turn, usage)
 
-    async def _held(self, model: str | None) -> tuple[Try, Quote]:
+    async def _held(self, model: str | None) -> Turn:
         """Takes what a turn may cost; a refusal ends the session with close 1008."""
         rooms, plan, story = self._rooms, self._plan, self._story
         target = replace(plan.targets[0], model=model)
@@ -215,15 +229,7 @@ class Session:
         try_.status, try_.is_sent = 101, True
         return try_, charge.quote
 
-    def _end_turn(self, usage: Usage | None) -> None:
-        """Settles the turn under way; without a usage it is charged at its estimate."""
-        if self._turn is None:
-            return
-        turn, self._turn = self._turn, None
-        self._is_answering = False
-        self._settle(turn, usage or turn[0].usage)
-
-    def _settle(self, turn: tuple[Try, Quote], usage: Usage) -> None:
+    def _settle(self, turn: Turn, usage: Usage) -> None:
         try_, quote = turn
         if usage.source == "estimate":
             try_.end = self._story.end

@@ -23,6 +23,11 @@ def starts_response(event: Json) -> bool:
     return event.get("type") in STARTS or "clientContent" in event or "client_content" in event or "serverContent" in event
 
 
+def asks_response(event: Json) -> bool:
+    """The client asks for one more response, whatever else is under way."""
+    return event.get("type") == "response.create"
+
+
 def is_done(event: Json) -> bool:
     return event.get("type") == "response.done" or at(event, "serverContent", "turnComplete") is True
 

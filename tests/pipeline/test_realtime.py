@@ -348,3 +348,47 @@ async def test_a_drain_closes_both_sides_with_1001(bridged):
     (row,) = await path.rows()
     assert (path.story.end, row["end"]) == ("stopped:drain", "stopped:drain")
     await path.assert_nothing_is_left()
+
+
+async def test_responses_under_way_at_once_are_attempts_of_their_own_whatever_order_they_end_in(bridged):
+    used = {"a": 3, "b": 5}
+
+    async def both(ws):
+        for _ in used:
+            await ws.receive()
+        for one in used:
+            await ws.send_str(json.dumps({"type": "response.created", "response": {"id": one}}))
+        for one in reversed(used):
+            usage = {"input_tokens": 1, "output_tokens": used[one]}
+            await ws.send_str(json.dumps({"type": "response.done", "response": {"id": one, "usage": usage}}))
+
+    path, _, connect, _ = await bridged(both)
+    async with await connect() as ws:
+        for _ in used:
+            await ws.send_str(CREATE)
+        for _ in range(4):
+            await ws.receive()
+        await ws.close()
+    await settled(path)
+    rows = await path.rows()
+    assert [(row["attempt"], row["kind"], row["usage_source"], row["output_tokens"]) for row in rows] == [
+        (1, "turn", "provider", 3),
+        (2, "turn", "provider", 5),
+    ]
+    assert all(row["held_nanousd"] > 0 for row in rows)
+    await path.assert_nothing_is_left()
+
+
+async def test_a_budget_for_one_response_does_not_let_a_second_begin_beside_it(bridged):
+    path, provider, connect, _ = await bridged(nothing, "limits: [{name: one, match: {caller: ann}, per: caller, spend: $0.06/day}]")
+    async with await connect() as ws:
+        await ws.send_str(CREATE)
+        await ws.send_str(CREATE)
+        message = await ws.receive()
+        assert (message.type, message.data, message.extra) == (aiohttp.WSMsgType.CLOSE, 1008, "budget_exhausted")
+        await ws.close()
+    await asyncio.wait_for(provider.closed.wait(), 1)
+    await settled(path)
+    rows = sorted(await path.rows(), key=lambda row: row["kind"])
+    assert [(row["kind"], row["cost_nanousd"] > 0) for row in rows] == [("refusal", False), ("turn", True)]
+    await path.assert_nothing_is_left()

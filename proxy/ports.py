@@ -7,7 +7,8 @@ from dataclasses import field
 from typing import Protocol
 
 from proxy.exchange import RawHeaders, Row, value
-from proxy.policy.plan import Claim, KeyRecord, Origin, Timeouts
+from proxy.policy.plan import Claim, Origin, Timeouts
+from proxy.policy.plan_callers import KeyRecord
 from proxy.refusal import Refusal
 
 

@@ -15,7 +15,8 @@ from aiohttp import web
 from proxy.admin.asked import Grouping, read_key_asked, read_rows_asked, read_usage_asked, rfc3339, shown_row
 from proxy.admin.say import SAFE, AdminProblem, json_reply, problem_reply, text_reply
 from proxy.identify.keys import KEY_BYTES, mint
-from proxy.policy.plan import KeyRecord, Rulebook
+from proxy.policy.plan import Rulebook
+from proxy.policy.plan_callers import KeyRecord
 from proxy.record.redact import plain
 from proxy.refusal import Refusal
 

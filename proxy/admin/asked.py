@@ -13,7 +13,7 @@ import orjson
 
 from proxy.admin.say import AdminProblem
 from proxy.exchange import NANO
-from proxy.policy.plan import CallerRules, KeyRecord
+from proxy.policy.plan_callers import CallerRules, KeyRecord
 
 DEFAULT_ROWS, MAX_ROWS = 100, 100_000  # design.md section 9
 Grouping = Literal["caller", "model", "team", "day"]

@@ -21,7 +21,8 @@ from proxy.admit.records import MOST, Values, encode, entry_record, hold_record,
 from proxy.admit.replay import replay
 from proxy.admit.wording import refusal, unavailable
 from proxy.exchange import Row
-from proxy.policy.plan import Claim, KeyRecord
+from proxy.policy.plan import Claim
+from proxy.policy.plan_callers import KeyRecord
 from proxy.ports import Clock, Intent, Standing
 
 NS = 1_000_000_000

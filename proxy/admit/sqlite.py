@@ -21,7 +21,7 @@ from proxy.admit.journal import Position
 from proxy.admit.place import StateProblem
 from proxy.admit.records import COLUMNS, Values, encode, tame
 from proxy.exchange import Allow, Row
-from proxy.policy.plan import KeyRecord
+from proxy.policy.plan_callers import KeyRecord
 
 T = TypeVar("T")
 

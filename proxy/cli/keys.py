@@ -14,7 +14,7 @@ from proxy.cli import admin
 from proxy.cli.state import state_path
 from proxy.cli.terminal import fail, hint
 from proxy.identify.keys import KEY_BYTES, hash_line, mint
-from proxy.policy.plan import CallerRules, KeyRecord
+from proxy.policy.plan_callers import CallerRules, KeyRecord
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

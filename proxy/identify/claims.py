@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from proxy.exchange import Caller
 from proxy.identify.keys import expired, invalid
-from proxy.policy.plan import JwtIssuer
+from proxy.policy.plan_callers import JwtIssuer
 from proxy.refusal import Refusal
 
 LEEWAY_S = 30  # faults.md P10

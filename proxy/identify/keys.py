@@ -12,7 +12,7 @@ from types import MappingProxyType
 from urllib.parse import unquote
 
 from proxy.exchange import Call
-from proxy.policy.plan import CallerRules, KeyRecord, TokenRecord
+from proxy.policy.plan_callers import CallerRules, KeyRecord, TokenRecord
 from proxy.refusal import Refusal
 
 PREFIX = "slk-"

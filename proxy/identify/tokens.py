@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from proxy.exchange import Caller
 from proxy.identify.claims import caller_of, check_claims, read_object
 from proxy.identify.keys import digest_of, invalid
-from proxy.policy.plan import JwtIssuer
+from proxy.policy.plan_callers import JwtIssuer
 from proxy.ports import Clock
 from proxy.refusal import Refusal
 

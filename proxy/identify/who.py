@@ -12,7 +12,7 @@ from proxy.exchange import Call, Caller
 from proxy.identify.claims import issuer_of, unknown
 from proxy.identify.keys import PREFIX, KeyTable, credential_of, digest_of, expired, invalid, is_well_formed
 from proxy.identify.tokens import KeySource, Tokens
-from proxy.policy.plan import CallerRules, KeyRecord, TokenRecord
+from proxy.policy.plan_callers import CallerRules, KeyRecord, TokenRecord
 from proxy.ports import Clock
 from proxy.refusal import Refusal
 

@@ -12,7 +12,7 @@ from proxy.policy.document import Document
 from proxy.policy.exceptions import Exceptions, breaker_of
 from proxy.policy.limits import Limits
 from proxy.policy.model import PolicyModel
-from proxy.policy.plan import Claim, Facts, Plan, PriceOverride, Pricing, Rulebook, ServerRules, Target
+from proxy.policy.plan import Alerts, Claim, Facts, OnStateDown, Plan, PriceOverride, Pricing, Rulebook, ServerRules, Target
 from proxy.policy.problems import PolicyErrors, SecretError
 from proxy.policy.providers import compile_providers
 from proxy.policy.secrets import Secrets
@@ -48,6 +48,8 @@ def compile_policy(
     providers = compile_providers(model, secrets)
     callers = compile_callers(document, secrets, server.listen)
     state = secrets.text(model.state, ("state",)) or DEFAULT_STATE if isinstance(model.state, Ref) else model.state or DEFAULT_STATE
+    webhook = secrets.optional(model.alerts.webhook, ("alerts", "webhook")) if model.alerts else None
+    ledger_stream = secrets.optional(model.observe.ledger_stream, ("observe", "ledger_stream"))
     if secrets.problems:
         raise SecretError(secrets.problems)
     if (message := state_problem(state)) is not None:
@@ -81,6 +83,13 @@ def compile_policy(
         may_list=closures.targets.may_list,
         needs_body=closures.needs_body,
         must_read=closures.must_read,
+        namespace=model.namespace or "default",
+        durability=model.durability,
+        on_state_down=OnStateDown(model.on_state_down.money, model.on_state_down.rates),
+        alerts=None if model.alerts is None else Alerts(model.alerts.at, webhook),
+        ledger_keep_s=model.ledger.keep,
+        ledger_max_bytes=model.ledger.max_size,
+        ledger_stream=ledger_stream,
         limits=closures.limits.all,
         warnings=(*map(str, document.warnings), *secrets.warnings, *past),
     )
@@ -95,7 +104,9 @@ class _Closures:
         self._fallback_on = frozenset(model.fallback_on)
         self._on_client_gone = model.on_client_gone
         price = model.fallback_price
-        self.pricing = Pricing(model.unknown_price, model.unmetered, price.input, price.output, model.default_max_tokens)
+        self.pricing = Pricing(
+            model.unknown_price, model.unmetered, price.input, price.output, model.default_max_tokens, model.inject_max_tokens
+        )
         self._team_models = {name for name, team in model.teams.items() if team.allow.models is not None}
         rules_allow = any(rule.allow is not None and rule.allow.models is not None for rule in model.rules)
         body_users = any(source.startswith("body:") for source in model.callers.end_user)

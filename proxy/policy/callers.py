@@ -12,7 +12,7 @@ from proxy.exchange import Allow
 from proxy.policy.document import Document
 from proxy.policy.model_callers import ClaimFrom, JwtEntry, KeyEntry
 from proxy.policy.model_match import AllowPart
-from proxy.policy.plan import CallerRules, JwtIssuer, KeyRecord, TokenRecord
+from proxy.policy.plan_callers import CallerRules, JwtIssuer, KeyRecord, TokenRecord
 from proxy.policy.problems import Path
 from proxy.policy.secrets import Secrets
 

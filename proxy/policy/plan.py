@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from proxy.exchange import NOTHING, Allow, Caller, value
+from proxy.exchange import Caller, value
+from proxy.policy.plan_callers import CallerRules
 
 Action = Literal["off", "flag", "mask", "block"]
 
@@ -46,6 +47,30 @@ class Spend:
 
 
 @dataclass(frozen=True, slots=True)
+class Degrade:
+    """From a share (0.9) of a money limit on, these models are answered by cheaper ones of the same wire family."""
+
+    from_share: float
+    models: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """At which shares of a money limit somebody is told, and where to; the URL is a secret."""
+
+    at: tuple[float, ...]
+    webhook: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OnStateDown:
+    """What a failed shared state means for money and for rates."""
+
+    money: Literal["local", "deny", "allow"] = "local"
+    rates: Literal["local", "deny", "allow"] = "local"
+
+
+@dataclass(frozen=True, slots=True)
 class Limit:
     """One named limit; every number it holds applies. Equal (name, account) means the same counters."""
 
@@ -59,6 +84,8 @@ class Limit:
     contact: str | None = None
     is_shared: bool = False  # the account is not the caller's alone: refusals name no amounts
     is_unbounded: bool = False  # accounts come from outside (header, end_user, ip, pass-through): capped by max_keys
+    stop_streams: bool = False  # a running answer ends when this limit's money does
+    degrade: Degrade | None = None
 
 
 @value(frozen=True, slots=True)
@@ -162,6 +189,7 @@ class Pricing:
     fallback_input: int = 5_000_000_000
     fallback_output: int = 15_000_000_000
     default_max_tokens: int = 4096
+    inject_max_tokens: bool = False  # also written into the request
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,60 +237,6 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """A Sluice key: of the policy file, or minted into the state. `digest` is the SHA-256 of the whole key, 32 bytes."""
-
-    name: str
-    digest: bytes = field(repr=False)
-    tier: str | None = None
-    team: str | None = None
-    allow: Allow = Allow()
-    overrides: Mapping[str, object] = field(default_factory=lambda: NOTHING)
-    expires_ns: int | None = None  # dead from this instant on
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRecord:
-    """An existing shared token (`key:`), or a named own key (`own_provider_key:`); its digest is of the whole token."""
-
-    record: KeyRecord
-    own_provider: str | None = None  # brings its own key of this provider
-
-
-@dataclass(frozen=True, slots=True)
-class JwtIssuer:
-    name: str
-    issuer: str
-    jwks_url: str | None
-    secret: str | None = field(repr=False)
-    audience: tuple[str, ...] = ()
-    algorithms: tuple[str, ...] = ("RS256", "ES256")
-    name_claim: str = "sub"
-    team_claim: str | None = None
-    team_map: Mapping[str, str] | None = None
-    tier_claim: str | None = None
-    tier_map: Mapping[str, str] | None = None
-    allow: Allow = Allow()
-    max_lifetime_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CallerRules:
-    """Who is who. `anonymous`/`pass_through`: a tier's name, "" for allowed without a tier, None for deny."""
-
-    keys: tuple[KeyRecord, ...] = ()
-    tokens: tuple[TokenRecord, ...] = ()
-    issuers: tuple[JwtIssuer, ...] = ()
-    anonymous: str | None = ""
-    pass_through: str | None = ""
-    default_tier: str | None = None
-    end_user: tuple[str, ...] = ()  # "header:x-user-id", "body:user"
-    tiers: frozenset[str] = frozenset()
-    teams: frozenset[str] = frozenset()
-    is_anonymous_stated: bool = False  # the policy names `anonymous:` itself
-
-
-@dataclass(frozen=True, slots=True)
 class ServerRules:
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:9090"
@@ -296,5 +270,12 @@ class Rulebook:
     may_list: Callable[[Caller, str], bool]  # may this caller see this model in GET /v1/models?
     needs_body: Callable[[Facts], bool]  # does some matching rule read the body of this call?
     must_read: Callable[[Facts], bool]  # and is one that cannot be read refused?
+    namespace: str = "default"  # prefix of every shared key
+    durability: Literal["process", "disk"] = "process"
+    on_state_down: OnStateDown = OnStateDown()
+    alerts: Alerts | None = None
+    ledger_keep_s: float = 400 * 86400.0
+    ledger_max_bytes: int = 10_000_000_000
+    ledger_stream: str | None = field(default=None, repr=False)  # a Redis URL
     limits: tuple[Limit, ...] = ()  # every limit the policy names, for what was removed on reload
     warnings: tuple[str, ...] = ()  # for the log at load: world-readable secrets, keys past their day, names nobody declared

@@ -89,7 +89,7 @@ class Watch:
         while True:
             await asyncio.sleep(self._poll_s)
             turn += 1
-            if await self._stamps() == stamped and turn % 4:  # every fourth turn the contents are compared all the same
+            if await self._stamps() == stamped and turn % 2:  # every second turn the contents are compared all the same
                 continue
             stamped = await self._settled()
             if await asyncio.to_thread(seen, self._loaded.files) != self._seen:

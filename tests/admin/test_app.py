@@ -10,7 +10,8 @@ from yarl import URL
 from proxy.admin.app import Admin, Probes
 from proxy.admin.door import AdminRunner
 from proxy.identify import keys
-from proxy.policy.plan import CallerRules, ServerRules
+from proxy.policy.plan import ServerRules
+from proxy.policy.plan_callers import CallerRules
 from proxy.record.redact import hidden_by
 from proxy.refusal import Refusal
 

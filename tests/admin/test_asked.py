@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.admin.asked import read_key_asked, read_rows_asked, read_usage_asked, rfc3339, shown_row
 from proxy.admin.say import AdminProblem
-from proxy.policy.plan import CallerRules
+from proxy.policy.plan_callers import CallerRules
 
 RULES = CallerRules(tiers=frozenset({"free"}), teams=frozenset({"finance"}))
 DIGEST = b"d" * 32

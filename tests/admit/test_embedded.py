@@ -14,7 +14,7 @@ import pytest
 from proxy.admit import EmbeddedState, StateProblem, add_key_offline, read_rows, read_usage
 from proxy.admit.journal import framed, segments
 from proxy.exchange import Allow
-from proxy.policy.plan import KeyRecord
+from proxy.policy.plan_callers import KeyRecord
 
 DAY = 86400 * 10**9
 NOON = 1_795_262_400 * 10**9
@@ -186,7 +186,7 @@ def test_a_directory_without_permission_is_one_clear_line(tmp_path):
     code = (
         "import os, sys; sys.path[:0] = [sys.argv[2]]\n"
         "from pathlib import Path; from proxy.admit import StateProblem, add_key_offline\n"
-        "from proxy.policy.plan import KeyRecord\n"
+        "from proxy.policy.plan_callers import KeyRecord\n"
         "os.geteuid() or os.setuid(65534)\n"
         "try: add_key_offline(Path(sys.argv[1]) / 'state', KeyRecord('a', b'1' * 32))\n"
         "except StateProblem as problem: print(problem)"

@@ -6,7 +6,7 @@ from base64 import urlsafe_b64encode
 import pytest
 
 from proxy.identify import claims
-from proxy.policy.plan import JwtIssuer
+from proxy.policy.plan_callers import JwtIssuer
 from proxy.refusal import Refusal
 
 NOW = 1_790_000_000.0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.identify import keys
-from proxy.policy.plan import CallerRules, KeyRecord, TokenRecord
+from proxy.policy.plan_callers import CallerRules, KeyRecord, TokenRecord
 from proxy.refusal import Refusal
 
 KEY = "slk-" + "a" * 43

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from proxy.identify.tokens import MAX_KEPT, Tokens
-from proxy.policy.plan import JwtIssuer
+from proxy.policy.plan_callers import JwtIssuer
 from proxy.refusal import Refusal
 
 SECRET = "a secret of no fewer than 32 bytes"

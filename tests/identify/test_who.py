@@ -5,7 +5,8 @@ import pytest
 
 from proxy.identify import keys
 from proxy.identify.who import Identify, end_user
-from proxy.policy.plan import Allow, CallerRules, JwtIssuer, KeyRecord, TokenRecord
+from proxy.policy.plan import Allow
+from proxy.policy.plan_callers import CallerRules, JwtIssuer, KeyRecord, TokenRecord
 from proxy.refusal import Refusal
 
 SECRET = b"s" * 32

@@ -30,7 +30,7 @@ async def answer(port, raw):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(raw)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
             return head + await reader.readexactly(length)

@@ -67,7 +67,7 @@ async def test_the_close_of_either_side_reaches_the_other_with_its_code_and_reas
         async with connected(sluice, provider, "client-lost") as (client, other, _):
             assert client._response.connection is not None
             client._response.connection.transport.abort()
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(10):
                 await other.receive()
             assert other.close_code == 1001
 

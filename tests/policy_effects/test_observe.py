@@ -140,7 +140,7 @@ async def test_the_generation_of_the_policy_and_failed_reloads_show(here):
     assert await here.metric("policy_generation") == before[0] + 1
     text = here.sluice.policy.read_text()
     here.sluice.policy.write_text(text + "nonsense: true\n")
-    async with asyncio.timeout(5):  # noticed without a signal
+    async with asyncio.timeout(20):  # noticed without a signal
         while await here.metric("policy_reload_failed_total") == before[1]:
             await asyncio.sleep(0.05)
     assert await here.metric("policy_generation") == before[0] + 1 and (await here.chat("bot")).status == 200

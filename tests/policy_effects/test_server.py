@@ -250,7 +250,7 @@ async def test_streams_may_finish_within_drain_and_are_told_when_it_is_over(tmp_
             except Cut as cut:
                 said, was_cut = cut.body, True
             assert await ending == 0
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
         assert was_cut is not finishes
         assert (b"[DONE]" in said) is finishes and (b"stopped_drain" in said) is not finishes
 

@@ -41,7 +41,7 @@ async def test_each_phase_has_its_time_wherever_the_policy_says_so(tmp_path, pla
                 "connect": "upstream_connect_timeout", "first_byte": "upstream_first_byte_timeout",
                 "idle": "upstream_idle_timeout", "total": "upstream_timeout",
             }  # fmt: skip
-            for (_, took), (least, most) in zip(found, ((0.3, 1.3), (0.4, 1.4), (0.4, 1.4), (1.4, 2.6)), strict=True):
+            for (_, took), (least, most) in zip(found, ((0.3, 10), (0.4, 10), (0.4, 10), (1.4, 12)), strict=True):
                 assert least <= took < most, found
 
 
@@ -124,9 +124,9 @@ async def test_when_the_client_leaves_the_answer_is_cancelled_or_finished(tmp_pa
             caller.leave()
         left.set()
         if choice == "finish":
-            await asyncio.wait_for(ended.wait(), 5)
+            await asyncio.wait_for(ended.wait(), 20)
         else:
-            await asyncio.wait_for(one.provider.seen[-1].gone.wait(), 1)
+            await asyncio.wait_for(one.provider.seen[-1].gone.wait(), 20)
         for _ in range(100):
             if rows := await one.sluice.rows():
                 break

@@ -146,11 +146,11 @@ def test_a_reader_that_never_reads_holds_up_nobody(is_blocking):
     began = time.monotonic()
     for _ in range(2 * MAX_PENDING // len(line)):
         pipe.write(line)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     assert pipe.dropped > 0
     began = time.monotonic()
     pipe.close(0.2)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     os.close(read)  # the writer gets EPIPE and goes home
     pipe._thread.join(5)
     assert not pipe._thread.is_alive()

@@ -112,7 +112,7 @@ class World:
         self.sluice.policy.write_text(spelt(policy, [provider.url for provider in self.providers]))
         assert self.sluice.process is not None
         self.sluice.process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await self.metric("policy_generation") == before:
                 await asyncio.sleep(0.02)
 

@@ -127,7 +127,7 @@ def row_soon():
     """`await row_soon(sluice, request_id)`: the one row of that call, as soon as it is written."""
 
     async def find(sluice: Sluice, request_id: str) -> dict:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not (rows := [row for row in await sluice.rows() if row["request_id"] == request_id]):
                 await asyncio.sleep(0.02)
         assert len(rows) == 1, rows

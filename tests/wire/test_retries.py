@@ -51,7 +51,7 @@ async def test_429_is_repeated_no_sooner_than_the_provider_asks(case, in_turn, h
     began = time.monotonic()
     got = await case.ask()
     least = 0.3 if headers and headers[0][0] == "retry-after-ms" else 1.0 if headers else 0.0
-    assert least <= time.monotonic() - began < least * 1.1 + 0.5
+    assert least <= time.monotonic() - began < least + 15
     assert (got.status, len(case.seen())) == (200, 2)
 
 

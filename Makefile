@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 ARGS ?=
 
-.PHONY: run install dev check test demo bench prices schema docs lock chroot clean
+.PHONY: run install dev check test demo bench crash accuracy frozen bench-ledger prices schema docs lock chroot clean
 
 run: install  ## start Sluice on 127.0.0.1:8080 with config/policy.yaml
 	@exec $(BIN)/sluice serve --policy config/policy.yaml $(ARGS)
@@ -49,7 +49,19 @@ demo: install  ## a dozen calls against a fake provider: no key, no network
 bench: dev  ## the table of docs/performance.md (needs a C compiler)
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
-prices: dev  ## regenerate the price table from the locked genai-prices package
+crash: dev  ## kill -9 of a sidecar 50 times under load: nothing unaccounted (2 minutes)
+	@$(BIN)/python tests/bench/crash.py $(ARGS)
+
+accuracy: dev  ## three minutes in real time: no window above its limit, few wrong refusals
+	@PYTHONPATH=. $(BIN)/python -m tests.bench.accuracy $(ARGS)
+
+frozen: dev  ## four sidecars and a Redis that is frozen for 60 s: nothing overspent, most of the rest usable
+	@PYTHONPATH=. $(BIN)/python tests/bench/frozen.py $(ARGS)
+
+bench-ledger: dev  ## questions to a ledger of 10 M rows beside 500 calls a second (5 minutes, 8 GB)
+	@PYTHONPATH=. $(BIN)/python tests/bench/ledger.py $(ARGS)
+
+prices: dev  ## regenerate the price table from the locked genai-prices package and the supplement
 	$(BIN)/python -m proxy.meter.refresh
 
 schema: install  ## regenerate config/policy.schema.json

@@ -6,25 +6,23 @@ import asyncio
 import contextlib
 import gc
 import os
+import platform
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import web
-
 from proxy.admin.app import Admin, Probes
-from proxy.admin.door import AdminRunner
-from proxy.admit import EmbeddedState
+from proxy.admin.door import AdminRunner, is_loopback, listening, site
 from proxy.bridge import Bridge
 from proxy.forward.attempts import Budgets
 from proxy.forward.breaker import Breakers
 from proxy.forward.client import Client
 from proxy.identify.jwks import Jwks
 from proxy.identify.who import Identify
-from proxy.listen.edge import Edge, Settings, read_listen
+from proxy.listen.edge import Edge, Settings
 from proxy.listen.watchdog import Watchdog
 from proxy.meter.price import Prices, PriceTable
 from proxy.pipeline import Pipeline
@@ -32,11 +30,15 @@ from proxy.policy.document import Document
 from proxy.policy.plan import Rulebook
 from proxy.policy.problems import Problem
 from proxy.policy.watch import Loaded, Watch, removed_limits
+from proxy.record.alerts import Alerts
 from proxy.record.books import Books
 from proxy.record.log import Log, Pipe
 from proxy.record.metrics import Metrics
 from proxy.record.redact import hidden_by
+from proxy.record.stream import LedgerStream, stream_key
+from proxy.record.webhook import Webhook
 from proxy.rooms import Generation, Rooms
+from proxy.states import StatePlace, States, open_states
 
 ADMIN_SHUTDOWN_S = 1.0
 LAST_WORDS_S = 2.0  # for cancelled calls to say so and settle
@@ -51,19 +53,20 @@ class SystemClock:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where this process listens and keeps its state (None: in memory)."""
+    """Where this process listens and keeps its state."""
 
     policy: Path | None
     listen: str
     admin: str
-    state: Path | None
+    state: StatePlace
 
 
 class App:
     """One running Sluice. `await App.open(…)`, `await serve()`, and it is over when that returns."""
 
-    def __init__(self, places: Places, loaded: Loaded, state: EmbeddedState, clock: SystemClock) -> None:
-        self._places, self._state, self._clock = places, state, clock
+    def __init__(self, places: Places, loaded: Loaded, states: States, clock: SystemClock) -> None:
+        self._places, self._states, self._clock = places, states, clock
+        state = self._state = states.own
         self._table = PriceTable.read()
         self._generation = self._compiled(loaded.rulebook)
         self._names = self._known_names()
@@ -79,24 +82,29 @@ class App:
         self._watchdog = Watchdog(lambda lag: self.log.event("warning", "loop lag", seconds=round(lag, 3)), clock.monotonic)
         self._jwks = Jwks(clock, self._jwks_problem)
         self._upstream = Client(clock)
+        self._webhook = Webhook(self._metrics, self.log)
+        alerts = Alerts(lambda: self.rules, self._webhook.post, self._metrics, self.log, clock, states.folder, platform.node())
         rooms = Rooms(
             current=lambda: self._generation,
             identify=Identify(state.find_key, state.secret, clock, self._jwks),
             secret=state.secret,
-            store=state,
+            store=states.store,
             upstream=self._upstream,
             breakers=Breakers(random.random, self._metrics.breaker),
             budgets=Budgets(),
-            books=Books(state, self._metrics, self.log, clock, shown),
+            books=Books(states.store, self._metrics, self.log, clock, shown),
             metrics=self._metrics,
+            alerts=alerts,
             log=self.log,
             clock=clock,
             dice=random.random,
         )
+        self._stream = LedgerStream(state.outgoing, self.log.event)
+        self._upkeep = state.upkeep(lambda: self.rules, clock, self.log.event)
         self._bridge = Bridge(rooms)
         self._edge = Edge(Pipeline(rooms).run, self._bridge.run, self._settings, clock, on_refusal=rooms.books.turned_away)
         self._watch = Watch(places.policy, loaded, environ=os.environ, on_change=self._changed, on_error=self._failed, now_ns=clock.now_ns)
-        probes = Probes(live=self._live, ready=self._ready, startup=self._startup)
+        probes = Probes(live=self._live, ready=self._ready, startup=self._startup, state_mode=lambda: self._states.mode)
         self._admin = AdminRunner(
             Admin(
                 lambda: self._generation.rules,
@@ -104,8 +112,9 @@ class App:
                 self._metrics.exposition,
                 state,
                 os.urandom,
+                clock.now_ns,
                 lambda error: self.log.failure("admin", error),
-                is_loopback=_is_loopback(places.admin),
+                is_loopback=is_loopback(places.admin),
                 shown=shown,
             ).app(),
             access_log=None,
@@ -118,28 +127,33 @@ class App:
         """Opens the state and both listeners. Raises StateProblem; OSError and ValueError with the address as `filename`."""
         clock = SystemClock()
         rules = loaded.rulebook
-        state = await EmbeddedState.open(places.state, clock=clock, time_zone=rules.time_zone, max_keys=rules.max_keys)
+        states = await open_states(places.state, rules, clock)
         try:
-            app = cls(places, loaded, state, clock)
+            app = cls(places, loaded, states, clock)
             await app._start()
         except BaseException:
-            await state.close()
+            await states.close()
             raise
         return app
 
     async def _start(self) -> None:
         await self._admin.setup()
         try:
-            await _listening(self._places.admin, lambda: _admin_site(self._admin, self._places.admin).start())
-            await _listening(self._places.listen, lambda: self._edge.start(self._places.listen))
+            await listening(self._places.admin, lambda: site(self._admin, self._places.admin).start())
+            await listening(self._places.listen, lambda: self._edge.start(self._places.listen))
         except BaseException:
             await self._admin.cleanup()
             raise
         self._watchdog.start()
+        self._states.start(self.log.event)
+        self._upkeep.start()
+        self._stream.point(self.rules.ledger_stream, stream_key(self.rules.namespace))
         self._metrics.policy(self._generation.rules.generation)
         recovery = self._state.recovery
-        if recovery.crashed or recovery.torn_bytes:
-            self.log.event("warning", "recovered", crashed_attempts=recovery.crashed, torn_bytes=recovery.torn_bytes)
+        self._metrics.recovered(recovery.crashed)
+        found = {"crashed_attempts": recovery.crashed, "torn_bytes": recovery.torn_bytes, "damaged_bytes": recovery.damaged_bytes}
+        if any(found.values()):
+            self.log.event("warning", "recovered", **found)
         for warning in self._generation.rules.warnings:
             self.log.event("warning", "policy", warning=warning)
         gc.collect()
@@ -197,7 +211,10 @@ class App:
         await self._bridge.close()
         self._upstream.close()
         await self._jwks.close()
-        await self._state.close()
+        await self._webhook.close()
+        await self._stream.close()
+        await self._upkeep.stop()
+        await self._states.close()
         await self._admin.cleanup()
         self.log.event("info", "stopped")
         self._pipe.close()
@@ -218,7 +235,8 @@ class App:
         self._names = self._known_names()
         self._metrics.policy(rules.generation)
         self.log.set_level(rules.log_level)
-        self._state.set_max_keys(rules.max_keys)
+        self._states.told(rules)
+        self._stream.point(rules.ledger_stream, stream_key(rules.namespace))
         self.log.event("info", "policy reloaded", generation=rules.generation)
         for limit, nanousd in spent.items():
             self.log.event("warning", "limit removed that held spend", limit=limit, usd=f"{nanousd / 1e9:.9f}")
@@ -260,8 +278,8 @@ class App:
     def _ready(self) -> str | None:
         if not self._is_ready:
             return "draining" if self._is_draining else "starting"
-        if not self._state.is_available:
-            return "the ledger cannot be written"
+        if (problem := self._states.problem()) is not None:
+            return problem
         return None if self._watchdog.is_ready else f"the event loop is {self._watchdog.lag_s:.1f} s behind"
 
     def _jwks_problem(self, url: str, why: str) -> None:
@@ -274,24 +292,9 @@ class App:
             "log_lines_dropped_total": lambda: self._pipe.dropped,
             "refusal_rows_dropped_total": lambda: self._state.refusal_rows_dropped,
             "ledger_pending_rows": lambda: self._state.pending_rows,
+            "ledger_pruned_rows_total": lambda: self._upkeep.pruned_rows,
+            "ledger_prune_failed_total": lambda: self._upkeep.failures,
+            "ledger_stream_lag_rows": lambda: self._stream.lag,
         }
-        for name, read in reads.items():
+        for name, read in (reads | self._states.figures()).items():
             self._metrics.read_from(name, read)
-
-
-async def _listening(address: str, start: Callable[[], Awaitable[None]]) -> None:
-    """Names the address in what goes wrong."""
-    try:
-        await start()
-    except OSError as problem:
-        raise OSError(problem.errno, problem.strerror, address) from problem
-
-
-def _admin_site(runner: web.AppRunner, address: str) -> web.BaseSite:
-    where = read_listen(address)
-    return web.UnixSite(runner, where) if isinstance(where, str) else web.TCPSite(runner, *where)
-
-
-def _is_loopback(address: str) -> bool:
-    where = read_listen(address)
-    return isinstance(where, str) or where[0] in ("localhost", "::1") or where[0].startswith("127.")

@@ -91,6 +91,7 @@ class Bridge:
         plan = rules.plan(facts)
         story.model = plan.model
         await rooms.store.enter(call.uid, plan.claims)
+        await rooms.store.decide(call.uid)
         story.found.update(inspect_other(("realtime",), plan.guard))
         return plan, facts
 

@@ -28,7 +28,9 @@ _TABLE = {
         400, "a limit counts per end user and the call names none", "send the header or body field of `callers.end_user`"
     ),
     "unpriced_model": Code(
-        400, "no price is known for the model and the policy denies such calls", "add it to `prices:`, or set `unknown_price`"
+        400,
+        "no price is known for the model, or for a tool that it lets the provider run, and the policy denies such calls",
+        "add the model to `prices:`, leave the tool out, or set `unknown_price`",
     ),
     "unmetered_operation": Code(400, "no reply states what this operation costs and the policy denies such calls", "set `unmetered:`"),
     "uninspected_content": Code(

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field, replace
 
+from proxy.at_limit import degraded
+from proxy.charging import quoted
 from proxy.dialect import dialect_of, spoken
 from proxy.dialect.wire import Asked, Dialect, Operation
 from proxy.exchange import Call, Caller, RawHeaders, Story, value
@@ -18,6 +20,7 @@ from proxy.identify.who import end_user
 from proxy.listen.headers import forwardable
 from proxy.listen.peek import Peeked
 from proxy.listen.reply import reply_headers
+from proxy.meter.price import Prices
 from proxy.policy.build import UNTEXTUAL
 from proxy.policy.plan import Claim, Facts, Plan, Rulebook
 from proxy.ports import Body, Sink
@@ -106,6 +109,8 @@ class Pipeline:
         story.model, story.streamed = asked.model or op.model, asked.stream
         facts = _facts(call, caller, op, story.model, end_user(call.fields, asked.user, rules.callers, rooms.secret))
         plan = rules.plan(facts)
+        if plan.degrading and (held.raw is not None or op.model is not None):  # of a body that streams through, no name is changed
+            plan = degraded(rules, rooms.store, facts, plan, lambda: _may_cost(generation.prices, plan, op, held, call.at_ns))
         story.model, known.claims = plan.model, plan.claims
         # admit
         standings = await rooms.store.enter(call.uid, plan.claims)
@@ -193,12 +198,16 @@ class Pipeline:
         if isinstance(no, Blocked):
             story.found.update(no.found)
         self._rooms.books.refused(story, no)
+        standings = self._rooms.store.standings(known.claims)
+        self._rooms.alerts.saw(known.claims, standings, no.limit if no.code == "budget_exhausted" else None)
         headers = reply_headers(
             story.call.id,
             now_s=self._rooms.clock.now_ns() / 1e9,
             status=no.status,
             limit=no.limit,
-            standings=self._rooms.store.standings(known.claims),
+            kind=no.kind,
+            retry_after=no.retry_after,
+            standings=standings,
             attempts=_sent(story),
             found=story.found,
         )
@@ -230,6 +239,15 @@ def _most(body: Peeked, plan: Plan, rules: Rulebook) -> int:
     if body.length is not None:
         return body.length
     return rules.server.max_upload if plan.is_under_spend_limit else 0
+
+
+def _may_cost(prices: Prices, plan: Plan, op: Operation, held: Held, at_ns: int) -> int:
+    """Nano-dollars, at most; 0 where there is no price."""
+    try:
+        _, most, cost = quoted(prices, plan, plan.targets[0], op, held.asked, len(held.plain or b""), at_ns)
+    except Refusal:
+        return 0
+    return cost(output_tokens=most.output_tokens)
 
 
 def _sent(story: Story) -> int:

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Protocol
 
-from proxy.exchange import RawHeaders, Row, value
+from proxy.exchange import RawHeaders, Row, Usage, value
 from proxy.policy.plan import Claim, Origin, Timeouts
 from proxy.policy.plan_callers import KeyRecord
 from proxy.refusal import Refusal
+
+MILLION = 1_000_000
 
 
 class Clock(Protocol):
@@ -39,7 +41,24 @@ class Body(Protocol):
         ...
 
 
-class Sink(Protocol):
+class Outlet(Protocol):
+    """Where body bytes go."""
+
+    @property
+    def is_full(self) -> bool:
+        """The client reads more slowly than the provider sends: stop pushing and `drain`."""
+        ...
+
+    def push(self, data: bytes) -> None:
+        """Writes body bytes now. Raises ClientGone (never after `finish_anyway`)."""
+        ...
+
+    async def drain(self) -> None:
+        """Waits until the client has room. Raises ClientGone; after 60 s without progress too."""
+        ...
+
+
+class Sink(Outlet, Protocol):
     """The client's side of the answer. Order: start, push/drain…, then finish or abort; or refuse alone."""
 
     finish_anyway: bool  # set by the pipeline: when the client leaves, the call goes on and writes to nobody
@@ -51,21 +70,8 @@ class Sink(Protocol):
         """The client has left."""
         ...
 
-    @property
-    def is_full(self) -> bool:
-        """The client reads more slowly than the provider sends: stop pushing and `drain`."""
-        ...
-
     def start(self, status: int, reason: bytes, headers: RawHeaders, length: int | None) -> None:
         """THE POINT OF NO RETURN. `headers` carry no framing fields; `length` None means chunked by us. Raises ClientGone."""
-        ...
-
-    def push(self, data: bytes) -> None:
-        """Writes body bytes now. Raises ClientGone (never after `finish_anyway`)."""
-        ...
-
-    async def drain(self) -> None:
-        """Waits until the client has room. Raises ClientGone; after 60 s without progress too."""
         ...
 
     def finish(self) -> None:
@@ -125,7 +131,7 @@ class Answer(Protocol):
         """The first body bytes, until `is_decided`, `limit` bytes or `wait_s`; they are relayed later all the same."""
         ...
 
-    async def relay(self, sink: Sink, line: Line) -> None:
+    async def relay(self, sink: Outlet, line: Line) -> None:
         """Every body byte through `line` into `sink`, pausing the provider while the client is slow.
 
         Returns at the body's clean end (neither `line.end` nor `sink.finish` is called). Raises UpstreamCut, ClientGone.
@@ -159,6 +165,10 @@ class Standing:
     window_s: int
     is_shared: bool = False  # the account is not the caller's alone: replies name no amounts
 
+    def reaches(self, share: float) -> bool:
+        """Is so much of it (0.8) used and held?"""
+        return (self.allowed - self.remaining) * MILLION >= round(share * MILLION) * self.allowed
+
 
 @value(frozen=True, slots=True)
 class Intent:
@@ -174,9 +184,27 @@ class Intent:
     output_nanousd: int = 0  # its share of `nanousd`, so that a refusal can say what max_tokens would fit
 
 
+class Lessons(Protocol):
+    """What calls of a model took of their bound, kept in the state. `name`: provider and model; `kind`, `sent`: of the bound."""
+
+    def input_tokens(self, name: tuple[str, str], kind: int, sent: int) -> int:
+        """What a call that brings at most `sent` tokens is likely to bring; `sent` until enough were seen."""
+        ...
+
+    def output_tokens(self, name: tuple[str, str], default: int, most: int | None) -> int:
+        """What an answer is likely to take where the call names no most; `default` until enough were seen."""
+        ...
+
+    def saw(self, name: tuple[str, str], kind: int, sent: int, usage: Usage, answers: int | None) -> None:
+        """The provider's own figures of a call. `answers`: how many, of a whole reply whose call named no most; else None."""
+        ...
+
+
 class Store(Protocol):
     """Counters, holds, keys and the ledger. One algorithm, whatever is behind it. All money in nano-dollars."""
 
+    @property
+    def lessons(self) -> Lessons: ...
     def peek(self, claims: Sequence[Claim]) -> None:
         """Raises the Refusal that `enter` or a hold of zero would surely raise; changes nothing."""
         ...
@@ -185,12 +213,24 @@ class Store(Protocol):
         """Takes one request and one slot on every claim, or none and raises Refusal (429). Idempotent by uid."""
         ...
 
+    async def decide(self, call_uid: str) -> None:
+        """A session begins whose first hold may be far off: what `enter` only noted is decided now. Raises Refusal (429, 503)."""
+        ...
+
     def uncount(self, call_uid: str) -> None:
         """The call was refused before anything of it left: its request goes back, its slots stay until `leave`. Idempotent."""
         ...
 
     async def hold(self, intent: Intent) -> tuple[Standing, ...]:
         """Takes tokens and money, or none and raises Refusal (402/429/400). Durable when it returns. Idempotent by id."""
+        ...
+
+    async def extend(self, id: str, claims: Sequence[Claim], nanousd: int) -> bool:
+        """An attempt under way costs more than it holds: so much more is held, if the money of each of `claims` has room for it.
+
+        `claims`: those of the attempt whose money decides; the hold grows on all of its claims, in its own periods. Its tokens are
+        counted when it settles. False: nothing has changed; also for an id that is not held.
+        """
         ...
 
     def standings(self, claims: Sequence[Claim]) -> tuple[Standing, ...]:
@@ -227,7 +267,7 @@ class Metrics(Protocol):
     def fell_back(self, provider: str, model: str | None) -> None: ...
     def breaker(self, provider: str, model: str | None, state: str) -> None: ...
     def limits(self, standings: Sequence[Standing]) -> None: ...
-    def unpriced(self, provider: str, model: str | None) -> None: ...
+    def unpriced(self, provider: str, model: str | None, reason: str) -> None: ...
 
 
 Fields = Mapping[str, str]

@@ -7,24 +7,25 @@ from dataclasses import field
 
 import orjson
 
-from proxy.charging import Charge, reckon, settle
-from proxy.dialect.wire import Dialect, stream_format_of
+from proxy.at_limit import MoneyEnded, Purse, purse
+from proxy.charging import Charge, learn, reckon, settle
+from proxy.dialect.wire import Dialect
 from proxy.exchange import RawHeaders, Story, Try, Usage, value
 from proxy.forward.breaker import Turn
 from proxy.forward.failure import OK, Outcome, of_error_event
 from proxy.forward.preamble import header_of
 from proxy.forward.redirect import followed_back, is_redirect
-from proxy.forward.reflection import KeyReflected, NoReflection, without_key
-from proxy.guard.restore import restoring
+from proxy.forward.reflection import KeyReflected, without_key
+from proxy.lines import Through, by_events, coding_of, form_of, guarded, last_words
 from proxy.listen.headers import answer_headers
 from proxy.listen.reply import reply_headers
 from proxy.meter.strip import StripUsage
 from proxy.meter.tap import Watch
 from proxy.policy.plan import Target
-from proxy.ports import Answer, Line, Sink
+from proxy.ports import Answer, Line, Outlet, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Ready, Rooms
-from proxy.stream.coding import READABLE, decode, without_body_fields
+from proxy.stream.coding import decode, without_body_fields
 from proxy.stream.tail import Tail
 
 MAX_LIST = 4 * 1024 * 1024  # bytes of a list of models
@@ -53,19 +54,6 @@ class Sent:
     outcome: Outcome
 
 
-class Through:
-    """Two lines, one behind the other."""
-
-    def __init__(self, first: Line, second: Line) -> None:
-        self._first, self._second = first, second
-
-    def feed(self, data: bytes) -> bytes:
-        return self._second.feed(self._first.feed(data))
-
-    def end(self) -> bytes:
-        return self._second.feed(self._first.end()) + self._second.end()
-
-
 class Relaying:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
@@ -75,11 +63,12 @@ class Relaying:
         answer, clock = sent.answer, self._rooms.clock
         began = clock.monotonic()
         watch = self._watch(sent, ready, answer)
+        paid = self._purse(sent, ready, watch)
         tail, form = Tail(watch), ""
         ok: bool | None = None  # of the breaker: True, answered whole; None, nobody's fault
         try:
-            headers, line, body = await self._line(sent, ready, answer, watch)
-            tail, form = Tail(_guarded(sent, headers, line)), _form(ready, headers)
+            headers, line, body = await self._line(sent, ready, answer, watch, paid)
+            tail, form = Tail(guarded(sent.of.key, headers, line)), form_of(ready, headers)
             line_changes_length = body is None and line is not watch
             length = None if line_changes_length or watch.is_stream else answer.length
             if body is not None:
@@ -92,8 +81,8 @@ class Relaying:
             if body is not None:
                 sink.push(body)
             else:
-                is_decoded = line is not watch and _coding(headers) != _coding(answer.headers)
-                await self._through(answer, sink, tail, watch, is_decoded=is_decoded)
+                is_decoded = line is not watch and coding_of(headers) != coding_of(answer.headers)
+                await self._through(answer, sink if paid is None else paid.before(sink), tail, watch, is_decoded=is_decoded)
             sink.finish()
             ok = True
             if sink.is_gone:  # and finished anyway
@@ -101,13 +90,15 @@ class Relaying:
         except UpstreamCut as cut:
             ok = False
             self._broke_off(cut, sent, sink)
-            sink.abort(_last_words(sent, ready, tail, form, cut.code, _CUT))
+            sink.abort(last_words(sent.of.dialect, ready, tail, form, cut.code, _CUT))
             raise
+        except MoneyEnded as ended:
+            self._stop(ended, sent, sink, story, tail, form)
         except BaseException as left:
             sent.of.try_.end = _end_of(left, sink)
             if isinstance(left, asyncio.CancelledError) and not sink.is_gone and sink.is_started:
                 sink.push(tail.end())
-                sink.abort(_last_words(sent, ready, tail, form, "stopped_drain", _DRAIN))
+                sink.abort(last_words(sent.of.dialect, ready, tail, form, "stopped_drain", _DRAIN))
             raise
         finally:
             answer.close()
@@ -115,6 +106,27 @@ class Relaying:
             story.upstream_s += now - began
             sent.of.turn.saw(_healthy(ok, sent, watch), now)
             self._settle(sent, ready, story, watch.usage())
+
+    def _purse(self, sent: Sent, ready: Ready, watch: Watch) -> Purse | None:
+        of = sent.of
+        return (
+            None
+            if sent.answer.status != 200
+            else purse(self._rooms.store, ready, of.try_, of.charge.quote, of.charge.most, watch, of.dialect)
+        )
+
+    def _stop(self, ended: MoneyEnded, sent: Sent, sink: Sink, story: Story, tail: Tail, form: str) -> None:
+        """The money has ended: the answer is brought to a good end, as if it had reached its largest length."""
+        story.end = sent.of.try_.end = "stopped:money"
+        story.limit = ended.limit
+        self._rooms.log.event("info", "stream stopped", code="stopped_money", limit=story.limit, request_id=story.call.id)
+        sink.push(tail.end())
+        gap = tail.gap(form)
+        if gap is None:
+            sink.abort(b"")
+            return
+        sink.push(gap + ended.purse.words())
+        sink.finish()
 
     def _broke_off(self, cut: UpstreamCut, sent: Sent, sink: Sink) -> None:
         sent.of.try_.end, sent.of.try_.error = "upstream_cut", cut.code
@@ -152,12 +164,14 @@ class Relaying:
             content_encoding=header_of(answer.headers, b"content-encoding"),
             status=answer.status,
             headers={name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers},
-            input_bound=sent.of.charge.most.input_tokens if ready.op.body == "json" else 0,
+            input_bound=sent.of.charge.most.sent_tokens,
             output_bound=sent.of.charge.most.output_tokens,
             uploaded=None if upload is None else lambda: upload.passed,
         )
 
-    async def _line(self, sent: Sent, ready: Ready, answer: Answer, watch: Watch) -> tuple[RawHeaders, Line, bytes | None]:
+    async def _line(
+        self, sent: Sent, ready: Ready, answer: Answer, watch: Watch, paid: Purse | None
+    ) -> tuple[RawHeaders, Line, bytes | None]:
         """The provider's headers as they may travel, the line its body passes, and the body itself where policy words it anew."""
         headers = answer_headers(answer.headers, ready.call.method == "HEAD" or answer.status == 304)
         if is_redirect(answer.status) and ready.call.method not in ("GET", "HEAD"):
@@ -166,16 +180,11 @@ class Relaying:
         headers = without_key(headers, sent.of.key) if sent.of.key else headers
         if ready.op.name == "models" and answer.status == 200 and (listed := await self._listed(sent, ready, answer)) is not None:
             return without_body_fields(headers), watch, listed
-        kind = header_of(answer.headers, b"content-type")
-        coding = _coding(answer.headers)
         line: Line = watch
-        if sent.of.asked_usage and watch.is_stream and coding in ("", "identity"):
+        if sent.of.asked_usage and watch.is_stream and not coding_of(answer.headers):
             line = StripUsage(line)
-        if ready.vault is not None and len(ready.vault) and (coding in ("", "identity") or coding in READABLE):
-            form = stream_format_of(ready.op, kind) or ("json" if "json" in kind else None)
-            if form is not None:
-                line = Through(line, restoring(sent.of.dialect, ready.op, ready.vault, form, coding if coding in READABLE else ""))
-                headers = without_body_fields(headers)
+        if (events := by_events(sent.of.dialect, ready, answer.headers, paid)) is not None:
+            line, headers = Through(line, events), without_body_fields(headers)
         return headers, line, None
 
     async def _listed(self, sent: Sent, ready: Ready, answer: Answer) -> bytes | None:
@@ -218,7 +227,7 @@ class Relaying:
             should_retry=False if sent.outcome is not OK and (len(story.tries) > 1 or sent.outcome.credential_fault) else None,
         )
 
-    async def _through(self, answer: Answer, sink: Sink, line: Line, watch: Watch, *, is_decoded: bool) -> None:
+    async def _through(self, answer: Answer, sink: Outlet, line: Line, watch: Watch, *, is_decoded: bool) -> None:
         try:
             await answer.relay(sink, line)
         except UpstreamCut:
@@ -232,7 +241,11 @@ class Relaying:
             raise UpstreamCut("upstream_cut", "the content coding of the answer ended too early")
 
     def _settle(self, sent: Sent, ready: Ready, story: Story, usage: Usage) -> None:
+        learn(self._rooms, sent.of.try_, sent.of.charge.most, usage, ready.asked.choices)
         settle(self._rooms, ready.prices, story, sent.of.try_, sent.of.charge.quote, usage, ready.op)
+        if self._rooms.alerts.is_on and sent.of.try_.cost_nanousd > sent.of.charge.nanousd:  # no hold has shown so much
+            stopped = story.limit if sent.of.try_.end == "stopped:money" else None
+            self._rooms.alerts.saw(ready.plan.claims, self._rooms.store.standings(ready.plan.claims), stopped)
 
 
 def _end_of(left: BaseException, sink: Sink) -> str:
@@ -255,26 +268,6 @@ def _healthy(ok: bool | None, sent: Sent, watch: Watch) -> bool | None:
         return ok
     fault = of_error_event(error).is_failure_for_breaker
     return None if fault is None else not fault
-
-
-def _form(ready: Ready, headers: RawHeaders) -> str:
-    """In which form of stream the client gets its answer; "" for one whole body, and for a coded stream: we cannot write into it."""
-    return "" if _coding(headers) not in ("", "identity") else stream_format_of(ready.op, header_of(headers, b"content-type")) or ""
-
-
-def _guarded(sent: Sent, headers: RawHeaders, line: Line) -> Line:
-    """No provider hands our key to a caller: not in what can be read without decoding it."""
-    return NoReflection(line, sent.of.key) if sent.of.key and _coding(headers) in ("", "identity") else line
-
-
-def _last_words(sent: Sent, ready: Ready, tail: Tail, form: str, code: str, text: str) -> bytes:
-    """The error event of the dialect, where one can be said."""
-    gap = tail.gap(form) if form else None
-    return b"" if gap is None else gap + sent.of.dialect.error_event(ready.op, code, text, ready.call.id)
-
-
-def _coding(headers: RawHeaders) -> str:
-    return header_of(headers, b"content-encoding").strip().lower()
 
 
 _CUT = "the provider's answer broke off; what came before this is all there is"

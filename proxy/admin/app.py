@@ -3,42 +3,45 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import urlsplit
 
-import orjson
 from aiohttp import web
 
-from proxy.admin.asked import Grouping, read_key_asked, read_rows_asked, read_usage_asked, rfc3339, shown_row
-from proxy.admin.say import SAFE, AdminProblem, json_reply, problem_reply, text_reply
-from proxy.identify.keys import KEY_BYTES, mint
+from proxy.admin import ledger
+from proxy.admin.keys import KeyPages, Keys
+from proxy.admin.say import SAFE, AdminProblem, problem_reply, text_reply
 from proxy.policy.plan import Rulebook
-from proxy.policy.plan_callers import KeyRecord
 from proxy.record.redact import plain
 from proxy.refusal import Refusal
 
 MAX_BODY = 16 * 1024
-ROWS_A_WRITE = 500
 FRONT = """Sluice, admin listener.
 
 GET  /healthz/live  /healthz/ready  /healthz/startup
-GET  /metrics                                 Prometheus
-GET  /admin/ledger?limit=&since=&caller=      the newest rows (since: RFC 3339 or Unix seconds)
-GET  /admin/usage?by=caller|model|team|day&since=
-POST /admin/keys  {"name": "...", "tier": "...", "team": "...", "expires": "YYYY-MM-DD"}
+GET  /metrics                                           Prometheus
+GET  /admin/ledger?limit=&since=&caller=                the newest rows (since: RFC 3339 or Unix seconds)
+GET  /admin/ledger/<request id>                         why it cost what it cost: every attempt, the source of each number
+GET  /admin/usage?by=caller|team|model|provider|tier|day&since=&until=
+GET  /admin/usage/dearest?limit=   /admin/usage/failed  the dearest calls; what failed attempts cost (since, until)
+GET  /admin/usage/billed?provider=                      what a provider's bill should say, by UTC day and model
+     all but <request id>: format=json|csv
+GET  /admin/keys                                        who has a key, and whether it is alive
+POST /admin/keys  {"name": "...", "tier": "...", "team": "...", "expires": "YYYY-MM-DD", "overrides": {...}, "allow": {...}}
+POST /admin/keys/<name>/rotate  {"overlap": "24h"}      a new key for it; the old ones end then
+DELETE /admin/keys/<name>  /admin/keys/id/<id>          dead for good
 
 /admin/* wants `Authorization: Bearer <server.admin_token>`; without a configured token it answers on loopback only."""
 
 
-class Ledger(Protocol):
+class State(ledger.Ledger, Protocol):
     """What the admin API asks of the state."""
 
-    async def rows(self, limit: int, since_ns: int | None, caller: str | None) -> Sequence[Mapping[str, object]]: ...
-    async def usage(self, by: Grouping, since_ns: int | None) -> Sequence[Mapping[str, object]]: ...
-    async def add_key(self, record: KeyRecord) -> None: ...
+    @property
+    def keys(self) -> Keys: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,12 @@ class Probes:
     live: Callable[[], str | None]
     ready: Callable[[], str | None]
     startup: Callable[[], str | None]
+    state_mode: Callable[[], str | None] = lambda: None  # of a shared state
 
 
 class Admin:
     """`rulebook` gives the live policy; `is_loopback` says whether the listener is bound to loopback alone; `dice` gives random bytes,
-    `on_failure` hears of errors that nobody foresaw.
+    `now_ns` the wall clock, `on_failure` hears of errors that nobody foresaw.
     """
 
     def __init__(
@@ -60,16 +64,18 @@ class Admin:
         rulebook: Callable[[], Rulebook],
         probes: Probes,
         exposition: Callable[[], bytes],
-        ledger: Ledger,
+        state: State,
         dice: Callable[[int], bytes],
+        now_ns: Callable[[], int],
         on_failure: Callable[[Exception], None],
         *,
         is_loopback: bool,
         shown: Callable[[str], str] = plain,
     ) -> None:
         self._rulebook, self._probes, self._exposition = rulebook, probes, exposition
-        self._ledger, self._dice, self._on_failure = ledger, dice, on_failure
-        self._is_loopback, self._shown = is_loopback, shown
+        self._on_failure = on_failure
+        self._key_pages = KeyPages(state.keys, rulebook, dice, now_ns)
+        self._is_loopback, self._pages = is_loopback, ledger.LedgerPages(state, shown)
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._guarded], client_max_size=MAX_BODY)
@@ -77,12 +83,11 @@ class Admin:
             [
                 web.get("/", self._front),
                 web.get("/healthz/live", _health(self._probes.live)),
-                web.get("/healthz/ready", _health(self._probes.ready)),
+                web.get("/healthz/ready", _health(self._probes.ready, self._probes.state_mode)),
                 web.get("/healthz/startup", _health(self._probes.startup)),
                 web.get("/metrics", self._metrics),
-                web.get("/admin/ledger", self._rows),
-                web.get("/admin/usage", self._usage),
-                web.post("/admin/keys", self._new_key),
+                *self._pages.routes(),
+                *self._key_pages.routes(),
             ]
         )
         return app
@@ -140,38 +145,14 @@ class Admin:
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._exposition(), headers={**SAFE, "content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    async def _rows(self, request: web.Request) -> web.StreamResponse:
-        asked = read_rows_asked(request.query)
-        caller = None if asked.caller is None else self._shown(asked.caller)
-        rows = await self._ledger.rows(asked.limit, asked.since_ns, caller)
-        reply = web.StreamResponse(headers={**SAFE, "content-type": "application/json"})
-        await reply.prepare(request)
-        await reply.write(b'{"rows":[')
-        for start in range(0, len(rows), ROWS_A_WRITE):  # the loop is shared with the data path: never many rows at once
-            some = orjson.dumps([shown_row(row) for row in rows[start : start + ROWS_A_WRITE]])[1:-1]
-            await reply.write(some if start == 0 else b"," + some)
-        await reply.write_eof(b"]}")
-        return reply
 
-    async def _usage(self, request: web.Request) -> web.Response:
-        by, since_ns = read_usage_asked(request.query)
-        return json_reply(200, {"rows": [dict(row) for row in await self._ledger.usage(by, since_ns)]})
-
-    async def _new_key(self, request: web.Request) -> web.Response:
-        if request.content_type != "application/json":  # a form of a web page cannot send this
-            raise AdminProblem(400, "invalid_request", "the body is not declared as JSON", "send `Content-Type: application/json`")
-        key, digest = mint(self._dice(KEY_BYTES))
-        rulebook = self._rulebook()
-        record = read_key_asked(await request.read(), digest, rulebook.callers, rulebook.time_zone)
-        await self._ledger.add_key(record)
-        expires = None if record.expires_ns is None else rfc3339(record.expires_ns)
-        return json_reply(201, {"key": key, "name": record.name, "tier": record.tier, "team": record.team, "expires": expires})
-
-
-def _health(probe: Callable[[], str | None]) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _health(
+    probe: Callable[[], str | None], mode: Callable[[], str | None] = lambda: None
+) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(_: web.Request) -> web.Response:
-        reason = probe()
-        return text_reply(200, "ok") if reason is None else text_reply(503, reason)
+        reason, shared = probe(), mode()
+        more = "" if shared is None else f"\nstate: {shared}"
+        return text_reply(200, "ok" + more) if reason is None else text_reply(503, reason + more)
 
     return answer
 

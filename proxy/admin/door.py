@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 from aiohttp import web
 
 from proxy.admin.say import AdminProblem, problem_reply
 from proxy.listen.connection import Connection, Deadlines
+from proxy.listen.edge import read_listen
 from proxy.refusal import Refusal
 
 _DEADLINES = Deadlines()
+
+
+def site(runner: web.AppRunner, address: str) -> web.BaseSite:
+    """Where to listen: HOST:PORT or unix:/path. Raises ValueError."""
+    where = read_listen(address)
+    return web.UnixSite(runner, where) if isinstance(where, str) else web.TCPSite(runner, *where)
+
+
+async def listening(address: str, start: Callable[[], Awaitable[None]]) -> None:
+    """Names the address in what goes wrong. Raises OSError."""
+    try:
+        await start()
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, address) from problem
+
+
+def is_loopback(address: str) -> bool:
+    """Can this machine alone reach it?"""
+    where = read_listen(address)
+    return isinstance(where, str) or where[0] in ("localhost", "::1") or where[0].startswith("127.")
 
 
 class AdminRunner(web.AppRunner):

@@ -4,8 +4,22 @@
 `journal` (the truth), `replay`, `sqlite` (its index) and `ledger` (questions to it).
 """
 
-from proxy.admit.embedded import EmbeddedState, Recovery, add_key_offline
-from proxy.admit.ledger import Reading, read_rows, read_usage
-from proxy.admit.place import StateProblem
+from proxy.admit.embedded import EmbeddedState, Recovery
+from proxy.admit.keys import keys_offline
+from proxy.admit.ledger import Reading, read_attempts, read_billed, read_dearest, read_failed, read_rows, read_usage
+from proxy.admit.place import StateProblem, boot_id
 
-__all__ = ["EmbeddedState", "Reading", "Recovery", "StateProblem", "add_key_offline", "read_rows", "read_usage"]
+__all__ = [
+    "EmbeddedState",
+    "Reading",
+    "Recovery",
+    "StateProblem",
+    "boot_id",
+    "keys_offline",
+    "read_attempts",
+    "read_billed",
+    "read_dearest",
+    "read_failed",
+    "read_rows",
+    "read_usage",
+]

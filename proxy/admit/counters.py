@@ -22,6 +22,7 @@ class Moment:
 
     ns: int
     periods: Periods
+    skew_ns: int = 0  # added to `ns`, it is the wall clock
 
 
 @dataclass(slots=True)
@@ -90,6 +91,9 @@ class Stay:
     charges: tuple[Charge, ...] = ()  # where its request was counted
 
 
+NOBODY: OrderedDict[str, Account] = OrderedDict()
+
+
 class Counters:
     """All accounts by limit name and account name, so that a changed number of a limit applies at once."""
 
@@ -136,14 +140,14 @@ class Counters:
 
     # -- calls: requests and slots ------------------------------------------------------------------------------------
 
-    def enter(self, uid: str, charges: Sequence[Charge], now: Moment) -> None:
+    def enter(self, uid: str, charges: Sequence[Charge], at: int, now: Moment) -> None:
         accounts = []
         for charge in charges:
             account = self._account(charge.limit, charge.account, now)
             account.in_flight += 1
             accounts.append(account)
-        self.count_requests(charges, now.ns)
-        self.stays[uid] = Stay(now.ns, tuple(accounts), tuple(charges))
+        self.count_requests(charges, at)
+        self.stays[uid] = Stay(at, tuple(accounts), tuple(charges))
 
     def count_requests(self, charges: Sequence[Charge], at: int) -> None:
         for charge in charges:
@@ -177,15 +181,21 @@ class Counters:
 
     # -- attempts: tokens and money -----------------------------------------------------------------------------------
 
-    def hold(self, id: str, hold: Hold, now: Moment | None = None) -> None:
+    def hold(self, id: str, hold: Hold, now: Moment) -> None:
         for charge in hold.charges:
             account = self._account(charge.limit, charge.account, now)
             for period_s in charge.rates:
                 account.ring("tokens", period_s).add(hold.tokens, hold.at)
         self.hold_again(id, hold)
 
+    def count_tokens(self, charges: Sequence[Charge], tokens: int, at: int) -> None:
+        for charge in charges:
+            account = self._account(charge.limit, charge.account)
+            for period_s in charge.rates:
+                account.ring("tokens", period_s).add(tokens, at)
+
     def hold_again(self, id: str, hold: Hold) -> None:
-        """A hold of a snapshot, whose tokens are in the snapshot's windows already."""
+        """A hold whose tokens are in the windows already."""
         for charge in hold.charges:
             account = self._account(charge.limit, charge.account)
             for period in charge.periods:
@@ -194,32 +204,51 @@ class Counters:
 
     def close(self, id: str, tokens: int, nanousd: int) -> bool:
         """Settles (or voids: 0 and 0) a hold in its own bucket and periods. False: no such hold is open."""
-        hold = self.holds.pop(id, None)
+        hold = self.release(id)
         if hold is None:
             return False
-        for charge in hold.charges:
+        self.settle(hold, hold.charges, tokens, nanousd)
+        return True
+
+    def release(self, id: str) -> Hold | None:
+        """Nothing is held under this id any more; None: nothing was. Whoever asks settles it, in the same step."""
+        hold = self.holds.pop(id, None)
+        if hold is not None:
+            for charge in hold.charges:
+                account = self._account(charge.limit, charge.account)
+                for period in charge.periods:
+                    account.balance(period).held -= hold.nanousd
+        return hold
+
+    def settle(self, hold: Hold, charges: Sequence[Charge], tokens: int, nanousd: int) -> None:
+        """The true figures of a released hold, on those of its charges that do not have them yet."""
+        for charge in charges:
             account = self._account(charge.limit, charge.account)
             for period_s in charge.rates:
                 account.ring("tokens", period_s).adjust(hold.at, tokens - hold.tokens)
             for period in charge.periods:
-                balance = account.balance(period)
-                balance.held -= hold.nanousd
-                balance.settled += nanousd
-        return True
+                account.balance(period).settled += nanousd
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
-    def snapshot(self, now: Moment) -> Iterator[list[object]]:
-        """Every account that still counts, as plain values; idle ones are forgotten."""
-        for limit, book in list(self.books.items()):
-            for name, account in list(book.items()):
-                if account.is_idle(now):
-                    del book[name]
-                    continue
-                rings = [[kind, period_s, list(ring.buckets)] for (kind, period_s), ring in account.rings.items()]
-                yield [limit, name, rings, [[id, it.settled] for id, it in account.spend.items()]]
+    def accounts(self) -> Iterator[tuple[str, list[str]]]:
+        """Limits and the accounts they have at the moment each is asked for: counters may change between two."""
+        for limit in list(self.books):
+            yield limit, list(dict.__iter__(self.books.get(limit, NOBODY)))  # an OrderedDict's own is forty times as slow
+
+    def told(self, limit: str, name: str, now: Moment) -> list[object] | None:
+        """One account as plain values (see `restore`); None, and forgotten, if nothing counts on it any more."""
+        book = self.books.get(limit, NOBODY)
+        account = book.get(name)
+        if account is None:
+            return None
+        if account.is_idle(now):
+            del book[name]
             if not book:
                 del self.books[limit]
+            return None
+        rings = [[kind, period_s, list(ring.buckets)] for (kind, period_s), ring in account.rings.items()]
+        return [limit, name, rings, [[id, it.settled] for id, it in account.spend.items()]]
 
     def restore(self, limit: str, name: str, rings: Sequence[tuple[RateKind, int, list[Bucket]]], spend: Sequence[tuple[str, int]]) -> None:
         account = self._account(limit, name)
@@ -233,6 +262,13 @@ class Counters:
             for account in book.values():
                 for ring in account.rings.values():
                     ring.no_later_than(now_ns)
+
+    def contributions(self) -> Iterator[tuple[str, str, str, int, int]]:
+        """Limit, account, period id, settled and held (nano-dollars) of all money that is counted here."""
+        for limit, book in self.books.items():
+            for name, account in book.items():
+                for period, balance in account.spend.items():
+                    yield limit, name, period, balance.settled, balance.held
 
     def spent(self, limit: str) -> int:
         """What the accounts of a limit have held and spent, each in its fullest period; nano-dollars."""

@@ -7,25 +7,29 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Literal, Self
 
 from proxy.admit import sqlite
-from proxy.admit.counters import Counters, Hold, Moment, charges_of
+from proxy.admit.counters import Charge, Counters, Hold, Moment, charges_of
 from proxy.admit.flood import Flood
-from proxy.admit.journal import Journal, JournalDown, forget_before
-from proxy.admit.ledger import Grouping, rows_of, usage_of
+from proxy.admit.growth import has_room
+from proxy.admit.journal import Journal
+from proxy.admit.lessons import Lessons
 from proxy.admit.limits import denied_entry, denied_hold, entry_standings, hold_standings, worst
+from proxy.admit.moments import Moments
 from proxy.admit.periods import Calendar
 from proxy.admit.place import LEDGER, SECRET_BYTES, Place, unwritable
-from proxy.admit.records import MOST, Values, encode, entry_record, hold_record, row_held, snapshot_record, uncount_record, values_of
+from proxy.admit.questions import Questions
+from proxy.admit.records import MOST, Values, encode, entry_record, grown, hold_record, row_held, uncount_record, values_of
 from proxy.admit.replay import replay
+from proxy.admit.storage import Storage
+from proxy.admit.sync import JournalDown
 from proxy.admit.wording import refusal, unavailable
 from proxy.exchange import Row
 from proxy.policy.plan import Claim
-from proxy.policy.plan_callers import KeyRecord
 from proxy.ports import Clock, Intent, Standing
 
-NS = 1_000_000_000
+Durability = Literal["process", "disk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +38,41 @@ class Recovery:
 
     crashed: int = 0  # attempts that were open, now closed at their estimate
     torn_bytes: int = 0  # of a record that was being written, kept aside in the state
+    damaged_bytes: int = 0  # in the middle of the journal, kept aside; what stands behind them counts
 
 
-class EmbeddedState:
+class EmbeddedState(Questions):
     """Implements `ports.Store`, the keys and the ledger of one sidecar. Open it with `EmbeddedState.open`."""
 
-    def __init__(self, place: Place | None, clock: Clock, calendar: Calendar, max_keys: int, index: sqlite.Index) -> None:
-        self._place, self._clock, self._calendar, self._index = place, clock, calendar, index
+    def __init__(self, place: Place | None, clock: Clock, moments: Moments, max_keys: int, index: sqlite.Index) -> None:
+        super().__init__(index, clock)
+        self._place, self._clock, self._moments = place, clock, moments
+        self.now, self.periods = moments.now, moments.periods
         self.secret = place.secret if place else os.urandom(SECRET_BYTES)
+        self.lessons = Lessons(place.path if place else None, index.submit)
         self.recovery = Recovery()
         self.refusal_rows_dropped = 0
         self._counters = Counters(max_keys)
+        self._storage: Storage | None = None
         self._journal: Journal | None = None
-        self._keys: dict[bytes, KeyRecord] = {}
-        self._key_names: set[str] = set()
-        self._anchor = clock.now_ns() - int(clock.monotonic() * NS)
-        self._latest = 0  # the calendar rolls only forward, also when the clock is put back
         self._flood = Flood()
 
     @classmethod
-    async def open(cls, path: Path | None, *, clock: Clock, time_zone: str, max_keys: int) -> Self:
+    async def open(
+        cls, path: Path | None, *, clock: Clock, time_zone: str, max_keys: int, durability: Durability = "process", boot_id: str = ""
+    ) -> Self:
         """Replays the journal of the directory `path` (created where missing), so that every counter stands as it stood, and
-        closes what the process before left open. None: in memory, nothing is kept. Raises StateProblem."""
+        closes what the process before left open. None: in memory, nothing is kept. Raises StateProblem.
+
+        `durability` "disk": a hold is on the disk when it returns. `boot_id`: see `Moments`.
+        """
         place = Place(path) if path else None
         index = None
         try:
-            calendar = Calendar(time_zone)
+            moments = Moments(clock, Calendar(time_zone), boot_id)
             index = sqlite.Index(path / LEDGER if path else None, Calendar(time_zone).day_of)
-            state = cls(place, clock, calendar, max_keys, index)
-            await state._recover()
+            state = cls(place, clock, moments, max_keys, index)
+            await state._recover(durability)
         except BaseException:
             if index is not None:
                 index.close()
@@ -71,43 +81,42 @@ class EmbeddedState:
             raise
         return state
 
-    async def _recover(self) -> None:
-        self._keys = {key.digest: key for key in await asyncio.wrap_future(self._index.submit(sqlite.keys))}
-        self._key_names = {key.name for key in self._keys.values()}
+    async def _recover(self, durability: Durability) -> None:
+        await self.keys.load()
         if self._place is None:
             return
         path = self._place.path
         position = await asyncio.wrap_future(self._index.submit(sqlite.indexed))
         try:
             found = replay(path, self._counters, position)
-            self._counters.no_later_than(self._now().ns)
+            self._moments.resume(found.clock)
+            self._counters.no_later_than(self.now().ns)
             for rows, at in found.rows:
                 self._index.put(rows, at)
-            self._journal = Journal(path, found.next_number, snapshot=self._snapshot, wrote=self._index.put, retired=self._retired)
+            is_on_disk = durability == "disk"
+            storage = Storage(path, found, self._index, self._counters, now=self.now, mark=self._moments.mark, is_on_disk=is_on_disk)
         except OSError as problem:
             raise unwritable(path, problem) from problem
-        crashed = list(self._counters.holds.items())
+        self._storage, self._journal = storage, storage.journal
+        crashed = self._crashed()
         for id, hold in crashed:
             self._close(id, hold.tokens, hold.nanousd, row_held(hold))
-        self._journal.flush()
-        self._retired(found.next_number)
+        storage.journal.flush()
+        if found.previous:  # the first segment ever has none before it
+            storage.compact()
         await asyncio.wrap_future(self._index.submit(lambda _: None))
-        self.recovery = Recovery(len(crashed), found.torn_bytes)
+        self.recovery = Recovery(len(crashed), found.torn_bytes, found.damaged_bytes)
 
-    def _snapshot(self) -> bytes:
-        return snapshot_record(self._counters, self._now())
-
-    def _retired(self, number: int) -> None:
-        """Old segments go when their rows are committed; on the writer's thread."""
-        place = self._place
-        if place is not None:
-            self._index.when_safe(lambda: forget_before(place.path, number))
+    def _crashed(self) -> list[tuple[str, Hold]]:
+        """Attempts of the process before that nobody lives to settle."""
+        return list(self._counters.holds.items())
 
     async def close(self) -> None:
         """Everything settled is written and synced, the lock released."""
+        self.lessons.keep()
         try:
-            if self._journal is not None:
-                self._journal.close()
+            if self._storage is not None:
+                await self._storage.close()
         finally:
             await asyncio.to_thread(self._index.close)
             if self._place is not None:
@@ -118,21 +127,6 @@ class EmbeddedState:
         """False: the ledger cannot be written, and every call is refused with 503 until it can."""
         return not (self._journal is not None and self._journal.is_down) and not self._index.is_behind
 
-    @property
-    def pending_rows(self) -> int:
-        """Rows of the journal that the ledger's index does not hold yet."""
-        return self._index.pending
-
-    # -- time ---------------------------------------------------------------------------------------------------------
-
-    def _now(self) -> Moment:
-        self._latest = max(self._latest, self._clock.now_ns())
-        return Moment(self._rate_ns(), self._calendar.at(self._latest))
-
-    def _rate_ns(self) -> int:
-        """Wall time as of the start, then by the monotonic clock: no jump empties or freezes a window."""
-        return self._anchor + int(self._clock.monotonic() * NS)
-
     def _names(self, claims: Sequence[Claim], now: Moment) -> list[str]:
         return [self._counters.name_of(claim, now) for claim in claims]
 
@@ -141,7 +135,7 @@ class EmbeddedState:
     def peek(self, claims: Sequence[Claim]) -> None:
         """Raises the Refusal that `enter` or a hold of nothing would raise now; changes nothing."""
         self._check_available()
-        now = self._now()
+        now = self.now()
         names = self._names(claims, now)
         entry, hold = denied_entry(self._counters, claims, names, now), denied_hold(self._counters, claims, names, now, 0, 0)
         if no := worst([it for it in (entry, hold) if it]):
@@ -149,17 +143,17 @@ class EmbeddedState:
 
     async def enter(self, call_uid: str, claims: Sequence[Claim]) -> tuple[Standing, ...]:
         """One request and one slot on every claim, or none. Gives the standings of requests and concurrency. Raises Refusal 429, 503."""
-        now = self._now()
+        now = self.now()
         names = self._names(claims, now)
         if call_uid not in self._counters.stays and claims:
             self._check_available()
             if no := denied_entry(self._counters, claims, names, now):
                 raise refusal(no)
-            charges = charges_of(claims, names, now, "requests")
-            self._counters.enter(call_uid, charges, now)
-            if self._journal is not None and any(charge.rates for charge in charges):
-                self._journal.append(entry_record(now.ns, charges))
+            self.enter_unchecked(call_uid, charges_of(claims, names, now, "requests"), now.ns, now)
         return entry_standings(self._counters, claims, names, now)
+
+    async def decide(self, call_uid: str) -> None:
+        """Nothing: `enter` notes nothing that it does not decide."""
 
     def uncount(self, call_uid: str) -> None:
         """The call was refused by a hold: a refusal by admission costs no request. Idempotent."""
@@ -167,36 +161,59 @@ class EmbeddedState:
         if stay is not None and self._journal is not None and any(charge.rates for charge in stay.charges):
             self._journal.append(uncount_record(stay.since, stay.charges))
 
-    async def hold(self, intent: Intent) -> tuple[Standing, ...]:
+    async def hold(self, intent: Intent, also: Sequence[Charge] = ()) -> tuple[Standing, ...]:
         """Tokens and money on every claim, or none; the intent is in the journal when it returns. Gives the standings of
-        tokens and spend. Raises Refusal 400, 402, 429, 503."""
-        now = self._now()
+        tokens and spend. Raises Refusal 400, 402, 429, 503. `also`: what a shared state has decided already, held with it."""
+        now = self.now()
         names = self._names(intent.claims, now)
-        durable = None
         if intent.id in self._counters.holds:
-            durable = self._journal.written() if self._journal is not None else None
+            await self._durable(intent.id)
         else:
             self._check_available()
             tokens, nanousd = min(intent.tokens, MOST), min(intent.nanousd, MOST)
             if no := denied_hold(self._counters, intent.claims, names, now, tokens, nanousd):
                 raise refusal(no, intent)
-            charges = charges_of(intent.claims, names, now, "tokens")
-            record = b""
-            if self._journal is not None:
-                record = hold_record(intent.id, now.ns, tokens, nanousd, charges, values_of(intent.row))
-                durable = self._journal.hold(record)
-            self._counters.hold(intent.id, Hold(now.ns, tokens, nanousd, charges, record), now)
-        if durable is not None:
-            try:
-                await durable
-            except JournalDown:
-                self._close(intent.id, 0, 0, None)
-                raise unavailable() from None
+            await self._take(intent, (*charges_of(intent.claims, names, now, "tokens"), *also), now.ns, now)
         return hold_standings(self._counters, intent.claims, names, now)
+
+    async def _take(self, intent: Intent, charges: tuple[Charge, ...], at_ns: int, now: Moment) -> None:
+        tokens, nanousd = min(intent.tokens, MOST), min(intent.nanousd, MOST)
+        record, durable = b"", None
+        if self._journal is not None:
+            record = hold_record(intent.id, at_ns, tokens, nanousd, charges, values_of(intent.row))
+            durable = self._journal.hold(record)
+        self._counters.hold(intent.id, Hold(at_ns, tokens, nanousd, charges, record), now)
+        await self._durable(intent.id, durable)
+
+    async def _durable(self, id: str, durable: asyncio.Future[None] | None = None) -> None:
+        """Until the intent is in the journal; where it never will be, the hold is undone. Raises Refusal 503."""
+        if self._journal is None:
+            return
+        try:
+            await (durable or self._journal.written())
+        except JournalDown:
+            self._close(id, 0, 0, None)
+            raise unavailable() from None
+
+    async def extend(self, id: str, claims: Sequence[Claim], nanousd: int) -> bool:
+        """See `ports.Store`; durable when it returns."""
+        hold = self._counters.holds.get(id)
+        if hold is None or not self.is_available or not has_room(self._counters, hold, claims, nanousd):
+            return False
+        self._counters.release(id)
+        larger = grown(hold, min(hold.nanousd + nanousd, MOST))
+        self._counters.hold_again(id, larger)
+        if self._journal is None:
+            return True
+        try:
+            await self._journal.hold(encode(("x", id, larger.nanousd)))
+        except JournalDown:
+            return False  # it stays held here: what cannot be written down is not spent either
+        return True
 
     def standings(self, claims: Sequence[Claim]) -> tuple[Standing, ...]:
         """How a caller stands on each claim now."""
-        now = self._now()
+        now = self.now()
         names = self._names(claims, now)
         return (*entry_standings(self._counters, claims, names, now), *hold_standings(self._counters, claims, names, now))
 
@@ -218,7 +235,7 @@ class EmbeddedState:
 
     def leave(self, call_uid: str) -> None:
         """The call's slots are free. Idempotent."""
-        self._counters.leave(call_uid, self._rate_ns())
+        self._counters.leave(call_uid, self._moments.rate_ns())
 
     def write(self, row: Row) -> None:
         """A row without a hold. Of a flood of one caller's refusals some are left out, and counted in `refusal_rows_dropped`."""
@@ -234,34 +251,33 @@ class EmbeddedState:
         elif row is not None:
             self._index.put([row], (0, 0))
 
-    # -- keys ---------------------------------------------------------------------------------------------------------
+    # -- for a shared state, which has decided already ----------------------------------------------------------------
 
-    def find_key(self, digest: bytes) -> KeyRecord | None:
-        return self._keys.get(digest)
+    def enter_unchecked(self, call_uid: str, charges: Sequence[Charge], at_ns: int, now: Moment | None = None) -> None:
+        """Counts a request and a slot on each charge. `at_ns` as in `now().ns`. Idempotent by uid; journalled with the next hold."""
+        if call_uid in self._counters.stays:
+            return
+        self._counters.enter(call_uid, charges, at_ns, now or self.now())
+        if self._journal is not None and any(charge.rates for charge in charges):
+            self._journal.append(entry_record(at_ns, charges))
 
-    def keys(self) -> list[KeyRecord]:
-        return list(self._keys.values())
+    async def book(self, intent: Intent, charges: Sequence[Charge], at_ns: int) -> None:
+        """Holds without a check, in the windows and periods of `charges`; durable when it returns. Idempotent. Raises Refusal 503."""
+        if intent.id in self._counters.holds:
+            await self._durable(intent.id)
+        else:
+            self._check_available()
+            await self._take(intent, tuple(charges), at_ns, self.now())
 
-    def has_key_named(self, name: str) -> bool:
-        return name in self._key_names
+    def open_holds(self) -> dict[str, Hold]:
+        """By id: what is neither settled nor voided."""
+        return dict(self._counters.holds)
 
-    async def add_key(self, record: KeyRecord) -> None:
-        """Durable when it returns, and valid from then on."""
-        await asyncio.wrap_future(self._index.submit(lambda connection: sqlite.add_key(connection, record)))
-        self._keys[record.digest] = record
-        self._key_names.add(record.name)
+    def contributions(self) -> list[tuple[str, str, str, int, int]]:
+        """Limit, account, period id, settled and held (nano-dollars) of all money that this sidecar counted."""
+        return list(self._counters.contributions())
 
-    # -- questions ----------------------------------------------------------------------------------------------------
-
-    async def rows(self, limit: int = 100, since_ns: int | None = None, caller: str | None = None) -> list[dict[str, Any]]:
-        """The newest `limit` rows, oldest of them first; all written before the call are seen."""
-        self._flush()
-        return await self._index.ask(lambda connection: rows_of(connection, limit, since_ns, caller))
-
-    async def usage(self, by: Grouping, since_ns: int | None = None, until_ns: int | None = None) -> list[dict[str, Any]]:
-        """Sums per `by` (see `ledger.usage_of`). Raises ValueError for a grouping that does not exist."""
-        self._flush()
-        return await self._index.ask(lambda connection: usage_of(connection, by, since_ns, until_ns))
+    # -- what counts --------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
         if self._journal is not None:
@@ -275,16 +291,3 @@ class EmbeddedState:
         """Nano-dollars held and spent on these limits, by name; those with none are left out."""
         found = {name: self._counters.spent(name) for name in limits}
         return {name: nanousd for name, nanousd in found.items() if nanousd}
-
-
-def add_key_offline(path: Path, record: KeyRecord) -> None:
-    """Adds a key to the state of a stopped process. Raises StateProblem, also where one runs."""
-    place = Place(path)
-    try:
-        index = sqlite.Index(path / LEDGER, str)
-        try:
-            index.submit(lambda connection: sqlite.add_key(connection, record)).result()
-        finally:
-            index.close()
-    finally:
-        place.close()

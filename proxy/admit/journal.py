@@ -1,6 +1,7 @@
 """The append-only journal: one write per tick of the event loop for all records of that tick. Never reads what it wrote.
 
-`durability: process`: a record is in the kernel when its waiter wakes, so it survives the end of this process.
+`durability: process`: a record is in the kernel when its waiter wakes, so it survives the end of this process. `disk`: it is on the
+disk, by an fdatasync that began after the write (`sync`).
 """
 
 from __future__ import annotations
@@ -13,18 +14,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from proxy.admit.records import NOTHING, Values
+from proxy.admit.records import NOTHING, Position, Values
+from proxy.admit.sync import GroupCommit, JournalDown
 from proxy.exchange import value
 
 HEADER = struct.Struct("<II")  # length and CRC-32 of the payload
 SEGMENT_BYTES = 16 * 1024 * 1024
 RETRY_S = 1.0
-
-Position = tuple[int, int]  # segment number, offset
-
-
-class JournalDown(Exception):
-    """The record is not in the journal and will not be."""
 
 
 @value(frozen=True, slots=True)
@@ -38,9 +34,8 @@ def framed(payload: bytes) -> bytes:
     return HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def read_frames(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Payloads and the offset behind each, up to the end or the first damaged record."""
-    at = 0
+def read_frames(data: bytes, at: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Payloads and the offset behind each, from an offset up to the end or the first damaged record."""
     while at + HEADER.size <= len(data):
         length, checksum = HEADER.unpack_from(data, at)
         end = at + HEADER.size + length
@@ -56,53 +51,53 @@ def segments(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(path.stem.removeprefix("journal-")), path) for path in folder.glob("journal-*.log"))
 
 
-def forget_before(folder: Path, number: int) -> None:
-    """Removes the segments that segment `number` replaces, once that one is on the disk. Raises OSError."""
-    fd = os.open(folder / f"journal-{number:08d}.log", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    for it, path in segments(folder):
-        if it < number:
-            path.unlink()
+def segment_path(folder: Path, number: int) -> Path:
+    return folder / f"journal-{number:08d}.log"
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
     written = os.write(fd, data)
     while written < len(data):
         written += os.write(fd, data[written:])
 
 
 class Journal:
-    """`snapshot` gives the first record of a segment; `wrote` gets the rows that are durable now, with the position behind
-    them; `retired` gets the number of the segment that replaces all before it."""
+    """`head` gives the first record of a segment by the number of the one before; `wrote` gets the rows that are written now, with
+    the position behind them; `rotated` hears that a segment was begun, `doubted` that what was written may be lost (failed sync)."""
 
     def __init__(
         self,
         folder: Path,
         number: int,
+        previous: int,
         *,
-        snapshot: Callable[[], bytes],
+        head: Callable[[int], bytes],
         wrote: Callable[[list[Values], Position], None],
-        retired: Callable[[int], None],
+        rotated: Callable[[], None],
+        doubted: Callable[[], None],
+        is_on_disk: bool = False,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
-        """Begins segment `number`. Raises OSError."""
+        """Begins segment `number` after segment `previous`. Raises OSError."""
         self._folder, self._number, self._segment_bytes = folder, number, segment_bytes
-        self._snapshot, self._wrote, self._retired = snapshot, wrote, retired
+        self._head, self._wrote, self._rotated, self._doubted = head, wrote, rotated, doubted
         self._loop = asyncio.get_running_loop()
+        self._sync = GroupCommit(folder, self._sync_failed) if is_on_disk else None
         self._pending: list[Frame] = []
         self._is_scheduled = False
-        self._is_torn = self._is_closed = False
+        self._is_torn = self._is_closed = self._is_doubtful = False
         self._retry: asyncio.TimerHandle | None = None
-        self._fd, self._size = self._begin(number)
+        self._fd, self._size = self._begin(number, previous)
         self._rotate_at = self._size + segment_bytes
 
     @property
     def is_down(self) -> bool:
-        """The last write failed; it is tried again every second."""
-        return self._retry is not None
+        """The last write or sync failed. A write is tried again every second; a failed sync is mended by a snapshot (`trust`)."""
+        return self._retry is not None or self._is_doubtful
+
+    @property
+    def is_doubtful(self) -> bool:
+        return self._is_doubtful
 
     def append(self, payload: bytes, row: Values | None = None) -> None:
         """Never fails: what cannot be written now is kept and tried again."""
@@ -143,20 +138,33 @@ class Journal:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        for frame in frames:
-            if frame.waiter is not None and not frame.waiter.done():
-                frame.waiter.set_result(None)
+        self._wake([frame.waiter for frame in frames if frame.waiter is not None])
         if rows := [frame.row for frame in frames if frame.row is not None]:
             self._wrote(rows, (self._number, self._size))
         if self._size >= self._rotate_at:
             self._try_to_rotate()
 
+    def position(self) -> Position:
+        """Up to here the segments hold all that was appended so far. Raises OSError if some of it cannot be written."""
+        self.flush()
+        if self._pending or self._is_torn:
+            raise OSError(errno.EIO, "the journal cannot be written")
+        return self._number, self._size
+
+    def _wake(self, waiters: list[asyncio.Future[None]]) -> None:
+        if self._is_doubtful:
+            give_up(waiters)
+        elif self._sync is not None and waiters:
+            self._sync.cover(self._fd, waiters)
+        else:
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
     def _failed(self, frames: list[Frame]) -> None:
         """Holds are given up, as their callers are told so; what has happened already is kept."""
         self._pending = [frame for frame in frames if frame.waiter is None] + self._pending
-        for frame in frames:
-            if frame.waiter is not None and not frame.waiter.done():
-                frame.waiter.set_exception(JournalDown())
+        give_up([frame.waiter for frame in frames if frame.waiter is not None])
         if self._retry is not None:
             self._retry.cancel()
         if not self._is_closed:
@@ -171,20 +179,32 @@ class Journal:
         if self._is_torn:
             os.ftruncate(self._fd, self._size)  # a half record would hide all that follow it
         self._is_torn = True
-        _write_all(self._fd, data)
+        write_all(self._fd, data)
         self._is_torn = False
         self._size += len(data)
 
+    # -- a failed sync ------------------------------------------------------------------------------------------------
+
+    def _sync_failed(self) -> None:
+        """The kernel has dropped the pages it could not write, and would call the next sync a success."""
+        if not self._is_doubtful and not self._is_closed:
+            self._is_doubtful = True
+            self._doubted()
+
+    def trust(self) -> None:
+        """A snapshot of all is on the disk, begun in a new segment: what the segments before it lost is lost no more."""
+        self._is_doubtful = False
+
     # -- segments -----------------------------------------------------------------------------------------------------
 
-    def _begin(self, number: int) -> tuple[int, int]:
-        """A new segment appears whole, with its snapshot, or not at all."""
+    def _begin(self, number: int, previous: int) -> tuple[int, int]:
+        """A new segment appears with its head, or not at all."""
         fresh = self._folder / "journal.new"
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            data = framed(self._snapshot())
-            _write_all(fd, data)
-            fresh.rename(self._folder / f"journal-{number:08d}.log")
+            data = framed(self._head(previous))
+            write_all(fd, data)
+            fresh.rename(segment_path(self._folder, number))
         except OSError:
             os.close(fd)
             raise
@@ -197,22 +217,31 @@ class Journal:
             self._rotate_at = self._size + self._segment_bytes // 16  # the old segment goes on
 
     def rotate(self) -> None:
-        """Begins the next segment with a snapshot of what is counted now. Nothing may be pending. Raises OSError."""
+        """Begins the next segment. Nothing may be pending. Raises OSError."""
         old, number = self._fd, self._number + 1
-        self._fd, self._size = self._begin(number)
-        self._number, self._rotate_at = number, self._size + self._segment_bytes
-        os.close(old)
-        self._retired(number)
+        self._fd, self._size = self._begin(number, self._number)
+        self._number, self._rotate_at, self._is_torn = number, self._size + self._segment_bytes, False
+        if self._sync is not None:
+            self._sync.retire(old, is_doubtful=self._is_doubtful)
+        else:
+            os.close(old)
+        self._rotated()
 
-    def close(self) -> None:
-        """Writes what is pending, compacts and syncs; on a full disk, as much of that as is possible."""
+    async def close(self) -> None:
+        """Writes what is pending and syncs; on a full disk, as much of that as is possible. Nothing is written after it."""
         self.flush()
         if self._retry is not None:
             self._retry.cancel()
-        elif not self._pending:
-            self._try_to_rotate()
         self._is_closed = True
+        if self._sync is not None:
+            await self._sync.close()
         try:
-            os.fsync(self._fd)
+            await asyncio.to_thread(os.fsync, self._fd)
         finally:
             os.close(self._fd)
+
+
+def give_up(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(JournalDown())

@@ -103,7 +103,9 @@ def _rate(claim: Claim, account: Account, kind: RateKind, rate: Rate, want: int,
     wait = ring.wait_ns(want, rate.count, now.ns)
     if wait == 0:
         return None
-    left = max(0, rate.count - ring.total)
+    if not want:  # how much the call will want is not known yet: told when any that fits the limit does
+        wait = ring.empty_at(now.ns) - now.ns
+    left = max(0, rate.count - ring.used(now.ns))
     return Denied(Why.LARGER if wait is None else Why.RATE, claim, kind, rate, want, left, wait or 0)
 
 
@@ -130,7 +132,7 @@ def entry_standings(counters: Counters, claims: Sequence[Claim], names: Sequence
         found.extend(_rate_standing(claim, account, "requests", rate, now) for rate in limit.requests)
         if limit.concurrency is not None:
             left = max(0, limit.concurrency - account.in_flight)
-            found.append(Standing(limit.name, "concurrency", limit.concurrency, left, now.ns // NS, 0, limit.is_shared))
+            found.append(Standing(limit.name, "concurrency", limit.concurrency, left, (now.ns + now.skew_ns) // NS, 0, limit.is_shared))
     return tuple(found)
 
 
@@ -154,4 +156,4 @@ def _rate_standing(claim: Claim, account: Account, kind: RateKind, rate: Rate, n
     ring = account.rings.get((kind, rate.period_s))
     used, free_at = (ring.used(now.ns), ring.empty_at(now.ns)) if ring else (0, now.ns)
     left = max(0, rate.count - used)
-    return Standing(claim.limit.name, kind, rate.count, left, -(-free_at // NS), rate.period_s, claim.limit.is_shared)
+    return Standing(claim.limit.name, kind, rate.count, left, -(-(free_at + now.skew_ns) // NS), rate.period_s, claim.limit.is_shared)

@@ -8,6 +8,8 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 NS = 1_000_000_000
+Period = Literal["day", "month"]  # those that end
+
 GRACE_NS = 25 * 3600 * NS  # a clock may be put back this far across midnight and find its old counters
 
 
@@ -55,6 +57,12 @@ class Calendar:
             kept = self._day(ns - GRACE_NS), self._month(ns - GRACE_NS)
             now = self._now = Periods(day, month, (kept[0].id, kept[1].id))
         return now
+
+    def around(self, ns: int, period: Period) -> tuple[Span, Span, Span]:
+        """The period before that of an instant, its own, and the one after."""
+        now = self.at(ns).span(period)
+        find = self._day if period == "day" else self._month
+        return find(now.start_ns - 1), now, find(now.end_ns)
 
     def day_of(self, ns: int) -> str:
         """The id of any instant's day, without turning away from the present."""

@@ -14,6 +14,10 @@ class StateProblem(Exception):
     """The state cannot be used: one clear line for the operator (`serve` ends with exit code 78)."""
 
 
+class Locked(StateProblem):
+    """Another process has it."""
+
+
 class Place:
     """An open, locked state directory."""
 
@@ -42,7 +46,7 @@ class Place:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._lock, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            raise StateProblem(f"the state {self.path} is locked by process {holder}: stop it, or use another state") from None
+            raise Locked(f"the state {self.path} is locked by process {holder}: stop it, or use another state") from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, str(os.getpid()).encode(), 0)
 
@@ -63,6 +67,14 @@ class Place:
 
     def close(self) -> None:
         os.close(self._lock)  # which unlocks
+
+
+def boot_id() -> str:
+    """Of the machine, until it starts anew; "" where it does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def unwritable(path: Path, problem: OSError) -> StateProblem:

@@ -1,30 +1,43 @@
 """The journal's records as bytes, and their fold back into counters. Does no I/O; takes any value a provider may have sent.
 
 A record is a JSON list: `["e", at, charges]` a call began · `["h", id, at, tokens, nanousd, charges, row]` a hold ·
-`["s", id, tokens, nanousd, row]` settled · `["v", id, row]` voided · `["w", row]` a row without a hold · `["n"]` nothing.
-A segment begins with `["snap", version, columns, accounts, open holds]`.
+`["x", id, nanousd]` it has grown to so much · `["s", id, tokens, nanousd, row]` settled · `["v", id, row]` voided ·
+`["w", row]` a row without a hold · `["n"]` nothing.
+A segment begins with `["seg", version, columns, number of the one before, boot id, anchor, latest]`; in version 1 with a snapshot,
+`["snap", 1, columns, accounts, open holds]`. Snapshots are files of their own since (`snapshots`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
 import orjson
 
-from proxy.admit.counters import Charge, Counters, Hold, Moment
+from proxy.admit.counters import Charge, Counters, Hold
 from proxy.exchange import Row
 
-VERSION = 1
+VERSION = 2
 COLUMNS = tuple(it.name for it in fields(Row))
 MOST = 2**53  # no attempt has more of anything ($9,007,199): what a provider claims beyond is cut, so that sums stay integers
 NOTHING = b'["n"]'
 
 Values = Sequence[Any]  # of a row, in the order of COLUMNS
+Position = tuple[int, int]  # in the journal: segment number, offset
 
 _values = attrgetter(*COLUMNS)
+_HELD = ("held_nanousd", "cost_nanousd")  # of an attempt that nobody settles
+
+
+@dataclass(frozen=True, slots=True)
+class ClockMark:
+    """What a process tells the next one about time: within one boot of the machine the monotonic clock goes on."""
+
+    boot_id: str = ""  # of the machine; "" is unknown
+    anchor_ns: int = 0  # with the monotonic clock: the instant that rates count by
+    latest_ns: int = 0  # wall clock, the latest that was seen
 
 
 def values_of(row: Row) -> Values:
@@ -78,11 +91,8 @@ def hold_record(id: str, at: int, tokens: int, nanousd: int, charges: Sequence[C
     return encode(("h", id, at, tokens, nanousd, _charges(charges), row))
 
 
-def snapshot_record(counters: Counters, now: Moment) -> bytes:
-    """All that the segments before it say, so that they may go once their rows are indexed."""
-    holds = [orjson.Fragment(hold.intent) for hold in counters.holds.values()]
-    accounts = encode(list(counters.snapshot(now)))
-    return orjson.dumps(("snap", VERSION, COLUMNS, orjson.Fragment(accounts), holds))
+def segment_record(previous: int, clock: ClockMark) -> bytes:
+    return encode(("seg", VERSION, COLUMNS, previous, clock.boot_id, clock.anchor_ns, clock.latest_ns))
 
 
 def _charges(charges: Iterable[Charge]) -> list[tuple[object, ...]]:
@@ -90,11 +100,16 @@ def _charges(charges: Iterable[Charge]) -> list[tuple[object, ...]]:
 
 
 class Fold:
-    """Applies the records of one segment, in order. `row_of` alone is for segments older than the snapshot used."""
+    """Applies the records of one segment, in order. `row_of` alone is for segments older than the snapshot used.
 
-    def __init__(self, counters: Counters, columns: Sequence[str]) -> None:
-        self._counters = counters
+    `as_of`: the position up to which an account of the snapshot stands already; an account without one stands from the beginning.
+    """
+
+    def __init__(self, counters: Counters, columns: Sequence[str], as_of: Mapping[tuple[str, str], Position]) -> None:
+        self._counters, self._as_of = counters, as_of
         self._columns = tuple(columns)
+        self._at = self._columns.index("at")
+        self.latest_ns = 0  # of the attempts, wall clock
 
     def row_of(self, record: list[Any]) -> Values | None:
         """The ledger row that a record writes, if any; an open intent writes none."""
@@ -102,28 +117,39 @@ class Fold:
             return None
         return self._in_order(record[-1])
 
-    def apply(self, record: list[Any]) -> None:
+    def apply(self, record: list[Any], position: Position) -> None:
         match record:
             case ["e", int(at), charges]:
-                self._counters.count_requests(_read_charges(charges), at)
+                self._counters.count_requests(self._new(_read_charges(charges), position), at)
             case ["u", int(at), charges]:
-                self._counters.uncount_requests(_read_charges(charges), at)
+                self._counters.uncount_requests(self._new(_read_charges(charges), position), at)
             case ["h", str(id), *_]:
-                self._counters.hold(id, self._hold(record))
+                hold = self.hold_of(record)
+                self._counters.count_tokens(self._new(hold.charges, position), hold.tokens, hold.at)
+                self._counters.hold_again(id, hold)
+                self.latest_ns = max(self.latest_ns, record[-1][self._at])
+            case ["x", str(id), int(nanousd)]:
+                if (open_ := self._counters.release(id)) is not None:
+                    self._counters.hold_again(id, grown(open_, nanousd))
             case ["s", str(id), int(tokens), int(nanousd), _]:
-                self._counters.close(id, tokens, nanousd)
+                self._close(id, tokens, nanousd, position)
             case ["v", str(id), _]:
-                self._counters.close(id, 0, 0)
+                self._close(id, 0, 0, position)
             case _:
                 pass
 
-    def restore(self, snapshot: list[Any]) -> None:
-        for limit, name, rings, spend in snapshot[3]:
-            self._counters.restore(limit, name, rings, spend)
-        for record in snapshot[4]:
-            self._counters.hold_again(record[1], self._hold(record))
+    def _close(self, id: str, tokens: int, nanousd: int, position: Position) -> None:
+        hold = self._counters.release(id)
+        if hold is not None:
+            self._counters.settle(hold, self._new(hold.charges, position), tokens, nanousd)
 
-    def _hold(self, record: list[Any]) -> Hold:
+    def _new(self, charges: tuple[Charge, ...], position: Position) -> Sequence[Charge]:
+        """Those whose account does not stand at this position yet."""
+        if not self._as_of:
+            return charges
+        return [it for it in charges if position > self._as_of.get((it.limit, it.account), (0, 0))]
+
+    def hold_of(self, record: list[Any]) -> Hold:
         _, id, at, tokens, nanousd, charges, row = record
         found = _read_charges(charges)
         return Hold(at, tokens, nanousd, found, hold_record(id, at, tokens, nanousd, found, self._in_order(row)))
@@ -135,8 +161,14 @@ class Fold:
         return [named.get(name) for name in COLUMNS]
 
 
-def is_snapshot(record: list[Any]) -> bool:
-    return record[:2] == ["snap", VERSION]
+def grown(hold: Hold, nanousd: int) -> Hold:
+    """The same hold of so much money, its intent and its row included."""
+    intent = hold.intent
+    if intent:
+        _, id, at, tokens, _, charges, row = orjson.loads(intent)
+        row = [nanousd if name in _HELD else it for name, it in zip(COLUMNS, row, strict=True)]
+        intent = encode(("h", id, at, tokens, nanousd, charges, row))
+    return Hold(hold.at, hold.tokens, nanousd, hold.charges, intent)
 
 
 def row_held(hold: Hold) -> Values:

@@ -7,30 +7,34 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import orjson
-
-from proxy.admit.journal import Position
+from proxy.admit import sums
+from proxy.admit.keyring import Kept, dumped, loaded
 from proxy.admit.place import StateProblem
-from proxy.admit.records import COLUMNS, Values, encode, tame
-from proxy.exchange import Allow, Row
-from proxy.policy.plan_callers import KeyRecord
+from proxy.admit.records import COLUMNS, Position, Values, encode, tame
+from proxy.exchange import Row
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 GATHER_S = 0.2  # rows wait this long for company; a query does not
 RETRY_S = 1.0
 CHUNK = 64  # rows of one statement: the interpreter lock is let go once for all of them
 MOST_WAITING = 200_000  # rows not yet indexed; beyond it the ledger counts as unavailable
 
+IS_NAMED = "substr(id, 1, length(request_id) + 1) <> request_id || '/'"  # the request, by its caller
+INDEXES = {
+    "rows_spent": "rows (at, cost_nanousd, attempt)",
+    "rows_named": f"rows (request_id) WHERE {IS_NAMED}",
+    "rows_jobs": "rows (parent_id) WHERE kind = 'job'",
+}
 JSON_COLUMNS = frozenset({"usage_detail", "price_row"})
 DETAIL, PRICE, AT = COLUMNS.index("usage_detail"), COLUMNS.index("price_row"), COLUMNS.index("at")
 
@@ -39,9 +43,10 @@ def _schema() -> str:
     columns = ", ".join(f'"{it.name}" {_affinity(str(it.type))}' for it in fields(Row))
     return f"""
         CREATE TABLE IF NOT EXISTS rows (n INTEGER PRIMARY KEY, day TEXT NOT NULL, {columns}, UNIQUE (id));
-        CREATE INDEX IF NOT EXISTS rows_at ON rows (at);
         CREATE TABLE IF NOT EXISTS keys (digest BLOB PRIMARY KEY, name TEXT NOT NULL, record TEXT NOT NULL);
         CREATE TABLE IF NOT EXISTS indexed (one INTEGER PRIMARY KEY CHECK (one = 1), segment INTEGER, "offset" INTEGER);
+        {sums.SCHEMA}
+        CREATE TABLE IF NOT EXISTS archived (file TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;
         PRAGMA user_version = {SCHEMA_VERSION};
     """
 
@@ -214,20 +219,47 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
         if path is not None:
             path.chmod(0o600)
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; an old one stays as it is
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise StateProblem(f"{path} was written by a newer Sluice (schema {version}, known {SCHEMA_VERSION})")
         connection.executescript(_schema())
+        if not version:
+            mend(connection)
+        _add_columns(connection)
     except sqlite3.Error as problem:
         raise StateProblem(f"the ledger index {path} cannot be used: {problem}") from problem
     return connection
 
 
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Those that the rows of an older Sluice do not have."""
+    there = {found[1] for found in connection.execute("PRAGMA table_info(rows)")}
+    for it in fields(Row):
+        if it.name not in there:
+            connection.execute(f'ALTER TABLE rows ADD COLUMN "{it.name}" {_affinity(str(it.type))}')
+
+
+def mend(connection: sqlite3.Connection) -> None:
+    """Makes the indexes that an older Sluice's ledger lacks: a second or two for each million rows."""
+    for name, what in INDEXES.items():
+        connection.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {what}")
+    connection.execute("DROP INDEX IF EXISTS rows_at")
+
+
+def is_old(connection: sqlite3.Connection) -> bool:
+    """Does it want mending?"""
+    there = {found[0] for found in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")}
+    return not there.issuperset(INDEXES)
+
+
 def read_only(path: Path, query: Callable[[sqlite3.Connection], T]) -> T:
+    """All that one query asks is of one moment."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
+        connection.execute("BEGIN")
         return query(connection)
     finally:
         connection.close()
@@ -242,20 +274,19 @@ def indexed(connection: sqlite3.Connection) -> Position:
 # -- keys ----------------------------------------------------------------------------------------------------------------
 
 
-def add_key(connection: sqlite3.Connection, record: KeyRecord) -> None:
-    """On the disk when it returns. A digest that is known already is replaced."""
-    allow = {name: getattr(record.allow, name) for name in Allow.__slots__}
-    rest = {"tier": record.tier, "team": record.team, "allow": allow, "overrides": dict(record.overrides), "expires_ns": record.expires_ns}
-    text = orjson.dumps(rest, option=orjson.OPT_PASSTHROUGH_DATACLASS).decode()
-    connection.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", (record.digest, record.name, text))
+def keep_keys(connection: sqlite3.Connection, kept: Sequence[Kept]) -> None:
+    """On the disk when it returns. What is known of a digest is replaced."""
+    rows = [(it.record.digest, it.record.name, dumped(it).decode()) for it in kept]
+    connection.execute("BEGIN")
+    connection.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", rows)
+    connection.execute("COMMIT")
     connection.execute("PRAGMA wal_checkpoint(FULL)")
 
 
-def keys(connection: sqlite3.Connection) -> list[KeyRecord]:
-    return [_key(*found) for found in connection.execute("SELECT digest, name, record FROM keys ORDER BY name, rowid")]
+def kept_keys(connection: sqlite3.Connection) -> list[Kept]:
+    found = connection.execute("SELECT digest, name, record FROM keys ORDER BY name, rowid")
+    return [_named(loaded(digest, text), name) for digest, name, text in found]
 
 
-def _key(digest: bytes, name: str, text: str) -> KeyRecord:
-    rest = orjson.loads(text)
-    allow = Allow(**{name: None if it is None else tuple(it) for name, it in rest["allow"].items()})
-    return KeyRecord(name, digest, rest["tier"], rest["team"], allow, rest["overrides"], rest["expires_ns"])
+def _named(kept: Kept, name: str) -> Kept:
+    return replace(kept, record=replace(kept.record, name=name))

@@ -47,6 +47,10 @@ class Admin:
         """A JSON document for another. Raises NoProcess, AdminError."""
         return self._ask("POST", target, json.dumps(doc).encode())
 
+    def delete(self, target: str) -> dict[str, Any]:
+        """A JSON document. Raises NoProcess, AdminError."""
+        return self._ask("DELETE", target, None)
+
     def _ask(self, method: str, target: str, body: bytes | None) -> dict[str, Any]:
         headers = {"content-type": "application/json"} if body is not None else {}
         if self.token:
@@ -99,7 +103,7 @@ class _Unix(http.client.HTTPConnection):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which process, which state."""
     parser.add_argument("--admin", metavar="URL", help=f"admin listener of the running process (SLUICE_ADMIN, else {DEFAULT})")
-    parser.add_argument("--state", metavar="URL", help="sqlite:PATH: the state itself, where no process runs (SLUICE_STATE)")
+    parser.add_argument("--state", metavar="URL", help="sqlite:PATH or redis://…: the state itself, without a process (SLUICE_STATE)")
 
 
 def read_admin(given: str | None) -> Admin:

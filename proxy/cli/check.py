@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from proxy.admit.fleet.address import SCHEMES, read_address
 from proxy.cli.terminal import hint, section, table
 from proxy.meter.table import PriceTable
 from proxy.policy.build import compile_policy, start_problem
@@ -47,6 +48,11 @@ def _compiled(file: Path, *, resolve: bool) -> tuple[Document, Rulebook]:
     )  # fmt: skip
     if (problem := start_problem(rulebook, rulebook.server.listen)) is not None:
         raise PolicyErrors([document.problem(("server", "listen"), problem)])
+    if rulebook.state.partition("://")[0] in SCHEMES:
+        try:
+            read_address(rulebook.state)
+        except ValueError as error:
+            raise PolicyErrors([document.problem(("state",), str(error))]) from None
     return document, rulebook
 
 

@@ -16,7 +16,7 @@ from proxy.codes import CODES
 from proxy.dialect.wire import OperationName
 from proxy.exchange import Row
 from proxy.policy.schema import schema
-from proxy.policy.unsupported import ENTITIES, REDIS, ROWS
+from proxy.policy.unsupported import ENTITIES, ROWS
 from proxy.record.figures import documented
 
 Node = Mapping[str, Any]
@@ -189,7 +189,6 @@ def _unless(accepts: Sequence[object]) -> str:
 
 def _unbuilt() -> Iterator[str]:
     yield from (_code(row.path) for row in ROWS)
-    yield f"a `state` that begins with {', '.join(map(_code, REDIS))}"
     yield f"entities of `guard.pii` other than {', '.join(map(_code, (*ENTITIES, 'default')))}"
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 ENVIRONMENT: Mapping[str, str] = {
     "SLUICE_POLICY": "`serve`: the policy file, where `--policy` is not given.",
     "SLUICE_LISTEN": "`serve`: what SDKs point at, where `--listen` is not given.",
-    "SLUICE_ADMIN": "`serve`: the admin listener, where `--admin` is not given; `keys` and `usage`: where to ask (HOST:PORT or a URL).",
-    "SLUICE_STATE": "`serve`, `keys`, `usage`: the state, where `--state` is not given.",
-    "SLUICE_ADMIN_TOKEN": "`keys`, `usage`: the bearer token of the admin API. `serve` reads it only where the policy says so.",
+    "SLUICE_ADMIN": "`serve`: the admin listener, where `--admin` is not given; `keys`, `usage`, `reconcile`: where to ask "
+    "(HOST:PORT or a URL).",
+    "SLUICE_STATE": "`serve`, `keys`, `usage`, `reconcile`: the state, where `--state` is not given.",
+    "SLUICE_ADMIN_TOKEN": "`keys`, `usage`, `reconcile`: the bearer token of the admin API. "
+    "`serve` reads it only where the policy says so.",
     "XDG_STATE_HOME": "Where the default state stands: `$XDG_STATE_HOME/sluice`, else `~/.local/state/sluice`.",
     "any other name": "Read where the policy says `env:NAME`, at load and at reload. `HTTP_PROXY` and its like are not read.",
 }

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", metavar="FILE", default=env("SLUICE_POLICY"), help="policy file; none: a transparent pass-through")
     parser.add_argument("--listen", metavar="HOST:PORT", default=env("SLUICE_LISTEN"), help="what SDKs point at; also unix:/path")
     parser.add_argument("--admin", metavar="HOST:PORT", default=env("SLUICE_ADMIN"), help="health, metrics and the admin API")
-    parser.add_argument("--state", metavar="URL", default=env("SLUICE_STATE"), help="sqlite:PATH (a directory) or memory:")
+    parser.add_argument("--state", metavar="URL", default=env("SLUICE_STATE"), help="sqlite:PATH (a directory), redis://… or memory:")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from proxy.admit.place import StateProblem
     from proxy.app import Places
-    from proxy.cli.state import state_path
+    from proxy.cli.state import state_place
     from proxy.policy.build import start_problem
     from proxy.policy.watch import load
 
@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
     listen, admin = options.listen or rules.server.listen, options.admin or rules.server.admin
     if (problem := start_problem(rules, listen)) is not None:
         raise StateProblem(problem)
-    places = Places(policy, listen, admin, state_path(options.state or rules.state))
+    places = Places(policy, listen, admin, state_place(options.state or rules.state))
     _runner()(_serve(places, loaded))
     return 0
 

@@ -9,12 +9,12 @@ from functools import lru_cache
 
 import orjson
 
+from proxy.dialect.anthropic_ending import CompletionEnding, MessagesEnding
+from proxy.dialect.ending import Ending
 from proxy.dialect.fields import (
     Figures,
     at,
-    distinct,
     items,
-    kind_of_media,
     label,
     mapping,
     merged,
@@ -23,9 +23,9 @@ from proxy.dialect.fields import (
     plain_path,
     text,
     texts_at,
-    with_media,
 )
-from proxy.dialect.wire import NOTHING_SAID, Asked, Json, Operation, Said, StreamFormat
+from proxy.dialect.media import distinct, kind_of_media, media, with_media
+from proxy.dialect.wire import NOTHING_SAID, Asked, Json, Media, Operation, Said, StreamFormat
 from proxy.dialect.wording import anthropic_type, credit_failure, prefixed, stream_status
 from proxy.exchange import Usage
 
@@ -60,6 +60,8 @@ ANSWERS = {"messages": tuple(f"content.*.{place}" for place in BLOCK), "completi
 DELTAS = {"text": False, "thinking": False, "partial_json": True}
 PREAMBLE = ("message_start", "ping")
 TERMINAL = ("message_stop", "error")
+ADDED = 1_024  # tokens of the prompt that explains tools to the model; Anthropic lists 159 to 804 by model (Tool use, Pricing)
+OWN = ("custom", "bash_", "text_editor_", "computer_", "memory_")  # tools that the caller runs; all other types Anthropic runs
 
 
 @lru_cache(maxsize=256)
@@ -85,8 +87,11 @@ class Anthropic:
             stream=doc.get("stream") is True,
             wants_usage=True,  # every stream carries it
             max_tokens=output_limit(doc, "max_tokens", "max_tokens_to_sample"),
-            tier=text(doc.get("service_tier")),
+            tier=text(doc.get("speed")) or text(doc.get("service_tier")),
             user=text(at(doc, "metadata", "user_id")),
+            tools=_tools(doc),
+            added=ADDED if doc.get("tools") or doc.get("output_config") else 0,
+            reads_more=_reads_more(doc),
         )
         return with_media(asked, _media(doc))
 
@@ -154,6 +159,11 @@ class Anthropic:
     def error_event(self, op: Operation, code: str, message: str, request_id: str) -> bytes:
         return b"event: error\ndata: " + self.error_body(stream_status(code), code, message, request_id) + b"\n\n"
 
+    def ending(self, op: Operation, asked: Asked) -> Ending | None:
+        if op.name == "completions":
+            return CompletionEnding()
+        return MessagesEnding() if op.name == "messages" else None
+
     def auth(self, secret: str) -> tuple[bytes, bytes]:
         return b"x-api-key", secret.encode()
 
@@ -186,11 +196,25 @@ def read_usage(raw: Json, doc: Json) -> Usage | None:
             source="provider",
             detail=dict(raw),
             units={"searches": figures.count("server_tool_use.web_search_requests")},
-            tier=text(raw.get("service_tier")),
+            tier="fast" if raw.get("speed") == "fast" else text(raw.get("service_tier")),
             model=text(doc.get("model")),
             ended=True,
         )
     )
+
+
+def _tools(doc: Json) -> tuple[tuple[str, int], ...]:
+    """Of the tools that Anthropic runs, web search alone has a fee per use; fetching is free, code is billed by hours of the month."""
+    for tool in items(doc.get("tools")):
+        if (text(at(tool, "type")) or "").startswith("web_search_"):
+            uses = at(tool, "max_uses")
+            return (("searches", uses if isinstance(uses, int) and uses > 0 else 0),)
+    return ()
+
+
+def _reads_more(doc: Json) -> bool:
+    run = [text(at(tool, "type")) or "custom" for tool in items(doc.get("tools"))]
+    return bool(doc.get("mcp_servers") or doc.get("container")) or any(not kind.startswith(OWN) for kind in run)
 
 
 def _model_of_all(doc: Json) -> str | None:
@@ -199,12 +223,12 @@ def _model_of_all(doc: Json) -> str | None:
     return named.pop() if len(named) == 1 else None
 
 
-def _media(doc: Json) -> list[str]:
-    """Kinds of the blocks no text rule can read, tool results and batch entries included."""
+def _media(doc: Json) -> list[Media]:
+    """The blocks no text rule can read, tool results and batch entries included."""
     asked = [doc, *(mapping(at(entry, "params")) for entry in items(doc.get("requests")))]
     blocks: list[object] = [block for one in asked for entry in items(one.get("messages")) for block in items(at(entry, "content"))]
     blocks += [inner for block in blocks for inner in items(at(block, "content"))]
-    return [kind for block in blocks if (kind := _kind(block)) is not None]
+    return [media(kind, at(block, "source", "data")) for block in blocks if (kind := _kind(block)) is not None]
 
 
 def _kind(block: object) -> str | None:

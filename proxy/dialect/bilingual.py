@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from proxy.dialect.ending import Ending
 from proxy.dialect.fields import plain_path
 from proxy.dialect.openai import OPENAI
 from proxy.dialect.wire import Asked, Dialect, Json, Operation, Said, StreamFormat
@@ -70,6 +71,9 @@ class Bilingual:
 
     def error_event(self, op: Operation, code: str, message: str, request_id: str) -> bytes:
         return self._of(op).error_event(op, code, message, request_id)
+
+    def ending(self, op: Operation, asked: Asked) -> Ending | None:
+        return self._of(op).ending(op, asked)
 
     def auth(self, secret: str) -> tuple[bytes, bytes]:
         return self._native.auth(secret)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import orjson
 
+from proxy.dialect.cohere_ending import MessageEnding, StreamEnding
+from proxy.dialect.ending import Ending
 from proxy.dialect.fields import (
     Figures,
     at,
-    distinct,
     items,
     label,
     mapping,
@@ -21,9 +22,9 @@ from proxy.dialect.fields import (
     several,
     text,
     texts_at,
-    with_media,
 )
-from proxy.dialect.wire import NOTHING_SAID, Asked, Json, Operation, OperationName, Said, StreamFormat
+from proxy.dialect.media import distinct, media, with_media
+from proxy.dialect.wire import NOTHING_SAID, Asked, Json, Media, Operation, OperationName, Said, StreamFormat
 from proxy.dialect.wording import credit_failure, prefixed
 from proxy.exchange import Usage
 
@@ -60,6 +61,7 @@ ANSWERS = {
 }  # fmt: skip
 FAILED = ("ERROR", "ERROR_LIMIT", "ERROR_TOXIC", "TIMEOUT")
 PREAMBLE = ("message-start", "stream-start", "debug")
+ADDED = 1_024  # tokens of the preamble that Cohere puts in front, not billed; recorded: 495, and 900 more where there are tools
 
 
 @lru_cache(maxsize=256)
@@ -95,6 +97,9 @@ class Cohere:
             wants_usage=True,  # every stream carries it
             max_tokens=output_limit(doc, "max_tokens"),
             choices=several(doc.get("num_generations")),
+            tools=(("searches", _searches(items(doc.get("documents")))),) if op.name == "rerank" else (),
+            added=ADDED * (2 if doc.get("tools") or doc.get("documents") else 1) if op.name == "chat" else 0,
+            reads_more=bool(doc.get("connectors") or doc.get("conversation_id")),
         )
         return with_media(asked, _media(doc))
 
@@ -151,6 +156,11 @@ class Cohere:
         delta = {"error": prefixed(code, message), "finish_reason": "ERROR"}
         return b"event: message-end\ndata: " + orjson.dumps({"type": "message-end", "id": request_id, "delta": delta}) + b"\n\n"
 
+    def ending(self, op: Operation, asked: Asked) -> Ending | None:
+        if op.name == "chat":
+            return StreamEnding() if op.variant == "v1" else MessageEnding()
+        return None
+
     def auth(self, secret: str) -> tuple[bytes, bytes]:
         return b"Authorization", f"Bearer {secret}".encode()
 
@@ -182,6 +192,12 @@ def read_usage(raw: Json, doc: Json) -> Usage | None:
         ended=True,
     )
     return figures.finish(usage)
+
+
+def _searches(documents: Sequence[object]) -> int:
+    """Search units of a rerank, at most: one a hundred documents; what is longer than 500 tokens counts as several (Cohere, Pricing)."""
+    pieces = sum(1 + len(str(document).encode("utf-8", "replace")) // 500 for document in documents)
+    return max(1, -(-pieces // 100))
 
 
 def _said_v2(event: Json) -> Said:
@@ -226,10 +242,10 @@ def _key(op: Operation) -> str:
     return f"{op.name}.{op.variant}" if op.name == "chat" else op.name
 
 
-def _media(doc: Json) -> list[str]:
+def _media(doc: Json) -> list[Media]:
     parts = [p for name in ("messages", "inputs") for entry in items(doc.get(name)) for p in items(at(entry, "content"))]
-    kinds = ["image" for p in parts if at(p, "type") == "image_url"]
-    return kinds + ["image"] * len(items(doc.get("images")))
+    shown = [media("image", at(p, "image_url", "url"), at(p, "image_url", "detail")) for p in parts if at(p, "type") == "image_url"]
+    return shown + [media("image", image) for image in items(doc.get("images"))]
 
 
 COHERE = Cohere()

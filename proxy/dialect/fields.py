@@ -9,7 +9,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import cast
 from urllib.parse import unquote
 
-from proxy.dialect.wire import Asked, Json, Path
+from proxy.dialect.wire import Json, Path
 from proxy.exchange import NANO, NOTHING, Usage
 from proxy.refusal import Refusal
 
@@ -78,24 +78,6 @@ def output_limit(doc: Json, *names: str) -> int | None:
 def several(*values: object) -> int:
     """How many answers are asked for: the largest usable figure, 1 where there is none."""
     return max((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), default=1)
-
-
-def with_media(asked: Asked, kinds: Sequence[str]) -> Asked:
-    images = sum(kind == "image" for kind in kinds)
-    return replace(asked, images=asked.images + images, files=len(kinds) - images) if kinds else asked
-
-
-def kind_of_media(media_type: object) -> str:
-    """image, audio, video, pdf or file, by a media type."""
-    name = media_type.lower() if isinstance(media_type, str) else ""
-    for kind in ("image", "audio", "video"):
-        if name.startswith(f"{kind}/"):
-            return kind
-    return "pdf" if name == "application/pdf" else "file"
-
-
-def distinct(kinds: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(kinds))
 
 
 class Figures:

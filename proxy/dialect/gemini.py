@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import orjson
 
+from proxy.dialect.ending import Ending
 from proxy.dialect.fields import (
     at,
-    distinct,
     index_of,
     items,
-    kind_of_media,
     mapping,
     merged,
     noted,
@@ -20,11 +19,12 @@ from proxy.dialect.fields import (
     several,
     text,
     texts_at,
-    with_media,
 )
+from proxy.dialect.gemini_ending import GenerateEnding
 from proxy.dialect.gemini_paths import operation_of
 from proxy.dialect.gemini_usage import read_usage
-from proxy.dialect.wire import NOTHING_SAID, Asked, Json, Operation, Path, Said, StreamFormat
+from proxy.dialect.media import distinct, kind_of_media, media, with_media
+from proxy.dialect.wire import NOTHING_SAID, Asked, Json, Media, Operation, Path, Said, StreamFormat
 from proxy.dialect.wording import credit_failure, google_status, openai_type, prefixed, stream_status
 from proxy.exchange import Usage
 
@@ -42,6 +42,10 @@ SURFACES = {
 }
 CANDIDATE = ("text", "functionCall.args.**", "executableCode.code", "codeExecutionResult.output")
 WHOLES = CANDIDATE[1:]
+OWN = {"functionDeclarations", "function_declarations"}  # tools that the caller runs
+GROUNDED = ("googleSearch", "google_search", "googleSearchRetrieval", "google_search_retrieval", "googleMaps", "google_maps",
+            "enterpriseWebSearch", "enterprise_web_search")  # fmt: skip
+ADDED = 1_024  # tokens of the prompt that explains tools to the model
 ANSWERS = {"generate": tuple(f"candidates.*.content.parts.*.{place}" for place in CANDIDATE), "cached": CONTENTS}
 
 
@@ -55,6 +59,7 @@ class Gemini:
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
         config = mapping(doc.get("generationConfig")) or mapping(doc.get("generation_config"))
+        used = {name for tool in _listed(doc.get("tools")) for name in mapping(tool)}
         asked = Asked(
             model=op.model,
             stream=op.variant in ("sse", "array"),
@@ -63,6 +68,9 @@ class Gemini:
             choices=several(config.get("candidateCount"), config.get("candidate_count")),
             images=several(at(doc, "parameters", "sampleCount")) if op.name == "images" else 0,
             tier=text(doc.get("serviceTier")) or text(doc.get("service_tier")),
+            tools=(("searches", 0),) if any(name in GROUNDED for name in used) else (),
+            added=ADDED if used else 0,
+            reads_more=bool(used - OWN) or any(doc.get(name) for name in ("cachedContent", "cached_content")),
         )
         return with_media(asked, _media(doc))
 
@@ -122,6 +130,8 @@ class Gemini:
         if now is None:
             return so_far
         is_over = _is_over(event) or (so_far is not None and so_far.ended)
+        if so_far is not None and so_far.units.get("searches", 0) > now.units.get("searches", 0):  # said once, on one of the chunks
+            now = replace(now, units={**now.units, "searches": so_far.units["searches"]})
         return noted(so_far, replace(now, source="provider" if is_over else "counted", ended=is_over))
 
     def error_body(self, status: int, code: str, message: str, request_id: str) -> bytes:
@@ -138,6 +148,9 @@ class Gemini:
         """As an SSE event, or as the last element of the JSON array; the SDKs look for a chunk that begins with `error`."""
         body = self.error_body(stream_status(code), code, message, request_id)
         return b",\r\n" + body + b"]" if op.variant == "array" else b"data: " + body + b"\r\n\r\n"
+
+    def ending(self, op: Operation, asked: Asked) -> Ending | None:
+        return GenerateEnding(op, asked) if op.name == "generate" else None
 
     def auth(self, secret: str) -> tuple[bytes, bytes]:
         return b"x-goog-api-key", secret.encode()
@@ -163,16 +176,18 @@ def _is_over(event: Json) -> bool:
     return any(at(c, "finishReason") for c in items(event.get("candidates"))) or bool(at(event, "promptFeedback", "blockReason"))
 
 
-def _media(doc: Json) -> list[str]:
-    """Kinds of inline and referenced data, wherever a part may stand."""
+def _media(doc: Json) -> list[Media]:
+    """Inline and referenced data, wherever a part may stand."""
     asked = (doc, mapping(doc.get("generateContentRequest")), *items(doc.get("requests")))
     entries = [
         e for one in asked for name in ("contents", "content", "systemInstruction", "system_instruction") for e in _listed(at(one, name))
     ]
     parts = [part for entry in entries for part in _listed(at(entry, "parts"))]
     found = [at(part, name) for part in parts for name in ("inlineData", "inline_data", "fileData", "file_data")]
-    kinds = [kind_of_media(at(data, "mimeType") or at(data, "mime_type")) for data in found if isinstance(data, dict)]
-    return kinds + ["image" for instance in items(doc.get("instances")) if isinstance(at(instance, "image"), dict)]
+    parts_of = [
+        media(kind_of_media(at(data, "mimeType") or at(data, "mime_type")), at(data, "data")) for data in found if isinstance(data, dict)
+    ]
+    return parts_of + [media("image") for instance in items(doc.get("instances")) if isinstance(at(instance, "image"), dict)]
 
 
 def _listed(value: object) -> list[object]:

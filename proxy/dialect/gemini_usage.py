@@ -41,7 +41,7 @@ def read_usage(op: Operation, doc: Json) -> Usage | None:
             reasoning=thought or 0,
             source="provider",
             detail=dict(raw),
-            units=_units(figures),
+            units=_units(figures) | searches_of(doc),
             tier=text(raw.get("serviceTier")),
             model=text(doc.get("modelVersion")),
             ended=True,
@@ -56,6 +56,15 @@ def _units(figures: Figures) -> dict[str, int]:
             n = Figures({"n": tokens}).count("n")
             units[f"{side}_{modality}"] = units.get(f"{side}_{modality}", 0) + n
     return units
+
+
+def searches_of(doc: Json) -> dict[str, int]:
+    """Grounding is billed by the prompt before Gemini 3, by the query since (Google, Gemini API pricing)."""
+    queries = [query for c in items(doc.get("candidates")) for query in items(at(c, "groundingMetadata", "webSearchQueries"))]
+    if not queries:
+        return {}
+    is_by_prompt = (text(doc.get("modelVersion")) or "").startswith(("gemini-1", "gemini-2"))
+    return {"searches": 1 if is_by_prompt else len(queries)}
 
 
 def _modal(details: object) -> Iterator[tuple[str, object]]:

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 
 import orjson
 
-from proxy.dialect.fields import at, distinct, items, kind_of_media, mapping, output_limit, several, text, with_media
+from proxy.dialect.ending import Ending
+from proxy.dialect.fields import at, items, mapping, output_limit, several, text
+from proxy.dialect.media import distinct, media, with_media
+from proxy.dialect.openai_asked import added, pixels, reads_more, tools_asked
+from proxy.dialect.openai_ending import ChunksEnding
 from proxy.dialect.openai_paths import operation_of, with_query
 from proxy.dialect.openai_texts import ANSWERS, ENDS_ALL, SURFACES, key_of, said_of
 from proxy.dialect.openai_usage import folded, whole_usage
-from proxy.dialect.wire import Asked, Json, Operation, Said, StreamFormat
+from proxy.dialect.responses_ending import ResponsesEnding
+from proxy.dialect.wire import Asked, Json, Media, Operation, Said, StreamFormat
 from proxy.dialect.wording import credit_failure, error_name, openai_type, prefixed, stream_status
 from proxy.exchange import Usage
 
@@ -44,8 +49,12 @@ class OpenAI:
             max_tokens=output_limit(doc, "max_tokens", "max_completion_tokens", "max_output_tokens"),
             choices=choices,
             images=choices if op.name == "images" else 0,
+            pixels=pixels(doc) if op.name == "images" else 0,
             tier=text(doc.get("service_tier")),
             user=text(doc.get("user")) or text(doc.get("safety_identifier")),
+            tools=tools_asked(op, doc),
+            added=added(doc),
+            reads_more=op.variant == "assistants" or reads_more(doc),
         )
         return with_media(asked, _media(doc))
 
@@ -104,6 +113,11 @@ class OpenAI:
             return b"event: error\ndata: " + orjson.dumps(flat | orjson.loads(body)) + b"\n\n"
         return b"data: " + body + b"\n\n"
 
+    def ending(self, op: Operation, asked: Asked) -> Ending | None:
+        if op.name == "responses":
+            return ResponsesEnding()
+        return ChunksEnding(op, asked) if op.name in ("chat", "completions") else None
+
     def auth(self, secret: str) -> tuple[bytes, bytes]:
         return b"Authorization", f"Bearer {secret}".encode()
 
@@ -120,23 +134,25 @@ def _prompts(prompt: object) -> int:
     return sum(isinstance(entry, str | list) for entry in items(prompt)) or 1
 
 
-def _media(doc: Json) -> list[str]:
-    """Kinds of the parts no text rule can read, in messages, input items and their outputs."""
+def _media(doc: Json) -> list[Media]:
+    """The parts no text rule can read, in messages, input items and their outputs."""
     parts: list[object] = []
     for entry in (*items(doc.get("messages")), *items(doc.get("input"))):
         if isinstance(entry, dict) and not (isinstance(entry.get("content"), str) and "type" not in entry and "output" not in entry):
             output = entry.get("output")
             parts += (entry, output, *items(entry.get("content")), *items(output))
-    return [kind for part in parts if isinstance(part, dict) and (kind := _kind(part)) is not None]
+    return [one for part in parts if isinstance(part, dict) and (one := _one(part)) is not None]
 
 
-def _kind(part: Json) -> str | None:
+def _one(part: Json) -> Media | None:
     name = part.get("type")
     kind = MEDIA.get(name) if isinstance(name, str) else None
-    if kind == "file":
-        data = text(at(part, "file", "file_data")) or text(at(part, "file_data")) or ""
-        return kind_of_media(data.removeprefix("data:").partition(";")[0]) if data.startswith("data:") else "file"
-    return kind
+    if kind is None or not isinstance(name, str):
+        return None
+    inner = part.get(name)  # chat: {"type": "image_url", "image_url": {"url": …}}; the Responses API: the same without the object
+    data = next((it for key in ("url", "data", "file_data") if (it := text(at(inner, key)))), None)
+    data = data or text(inner) or text(part.get("image_url")) or text(part.get("file_data"))
+    return media(kind, data, at(inner, "detail") or part.get("detail"))
 
 
 def _read(data: bytes) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proxy.dialect.fields import Figures, at, items, mapping, merged, noted, text
+from proxy.dialect.openai_asked import tools_used
 from proxy.dialect.openai_texts import said_of
 from proxy.dialect.wire import Json, Operation
 from proxy.exchange import Usage
@@ -77,7 +78,7 @@ def read_usage(op: Operation, raw: Json, doc: Json) -> Usage | None:
         return None
     output, reasoning = said or 0, figures.count(*REASONING)
     present = dict.fromkeys(_UNIT_AT[place] for place in figures.flat if place in _UNIT_AT)
-    units = {unit: number for unit in present if (number := figures.count(*UNITS[unit]))}
+    units = tools_used(op, doc) | {unit: number for unit in present if (number := figures.count(*UNITS[unit]))}
     if audio_ms:
         units["audio_ms"] = audio_ms
     if op.name == "images" and output:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from proxy.exchange import Usage, value
+
+if TYPE_CHECKING:
+    from proxy.dialect.ending import Ending
 
 Json = Mapping[str, object]
 Path = tuple[str | int, ...]  # keys and indexes that lead to one value of a JSON document
@@ -34,6 +37,17 @@ class Operation:
 
 
 @value(frozen=True, slots=True)
+class Media:
+    """One part of a request that no text rule can read."""
+
+    kind: str  # image | audio | video | pdf | file
+    size: int = 0  # bytes of the body that it takes; 0: it is referred to, and stands elsewhere
+    width: int = 0  # pixels of an image, where its first bytes say them
+    height: int = 0
+    detail: str = ""  # as asked: low, high, auto …
+
+
+@value(frozen=True, slots=True)
 class Asked:
     """What the request body asks for. `max_tokens` None: not named. Raises nothing: types were checked by `read_asked`."""
 
@@ -43,9 +57,14 @@ class Asked:
     max_tokens: int | None = None
     choices: int = 1  # n, best_of, candidateCount
     images: int = 0  # image parts sent, or images asked for
+    pixels: int = 0  # of each image asked for, where the request says
     files: int = 0  # PDF, audio and other parts whose text we cannot read
     tier: str | None = None  # service tier asked for
     user: str | None = None  # the body's own end-user field
+    media: tuple[Media, ...] = ()  # those parts, one by one
+    tools: tuple[tuple[str, int], ...] = ()  # tools that the provider runs for a fee: unit of the price row, uses at most (0: not named)
+    added: int = 0  # tokens that the provider puts in front by itself: its prompt for tools
+    reads_more: bool = False  # the model may read what is not in this body: results of the provider's tools, a stored conversation
 
 
 @value(frozen=True, slots=True)
@@ -126,6 +145,10 @@ class Dialect(Protocol):
 
     def error_event(self, op: Operation, code: str, message: str, request_id: str) -> bytes:
         """The in-band error that ends a broken stream, framed for the wire."""
+        ...
+
+    def ending(self, op: Operation, asked: Asked) -> Ending | None:
+        """For one stream: how to end it well before its provider does. None: there is no such end."""
         ...
 
     def auth(self, secret: str) -> tuple[bytes, bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from proxy.exchange import RawHeaders
 from proxy.forward.connection import Connection
 from proxy.forward.parse import AnswerParser, Malformed
-from proxy.ports import Line, Sink
+from proxy.ports import Line, Outlet
 from proxy.refusal import UpstreamCut, UpstreamFailed
 
 HELD_BYTES = 256 * 1024  # body bytes kept while nobody reads them; then the provider is paused
@@ -27,7 +27,7 @@ class Reply:
         self._size = 0  # of the body bytes held
         self._failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._sink: Sink | None = None
+        self._sink: Outlet | None = None
         self._line: Line | None = None
 
     @property
@@ -124,7 +124,7 @@ class Reply:
             raise ValueError(f"the answer is larger than {limit} bytes")
         return self._held()
 
-    async def relay(self, sink: Sink, line: Line) -> None:
+    async def relay(self, sink: Outlet, line: Line) -> None:
         """See `ports.Answer`."""
         self._sink, self._line = sink, line
         try:

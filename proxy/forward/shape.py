@@ -9,6 +9,7 @@ import orjson
 
 from proxy.dialect.wire import Asked, Dialect, Operation
 from proxy.exchange import Call, RawHeaders, value
+from proxy.forward.limit import field_for, with_limit
 from proxy.forward.target import target_for, without_parameter
 from proxy.policy.plan import Credential, Plan, Provider, Target
 from proxy.ports import Outgoing
@@ -57,13 +58,15 @@ def shape(
     is_renamed = target.theirs is not None and target.theirs != named
     goes_elsewhere = provider.name != source.name
     wants_usage = will_ask_usage(provider, op, asked)
+    limit = field_for(plan.pricing, provider, op, asked, call.route.path)
     asked_usage = False
-    if body and (is_renamed or wants_usage or (goes_elsewhere and op.model is not None)):
+    if body and (is_renamed or wants_usage or limit is not None or (goes_elsewhere and op.model is not None)):
         is_coded = any(name.lower() == b"content-encoding" for name, _ in headers)
         text = plain if is_coded else body
         if text is None:
             raise Refusal(415, "unsupported_encoding", "this body must be changed on its way; send it without Content-Encoding")
         changed, asked_usage = _body(text, target, op, is_renamed=is_renamed, moves=goes_elsewhere, wants_usage=wants_usage)
+        changed = changed if limit is None else with_limit(changed, limit, plan.pricing.default_max_tokens)
         if changed != text:
             body = changed
             headers = without_body_fields(headers)

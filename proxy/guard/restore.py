@@ -7,7 +7,7 @@ before the ending event in a small event of its own, modelled on the last piece 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import orjson
@@ -17,28 +17,24 @@ from proxy.guard.texts import texts
 from proxy.guard.unmask import Pieces, Swap
 from proxy.guard.vault import Vault
 from proxy.stream.coding import Inflater
-from proxy.stream.event import Decoder, Event
-from proxy.stream.jsonarray import JsonArrayDecoder
-from proxy.stream.ndjson import NdjsonDecoder
+from proxy.stream.event import Event, Tap
 from proxy.stream.spans import edit, locate
-from proxy.stream.sse import SseDecoder
-from proxy.stream.taps import Line
+from proxy.stream.taps import Line, streaming
 from proxy.stream.whole import MAX_WHOLE, WholeDecoder
 
 Form = Literal["sse", "ndjson", "json-array", "json"]
-_DECODERS: dict[str, Callable[[], Decoder]] = {"sse": SseDecoder, "ndjson": NdjsonDecoder, "json-array": JsonArrayDecoder}
 
 
-def restoring(dialect: Dialect, op: Operation, vault: Vault, form: Form, coding: str = "") -> Line:
-    """A `ports.Line` for one answer. `coding` (gzip, deflate): the answer comes encoded and leaves as identity.
+def restoring(dialect: Dialect, op: Operation, vault: Vault, form: Form, coding: str = "", behind: Sequence[Tap] = ()) -> Line:
+    """A `ports.Line` for one answer. `coding` (gzip, deflate): the answer comes encoded and leaves as identity. `behind`: more taps.
 
     Build it only where `len(vault)` is not 0: with nothing to restore the answer is relayed as it comes.
     """
-    inflater = Inflater(coding, MAX_WHOLE) if coding else None
     swap = Swap(vault)
     if form == "json":
-        return Line(WholeDecoder(), (UnmaskWhole(dialect.answer_surface(op), swap),), inflater)
-    return Line(_DECODERS[form](), (Unmask(dialect, op, swap, vault.labels),), inflater)
+        whole = UnmaskWhole(dialect.answer_surface(op), swap)
+        return Line(WholeDecoder(), (whole, *behind), Inflater(coding, MAX_WHOLE) if coding else None)
+    return streaming(form, (Unmask(dialect, op, swap, vault.labels), *behind), coding)
 
 
 class UnmaskWhole:

@@ -44,8 +44,12 @@ class Identify:
         if self._table.rules is not rules:
             self._table = KeyTable(rules)
         digest = digest_of(credential)
+        known = self._find_key(digest)
+        if known is not None and known.is_revoked:  # also where the policy file lists it: a revocation always wins
+            raise invalid("this key was revoked; ask for a new one")
+        self._check_alive(known)  # a policy file cannot revive a key that the state let end
         if credential.startswith(PREFIX):
-            return self._of_key(credential, digest)
+            return self._of_key(credential, digest, known)
         token = self._table.token(digest)
         if token is not None and token.own_provider is None:
             return self._of_token(token)
@@ -56,15 +60,14 @@ class Identify:
             return self._of_own_key(token, call.route.provider, is_own_provider)
         return self._pass_through(credential, rules)
 
-    def _of_key(self, key: str, digest: bytes) -> Caller:
+    def _of_key(self, key: str, digest: bytes, minted: KeyRecord | None) -> Caller:
         if not is_well_formed(key):
             raise invalid("a Sluice key is slk- and 43 characters; this one was cut or changed")
-        minted, declared = self._find_key(digest), self._table.key(digest)
+        declared = self._table.key(digest)
         record = declared or minted
         if record is None or not hmac.compare_digest(record.digest, digest):
             raise invalid("this Sluice key is not known here, or no longer")
-        for one in (minted, declared):  # both: a policy file cannot revive a key that the state let expire
-            self._check_alive(one)
+        self._check_alive(declared)
         return _of_record(record)
 
     def _of_token(self, token: TokenRecord) -> Caller:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from proxy.dialect.wire import Operation
 from proxy.exchange import Usage, value
-from proxy.meter.row import PriceRow, bound_cost, cost, flat, has_unpriced
+from proxy.meter.row import PriceRow, bound_cost, cost, flat, has_unpriced, unpriced_fees
 from proxy.meter.table import PriceTable
 from proxy.policy.plan import PriceOverride, Pricing, Provider
 from proxy.refusal import Refusal
@@ -20,6 +20,10 @@ __all__ = ["PriceRow", "PriceTable", "Priced", "Prices", "Quote", "bound_cost", 
 _MEMORY = 4096  # remembered look-ups: model names come from outside
 _SNAPSHOT = re.compile(r"(?:[-@]latest|[-@]\d{4}-\d\d-\d\d|[-@]\d{8}|-\d{4}|-\d\d-\d{4}|-\d\d-\d\d)$")  # as in policy.match
 _POLICY = "policy"
+UNITS, TIER = "unpriced_units", "unpriced_tier"
+STATES_COST = ("openrouter", "perplexity")  # these state the whole cost of each call themselves
+DEARER = ("priority", "fast")
+_STAND_INS = {"fallback": "fallback_price", "unpriced": "unpriced", "unmetered": "unmetered"}
 
 
 @value(frozen=True, slots=True)
@@ -45,7 +49,11 @@ class Priced:
     cost_nanousd: int
     price_row: dict[str, object]
     note: str
-    is_known: bool
+    unpriced: str = ""  # why some or all of it has no known price: fallback_price, unpriced, unmetered, unpriced_units, unpriced_tier
+
+    @property
+    def is_known(self) -> bool:
+        return not self.unpriced
 
 
 class Prices:
@@ -77,10 +85,24 @@ class Prices:
         return known[1]
 
     def quote(
-        self, pricing: Pricing, is_under_spend_limit: bool, provider: Provider, model: str | None, op: Operation, at_ns: int
+        self,
+        pricing: Pricing,
+        is_under_spend_limit: bool,
+        provider: Provider,
+        model: str | None,
+        op: Operation,
+        at_ns: int,
+        tools: tuple[str, ...] = (),
     ) -> Quote:
-        """To be asked before an attempt is sent. Raises Refusal 400 `unmetered_operation` and `unpriced_model` where policy says deny."""
+        """To be asked before an attempt is sent. `tools`: fees of tools that it may lead to, by the unit of their price.
+
+        Raises Refusal 400 `unmetered_operation` and `unpriced_model` where policy says deny.
+        """
         row, note = self._row(pricing, is_under_spend_limit, provider, model, op, at_ns)
+        is_ours_to_price = row.mark in ("table", "override") and provider.price_id not in STATES_COST
+        missing = unpriced_fees(row, tools) if tools and is_ours_to_price else []
+        if missing and _choice(pricing.unknown_price, is_under_spend_limit) == "deny":
+            raise Refusal(400, "unpriced_model", _UNPRICED_TOOL.format(", ".join(missing), provider.name), should_retry=False)
         return Quote(row, note, provider.name, provider.price_id, at_ns)
 
     def _row(
@@ -117,11 +139,16 @@ class Prices:
             found = self.find(quote.provider, quote.price_id, usage.model, quote.at_ns)
             row, note = (found, "") if found else (row, note)
         amount = held_nanousd if usage.source == "estimate" and row.mark != "free" else cost(row, usage)
+        unpriced = "" if usage.cost_nanousd is not None else _STAND_INS.get(row.mark, "")
         is_from_table = row.mark in ("table", "override") and usage.cost_nanousd is None
-        if amount == 0 and is_from_table and usage.source in ("provider", "counted") and has_unpriced(row, usage):
-            note = f"{note},unpriced_units" if note else "unpriced_units"
-        is_known = row.mark in ("table", "override", "free") or usage.cost_nanousd is not None
-        return Priced(amount, row.as_json(usage), f"{usage.note},{note}" if usage.note and note else usage.note or note, is_known)
+        if is_from_table and usage.source in ("provider", "counted"):
+            used = [unit for unit, count in usage.units.items() if count > 0]
+            if unpriced_fees(row, used) or (amount == 0 and has_unpriced(row, usage)):
+                unpriced = UNITS
+            elif _is_dearer(row, usage.tier):
+                unpriced = TIER
+            note = f"{note},{unpriced}" if note and unpriced else note or unpriced
+        return Priced(amount, row.as_json(usage), f"{usage.note},{note}" if usage.note and note else usage.note or note, unpriced)
 
     def _override(self, provider: str, model: str) -> PriceOverride | None:
         ranked = [(rank, override) for override, matches in self._overrides if (rank := matches(f"{provider}/{model}", model))]
@@ -163,6 +190,11 @@ def _matcher(name: str) -> Callable[[str, str], int]:
     return rank
 
 
+def _is_dearer(row: PriceRow, tier: str | None) -> bool:
+    """Does the reply name a service tier that costs more elsewhere, and here has no price? Anthropic's priority is paid beforehand."""
+    return bool(tier) and tier in DEARER and not row.tier_of(tier) and (row.provider, tier) != ("anthropic", "priority")
+
+
 def _choice(named: Literal["deny", "flag", "allow"] | None, is_limited: bool) -> Literal["deny", "flag", "allow"]:
     return named or ("deny" if is_limited else "flag")
 
@@ -185,6 +217,10 @@ def _fallback(input_nanousd: int, output_nanousd: int) -> PriceRow:
 _UNMETERED = (
     "no reply states what this operation costs, and this call is under a spend limit or the policy denies it; "
     "set `unmetered: flag` (or allow) in the policy to let it pass"
+)
+_UNPRICED_TOOL = (
+    "no price is known for tools that this call lets the provider run ({} at provider {}), and it is under a spend limit or the policy "
+    "denies it; leave the tool out, or set `unknown_price: flag` in the policy to let it pass"
 )
 _UNPRICED = (
     "no price is known for this model at provider {}, and this call is under a spend limit or the policy denies it; name the model's "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
@@ -23,7 +24,26 @@ _PARENTS: dict[str, list[str]] = {
     "output_image": ["output"],
     "output_video": ["output"],
 }
-_LOTS = {"characters": 10**6, "audio_ms": 3600 * 1000, "searches": 1000, "storage_searches": 1000, "pages": 1000, "requests": 1000}
+_LOTS = {
+    "characters": 10**6, "audio_ms": 3600 * 1000, "searches": 1000, "preview_searches": 1000, "storage_searches": 1000,
+    "containers": 1000, "pages": 1000, "requests": 1000,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """`count` of a unit, priced as `priced_as` at `rate` nano-dollars for each `per` of them."""
+
+    unit: str
+    count: int
+    priced_as: str
+    rate: int
+    per: int
+
+    @property
+    def nanousd(self) -> Fraction:
+        """Exact; only the sum of all lines is rounded."""
+        return Fraction(self.count * self.rate, self.per)
 
 
 def recompute(row: Mapping[str, object]) -> int:
@@ -40,9 +60,16 @@ def recompute(row: Mapping[str, object]) -> int:
         return _int(row, "held_nanousd")
     if "stated_nanousd" in price:
         return _int(price, "stated_nanousd")
-    rates, units = _mapping(price, "rates"), _mapping(price, "units")
-    dollars = sum((count * _price_of(unit, rates, _int(row, "input_tokens")) for unit, count in _amounts(row, units).items()), Fraction())
-    return ceil(dollars * (1 - Fraction(_int(price, "discount_ppm"), 10**6)))
+    nanousd = sum((line.nanousd for line in lines_of(row)), Fraction())
+    return ceil(nanousd * (1 - Fraction(_int(price, "discount_ppm"), 10**6)))
+
+
+def lines_of(row: Mapping[str, object]) -> list[Line]:
+    """What the row's counts cost by its own price row, before its discount: `recompute`, line by line."""
+    price = _mapping(row, "price_row")
+    amounts = _amounts(row, _mapping(price, "units"))
+    rates, whole = _mapping(price, "rates"), _int(row, "input_tokens")
+    return [Line(unit, count, *_rate_of(unit, rates, whole)) for unit, count in amounts.items() if count]
 
 
 def _amounts(row: Mapping[str, object], units: Mapping[str, object]) -> dict[str, int]:
@@ -66,8 +93,8 @@ def _amounts(row: Mapping[str, object], units: Mapping[str, object]) -> dict[str
     return amounts | left
 
 
-def _price_of(unit: str, rates: Mapping[str, object], input_tokens: int) -> Fraction:
-    """Nano-dollars for one unit."""
+def _rate_of(unit: str, rates: Mapping[str, object], input_tokens: int) -> tuple[str, int, int]:
+    """What the unit is priced as, and nano-dollars for how many of it; ("", 0, 1) where the row has no price for it."""
     for name in [unit, *_PARENTS.get(unit, [])]:
         if name in rates:
             rate = rates[name]
@@ -76,8 +103,8 @@ def _price_of(unit: str, rates: Mapping[str, object], input_tokens: int) -> Frac
                 rate = max(passed, key=lambda step: step[0])[1] if passed else rate[0][1]
             if not isinstance(rate, int):
                 raise ValueError(f"price_row: the rate of {name} is no integer")
-            return Fraction(rate, _LOTS.get(name, _TOKENS))
-    return Fraction()
+            return name, rate, _LOTS.get(name, _TOKENS)
+    return "", 0, 1
 
 
 def _mapping(holder: Mapping[str, object], key: str) -> Mapping[str, object]:

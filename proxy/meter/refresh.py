@@ -1,6 +1,6 @@
-"""`make prices`: writes prices.json from the genai-prices package (a development tool). Never runs in the data path and fetches nothing.
+"""`make prices`: writes prices.json from the genai-prices package and supplement.json. Never runs in the data path and fetches nothing.
 
-The file: {source, released, providers: {id: {claims?, fallbacks?, models: [{id, match, window?, prices, tiers?}]}}}.
+The file: {source, released, providers: {id: {claims?, fallbacks?, models: [{id, match, window?, source?, read?, prices, tiers?}]}}}.
 match: any of these rules (see `table._is_match`). prices: [{from? | hours?, rates}], tiers: [{tier, from?, rates}].
 rates: unit → nano-dollars per `row.PER` units, or [[above this input, nano-dollars], …].
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from decimal import ROUND_HALF_EVEN, Decimal
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,56 @@ def make() -> bytes:
             head["fallbacks"] = [other for other in provider.fallback_model_providers if other in PROVIDERS]
         opening = orjson.dumps(head).decode()[1:-1]
         lines.append(f'"{name}":{{{opening + "," if opening else ""}"models":[')
-        models = [orjson.dumps(model).decode() for model in map(_model, provider.models) if model]
-        lines.append(",\n".join(models))
+        models = [model for model in map(_model, provider.models) if model]
+        for fact in _supplement(name):
+            _add(fact, models)
+        lines.append(",\n".join(orjson.dumps(model).decode() for model in models))
         lines.append("]}" + ("," if number < len(PROVIDERS) - 1 else ""))
     return ("\n".join([*lines, "}}"]) + "\n").encode()
+
+
+def _supplement(provider: str) -> list[dict[str, Any]]:
+    stored = orjson.loads(Path(__file__).with_name("supplement.json").read_bytes())
+    return [{**fact, "read": stored["read"]} for fact in stored["facts"] if fact["provider"] == provider]
+
+
+def _add(fact: dict[str, Any], models: list[dict[str, Any]]) -> None:
+    """A row of its own, or what is missing in those that the package has."""
+    source = f"{fact['source']}, read {fact['read']}"
+    rates = {unit: _nano(Decimal(dollars)) for unit, dollars in sorted(fact.get("rates", {}).items())}
+    if "id" in fact:
+        prices = [{"rates": rates}]
+        models.append({"id": fact["id"], "match": fact["match"], "source": source, "read": fact["read"], "prices": prices})
+        return
+    for model in models:
+        if any(fnmatchcase(model["id"], name) for name in fact.get("models", ["*"])) and _adds(fact, rates, model):
+            model["source"] = "; ".join(dict.fromkeys([*model.get("source", "").split("; "), source])).removeprefix("; ")
+
+
+def _adds(fact: dict[str, Any], rates: dict[str, int], model: dict[str, Any]) -> bool:
+    """Puts in what the model lacks; False where it lacks nothing."""
+    if "tier" in fact:
+        if any(tier["tier"] == fact["tier"] for tier in model.get("tiers", [])) or len(model["prices"]) > 1:
+            return False
+        whole = model["prices"][0]["rates"]
+        less = {unit: _share(rate, fact["percent"]) for unit, rate in whole.items() if unit not in ("searches", "storage_searches")}
+        model.setdefault("tiers", []).append({"tier": fact["tier"], "rates": less})
+        return True
+    has_added = False
+    for price in model["prices"]:
+        known = price["rates"]
+        wanted = rates if "of" not in fact else {fact["unit"]: _share(known[fact["of"]], fact["percent"])} if fact["of"] in known else {}
+        more = {unit: rate for unit, rate in wanted.items() if unit not in known}
+        if more and fact.get("having", "input") in known:
+            price["rates"] = dict(sorted({**known, **more}.items()))
+            has_added = True
+    return has_added
+
+
+def _share(rate: int | list[list[int]], percent: int) -> int | list[list[int]]:
+    if isinstance(rate, int):
+        return -(-rate * percent // 100)
+    return [[start, -(-nanousd * percent // 100)] for start, nanousd in rate]
 
 
 def _model(info: Any) -> dict[str, Any] | None:

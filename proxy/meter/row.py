@@ -22,6 +22,7 @@ PER: Mapping[str, int] = MappingProxyType(  # how many units a rate buys
         "cached_video": _MTOK,
         "output": _MTOK, "reasoning": _MTOK, "output_audio": _MTOK, "output_image": _MTOK, "output_video": _MTOK,
         "characters": 1_000_000, "audio_ms": 3_600_000, "searches": 1_000, "storage_searches": 1_000, "pages": 1_000, "requests": 1_000,
+        "preview_searches": 1_000, "containers": 1_000,
     }
 )  # fmt: skip
 _COMMON = 18_000_000  # least common multiple of PER: costs are summed over it and divided once
@@ -48,7 +49,13 @@ _RATE_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _MEDIA = ("input_audio", "input_image", "input_video", "cached_audio", "cached_image", "cached_video")
 _CACHED_MEDIA = (("cached_audio", "input_audio"), ("cached_image", "input_image"), ("cached_video", "input_video"))
 BILLED_APART = ("billed_input", "billed_output")
-_BESIDE = ("characters", "audio_ms", "searches", "storage_searches", "pages")  # billed beside the tokens
+FEES = (
+    "searches",
+    "preview_searches",
+    "storage_searches",
+    "containers",
+)  # of tools that the provider runs; containers by the GB
+_BESIDE = ("characters", "audio_ms", "pages", *FEES)  # billed beside the tokens
 
 _Step = tuple[int, int, int, int]  # above this many input tokens: what one token in, one out and the call cost at most, per _COMMON
 
@@ -143,6 +150,11 @@ def has_unpriced(row: PriceRow, usage: Usage) -> bool:
     return bool(used) and all(_priced_as(rates, unit) is None for unit in used)
 
 
+def unpriced_fees(row: PriceRow, units: Iterable[str]) -> list[str]:
+    """Those of `units` that are fees of tools and have no rate. A price for each request covers what it searches."""
+    return [unit for unit in units if unit in FEES and unit not in row.rates and not (unit == "searches" and "requests" in row.rates)]
+
+
 def counts(usage: Usage) -> list[tuple[str, int]]:
     """The usage as disjoint counts by unit. A share never exceeds what is left of its whole, whatever the provider says.
 
@@ -180,11 +192,20 @@ def _shares(whole: str, total: int, shares: Iterable[tuple[str, int]]) -> list[t
     return found
 
 
-def bound_cost(row: PriceRow, *, input_tokens: int, output_tokens: int, images: int = 0, files: int = 0, tier: str | None = None) -> int:
+def bound_cost(
+    row: PriceRow,
+    *,
+    input_tokens: int,
+    output_tokens: int,
+    images: int = 0,
+    files: int = 0,
+    fees: Iterable[tuple[str, int]] = (),
+    tier: str | None = None,
+) -> int:
     """Nano-dollars that an attempt may cost at most: each bound at the dearest rate that could apply to it.
 
-    `tier` is the service tier asked for; a tier that only the reply names is not foreseen. Fees per tool call are not
-    either: their number is the model's choice.
+    `tier` is the service tier asked for; a tier that only the reply names is not foreseen. `fees`: tools that the provider
+    runs, and how often at most.
     """
     if row.mark == "free":
         return 0
@@ -193,7 +214,8 @@ def bound_cost(row: PriceRow, *, input_tokens: int, output_tokens: int, images: 
     if steps is None:
         steps = row._dearest[key] = _steps(row, *key)
     _, inward, outward, once = next(step for step in reversed(steps) if step[0] < max(1, input_tokens))
-    return _settled(row, input_tokens * inward + output_tokens * outward + once)
+    tools = sum(uses * _dearest(row.rates, unit, input_tokens) for unit, uses in fees)
+    return _settled(row, input_tokens * inward + output_tokens * outward + once + tools)
 
 
 def _steps(row: PriceRow, tier: str, has_media: bool) -> tuple[_Step, ...]:

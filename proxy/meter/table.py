@@ -166,13 +166,20 @@ class _Model:
             self._rows[key] = PriceRow(
                 self._raw["id"],
                 self._provider,
-                source,
-                prices[chosen].get("from", released),
+                _source(self._raw, source),
+                prices[chosen].get("from", self._raw.get("read", released)),
                 _rates(prices[chosen]["rates"]),
                 MappingProxyType(special_rates),
                 window=self._raw.get("window"),
             )
         return self._rows[key]
+
+
+def _source(raw: Mapping[str, Any], table: str) -> str:
+    """Of a row of the supplement its own page; of one that it completes both."""
+    if "read" in raw:
+        return str(raw["source"])
+    return f"{table}; {raw['source']}" if "source" in raw else table
 
 
 def _rates(raw: Mapping[str, Any]) -> Rates:

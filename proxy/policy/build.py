@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path as FilePath
 
@@ -12,14 +13,15 @@ from proxy.policy.document import Document
 from proxy.policy.exceptions import Exceptions, breaker_of
 from proxy.policy.limits import Limits
 from proxy.policy.model import PolicyModel
+from proxy.policy.origin import redis_url_problem
 from proxy.policy.plan import Alerts, Claim, Facts, OnStateDown, Plan, PriceOverride, Pricing, Rulebook, ServerRules, Target
-from proxy.policy.problems import PolicyErrors, SecretError
+from proxy.policy.problems import SecretError
 from proxy.policy.providers import compile_providers
 from proxy.policy.secrets import Secrets
 from proxy.policy.spelt import spelt_models
-from proxy.policy.targets import Targets
-from proxy.policy.unsupported import state_problem
+from proxy.policy.targets import Targets, listed
 from proxy.policy.values import Ref
+from proxy.refusal import Refusal
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 DEFAULT_STATE = "sqlite:"  # no path: the default directory of the user
@@ -40,7 +42,7 @@ def compile_policy(
     """`base` is the policy's folder; `listen` overrides server.listen; `resolve` False leaves secrets empty (`sluice check`);
     `now_ns` (ns since the epoch) lets keys that are past their day be warned of.
 
-    Raises SecretError with every reference that leads nowhere, PolicyErrors for a state that is not supported.
+    Raises SecretError with every reference that leads nowhere.
     """
     model = document.model
     secrets = Secrets(document, environ, base, resolve=resolve)
@@ -50,10 +52,10 @@ def compile_policy(
     state = secrets.text(model.state, ("state",)) or DEFAULT_STATE if isinstance(model.state, Ref) else model.state or DEFAULT_STATE
     webhook = secrets.optional(model.alerts.webhook, ("alerts", "webhook")) if model.alerts else None
     ledger_stream = secrets.optional(model.observe.ledger_stream, ("observe", "ledger_stream"))
+    if ledger_stream and (message := redis_url_problem(ledger_stream)) is not None:
+        secrets.problems.append(document.problem(("observe", "ledger_stream"), message))
     if secrets.problems:
         raise SecretError(secrets.problems)
-    if (message := state_problem(state)) is not None:
-        raise PolicyErrors([document.problem(("state",), message)])
     past = [
         f"the key of caller {key.name} is past its day"
         for key in callers.keys
@@ -80,6 +82,7 @@ def compile_policy(
         known_models=spelt_models(model),
         early=closures.early,
         plan=closures.plan,
+        degraded=closures.degraded,
         may_list=closures.targets.may_list,
         needs_body=closures.needs_body,
         must_read=closures.must_read,
@@ -114,24 +117,36 @@ class _Closures:
 
     def early(self, facts: Facts) -> tuple[Claim, ...]:
         """The claims that headers decide."""
-        return self.limits.claims(facts, early=True, status=self._exceptions.settings(facts).money_status)
+        return self.limits.claims(facts, early=True, at_limit=self._exceptions.settings(facts).at_limit)
 
-    def plan(self, facts: Facts) -> Plan:
+    def degraded(self, facts: Facts, plan: Plan, reached: Collection[str]) -> Plan:
+        """The plan with a cheaper model, where one of the limits `reached` (their names) lists one that the caller may use; else `plan`."""
+        first = plan.targets[0]
+        for claim in plan.claims:
+            if claim.limit.name not in reached or claim.limit.degrade is None or first.model is None:
+                continue
+            cheaper = listed(claim.limit.degrade.models, first.provider.name, first.model)
+            if cheaper is not None:
+                with suppress(Refusal):  # the caller may not use it
+                    return self.plan(facts, cheaper)
+        return plan
+
+    def plan(self, facts: Facts, cheaper: str | None = None) -> Plan:
         """The whole plan; limits and rules know the model by our name, limits see where the call really goes first."""
         provider, ours, theirs = self.targets.asked(facts)
         if ours != facts.model:
             facts = replace(facts, model=ours)
         settings = self._exceptions.settings(facts)
-        targets = self.targets.of(facts, Target(provider, ours, theirs), settings)
+        targets = self.targets.of(facts, Target(provider, ours, theirs), settings, cheaper)
         first = targets[0]
-        counted = facts if settings.send_to is None else replace(facts, provider=first.provider.name, model=first.model)
+        counted = facts if settings.send_to is None and cheaper is None else replace(facts, provider=first.provider.name, model=first.model)
         return Plan(
             generation=self._generation,
             caller=facts.caller,
             operation=facts.operation,
             model=ours,
             targets=targets,
-            claims=self.limits.claims(counted, early=False, status=settings.money_status),
+            claims=self.limits.claims(counted, early=False, at_limit=settings.at_limit),
             guard=settings.guard,
             retry=settings.retry,
             breaker=self._breaker,

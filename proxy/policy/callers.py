@@ -28,13 +28,13 @@ def compile_callers(document: Document, secrets: Secrets, listen: str) -> Caller
     for index, entry in enumerate(callers.keys):
         at: Path = ("callers", "keys", index)
         if entry.hash is not None:
-            keys.append(_record(entry, bytes.fromhex(entry.hash.removeprefix("sha256:")), model.time_zone))
+            keys.append(record_of(entry, bytes.fromhex(entry.hash.removeprefix("sha256:")), model.time_zone))
         elif entry.key is not None:
             secret = secrets.line(entry.key, (*at, "key"))
             digest = hashlib.sha256(secret.encode("ascii")).digest()
             if secret and any(token.record.digest == digest for token in tokens):
                 secrets.problems.append(document.problem((*at, "key"), "the same token as another caller's; each caller needs its own"))
-            tokens.append(TokenRecord(_record(entry, digest, model.time_zone), entry.own_provider_key))
+            tokens.append(TokenRecord(record_of(entry, digest, model.time_zone), entry.own_provider_key))
     is_open = is_local(listen) and not (callers.keys or callers.jwt)
     return CallerRules(
         keys=tuple(keys),
@@ -81,7 +81,8 @@ def _door(said: str | None, is_open: bool) -> str | None:
     return None if said == "deny" else said
 
 
-def _record(entry: KeyEntry, digest: bytes, time_zone: str) -> KeyRecord:
+def record_of(entry: KeyEntry, digest: bytes, time_zone: str) -> KeyRecord:
+    """The frozen form of an entry; `expires` is a day of `time_zone`."""
     return KeyRecord(
         entry.name,
         digest,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 from proxy.exchange import Allow
+from proxy.policy.limits import at_limit
 from proxy.policy.match import Matcher, compile_match
 from proxy.policy.model import PolicyModel
 from proxy.policy.model_rules import Breaker, Guard, Retry, Rule
@@ -30,7 +31,7 @@ class Settings:
     fallback: Mapping[str, tuple[str, ...]]
     allow: Allow
     send_to: str | None
-    money_status: int | None
+    at_limit: Mapping[str, Any]  # what rules name, as fields of a `Limit`
 
 
 class Exceptions:
@@ -81,8 +82,8 @@ def named(rule: Rule) -> Mapping[str, object]:
         found["fallback"] = MappingProxyType(dict(rule.fallback or {}))
     if rule.send_to is not None:
         found["send_to"] = rule.send_to
-    if rule.at_limit is not None and "status" in rule.at_limit.model_fields_set:
-        found["at_limit.status"] = rule.at_limit.status
+    if rule.at_limit is not None:
+        found |= {f"at_limit.{name}": value for name, value in at_limit(rule.at_limit, rule.at_limit.model_fields_set).items()}
     return MappingProxyType(found)
 
 
@@ -132,7 +133,7 @@ def _settings(said: Mapping[str, object]) -> Settings:
         cast(Mapping[str, tuple[str, ...]], said["fallback"]),
         Allow(**cast(Mapping[str, tuple[str, ...] | None], allow)),
         cast(str | None, said.get("send_to")),
-        cast(int | None, said.get("at_limit.status")),
+        MappingProxyType({key.removeprefix("at_limit."): value for key, value in said.items() if key.startswith("at_limit.")}),
     )
 
 

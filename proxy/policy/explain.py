@@ -13,10 +13,13 @@ from proxy.policy.model import PolicyModel
 from proxy.policy.model_limits import Numbers
 from proxy.policy.model_match import AllowPart, Match
 from proxy.policy.plan import GuardRules, Limit, Rulebook
-from proxy.policy.spelt import allows_of, spelt_models
+from proxy.policy.problems import path_text
+from proxy.policy.spelt import allows_of, degrades_of, spelt_models
 from proxy.policy.weakened import weakenings
 
 PERIODS = {60: "min", 3600: "hour", 86400: "day"}
+CLUSTER = "+cluster://"
+PART = 100  # of a limit: what a grant is at most, beyond what a call needs at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,18 +201,43 @@ def _allowed(whose: str, allow: AllowPart | None) -> Iterator[str]:
 
 def _counted(rulebook: Rulebook) -> Iterator[str]:
     for limit in filter(is_limiting, rulebook.limits):
-        place = "in this sidecar only"
+        place = f"counted in this sidecar only{_times(limit)}"
         if limit.per == ("instance",):
-            place = "in each process, as it says"
-        elif limit.is_shared and limit.spend:
-            amounts = ", ".join(f"{money(spend.nanousd)}/{spend.period}" for spend in limit.spend)
-            place += f": N replicas may spend N x {amounts}; use a shared state"
-        elif limit.is_shared:
-            place += ": N replicas allow N times as much; use a shared state"
-        yield f"{limit.name} (per {', '.join(limit.per)}): counted {place}"
+            place = "counted in each process, as it says"
+        elif CLUSTER in rulebook.state:
+            place = _on_cluster(limit)
+        elif rulebook.state.startswith("redis"):
+            place = "counted by all sidecars together, in the shared state"
+        yield f"{limit.name} (per {', '.join(limit.per)}): {place}"
+
+
+def _times(limit: Limit) -> str:
+    """What a fleet without a shared state would allow."""
+    if limit.is_shared and limit.spend:
+        amounts = ", ".join(f"{money(spend.nanousd)}/{spend.period}" for spend in limit.spend)
+        return f": N replicas may spend N x {amounts}; use a shared state"
+    return ": N replicas allow N times as much; use a shared state" if limit.is_shared else ""
+
+
+def _on_cluster(limit: Limit) -> str:
+    """Where the accounts of a limit live, and what their grants can cost (admit/fleet/spaces.py and grants.py)."""
+    per = set(limit.per)
+    if "team" in per:
+        return "counted by all sidecars together, in the slot of the team"
+    if per & {"caller", "key"}:
+        return "counted by all sidecars together, in the slot of the caller's team, else of the caller"
+    bounds = [f"{money(spend.nanousd // PART)} of {money(spend.nanousd)}/{spend.period}" for spend in limit.spend]
+    bounds += [f"{rate.count // PART:,} of {rate.count:,} requests/{PERIODS[rate.period_s]}" for rate in limit.requests]
+    bounds += [f"{rate.count // PART:,} of {rate.count:,} tokens/{PERIODS[rate.period_s]}" for rate in limit.tokens]
+    bounds += [] if limit.concurrency is None else [f"{limit.concurrency // PART:,} of {limit.concurrency:,} at once"]
+    return (
+        f"granted to each sidecar in parts, as it crosses slots: never over; granted and unused at most {', '.join(bounds)} in each sidecar"
+    )
 
 
 def _changes(rulebook: Rulebook, model: PolicyModel) -> Iterator[str]:
+    if rulebook.pricing.inject_max_tokens:
+        yield f"generating requests that name no max_tokens: {rulebook.pricing.default_max_tokens:,} is written in"
     asking = [name for name, provider in rulebook.providers.items() if provider.asks_stream_usage]
     yield f"chat streams to {', '.join(asking)}: stream_options.include_usage is asked for, and its extra chunk taken out again"
     yield "cookies are stripped both ways"
@@ -222,9 +250,18 @@ def _changes(rulebook: Rulebook, model: PolicyModel) -> Iterator[str]:
             yield f"{name}: callers' keys are swapped for {', '.join(credential.name for credential in provider.credentials)}"
         if provider.models:
             yield f"{name}: model names become {', '.join(f'{ours} -> {theirs}' for ours, theirs in provider.models.items())}"
+    yield from _at_limit(rulebook, model)
     for index, rule in enumerate(model.rules):
         if rule.send_to:
             yield f"rule {index + 1} sends {match_text(rule.match)} to {rule.send_to}"
+
+
+def _at_limit(rulebook: Rulebook, model: PolicyModel) -> Iterator[str]:
+    for path, degrade in degrades_of(model).items():
+        for name, cheaper in degrade.models.items():
+            yield f"{path_text(path)}: from {degrade.from_ * 100:g}% of the money on, {name} is answered by {cheaper}"
+    if any(limit.stop_streams for limit in rulebook.limits) or any(rule.at_limit and rule.at_limit.stop_streams for rule in model.rules):
+        yield "streamed answers end early where the money ends (stop_streams); those that may are passed on uncompressed, event by event"
 
 
 def _provider_changes(name: str, set_headers: list[str], removed: list[str]) -> Iterator[str]:

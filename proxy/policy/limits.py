@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-from proxy.exchange import Caller
+from proxy.exchange import NOTHING, Caller
 from proxy.policy.match import Test, compile_match, covering, fact
 from proxy.policy.model import PolicyModel
-from proxy.policy.model_limits import LimitEntry, Numbers
-from proxy.policy.plan import Claim, Facts, Limit
+from proxy.policy.model_limits import AtLimit, LimitEntry, Numbers
+from proxy.policy.plan import Claim, Degrade, Facts, Limit
 from proxy.refusal import Refusal
 
 Account = Callable[[Facts], str]
@@ -37,11 +38,10 @@ class Limits:
     """All limits of one policy, indexed so that a call meets those it could match."""
 
     def __init__(self, model: PolicyModel, *, moves: bool) -> None:
-        self._status = model.at_limit.status
+        self._at_limit = at_limit(model.at_limit, AtLimit.model_fields)
         self._tiers = {name: self._limit(f"tier {name}", numbers, ("caller",)) for name, numbers in model.tiers.items()}
         self._teams = {
-            name: self._limit(f"team {name}", team, ("team",), _own_status(team, self._status), team.contact)
-            for name, team in model.teams.items()
+            name: self._limit(f"team {name}", team, ("team",), team.at_limit, team.contact) for name, team in model.teams.items()
         }
         self._no_tier = self._limit("tier (none)", Numbers(), ("caller",))
         self._general: list[Bound] = []
@@ -64,8 +64,8 @@ class Limits:
         """Every limit the policy names."""
         return (*self._tiers.values(), *self._teams.values(), *(bound.limit for bound in self.bounds))
 
-    def claims(self, facts: Facts, *, early: bool, status: int | None = None) -> tuple[Claim, ...]:
-        """What this call must satisfy; `early`: only what headers decide; `status`: a rule's at_limit.status.
+    def claims(self, facts: Facts, *, early: bool, at_limit: Mapping[str, Any] = NOTHING) -> tuple[Claim, ...]:
+        """What this call must satisfy; `early`: only what headers decide; `at_limit`: what rules say of it, as `at_limit` gives it.
 
         Raises Refusal 403 `unknown_tier`, `unknown_team`, 400 `missing_end_user`.
         """
@@ -82,8 +82,8 @@ class Limits:
                 claims.append(Claim(bound.limit, bound.account(facts)))
         if caller.kind == "pass_through":
             claims = [_unbounded(claim) for claim in claims]
-        if status is not None:
-            claims = [Claim(replace(claim.limit, money_status=status), claim.account) for claim in claims]
+        if at_limit:
+            claims = [Claim(replace(claim.limit, **at_limit), claim.account) for claim in claims]
         return tuple(claims)
 
     def _of_tier(self, caller: Caller) -> list[Claim]:
@@ -110,8 +110,9 @@ class Limits:
         found |= {bound.order: bound for bound in self._general}
         return [found[order] for order in sorted(found)]
 
-    def _limit(self, name: str, numbers: Numbers, per: tuple[str, ...], status: int | None = None, contact: str | None = None) -> Limit:
+    def _limit(self, name: str, numbers: Numbers, per: tuple[str, ...], own: AtLimit | None = None, contact: str | None = None) -> Limit:
         given: Mapping[str, Any] = numbers.given
+        said = self._at_limit if own is None else {**self._at_limit, **at_limit(own, own.model_fields_set)}
         return Limit(
             name,
             per,
@@ -119,14 +120,14 @@ class Limits:
             tokens=given.get("tokens") or (),
             spend=given.get("spend") or (),
             concurrency=given.get("concurrency"),
-            money_status=status or self._status,
             contact=contact,
             is_shared=not OWN & set(per),
             is_unbounded=any(one in ("ip", "end_user") or one.startswith("header:") for one in per),
+            **said,
         )
 
     def _add(self, entry: LimitEntry, order: int, *, late: frozenset[str]) -> None:
-        limit = self._limit(f"limit {entry.name}", entry, entry.per, _own_status(entry, self._status))
+        limit = self._limit(f"limit {entry.name}", entry, entry.per, entry.at_limit)
         matcher = compile_match(entry.match)
         bound = Bound(limit, matcher.test, _account(entry), not late & (matcher.reads | set(entry.per)), order)
         if matcher.only is None:
@@ -145,8 +146,15 @@ def _late(model: PolicyModel, moves: bool) -> frozenset[str]:
     return frozenset(late | {"provider"} if moves else late)
 
 
-def _own_status(part: Any, default: int) -> int:
-    return int(part.at_limit.status) if "status" in part.at_limit.model_fields_set else default
+def at_limit(part: AtLimit, named: Iterable[str]) -> dict[str, Any]:
+    """What these keys of an `at_limit:` say, as fields of a `Limit`."""
+    degrade = part.degrade
+    said = {
+        "status": ("money_status", part.status),
+        "degrade": ("degrade", None if degrade is None else Degrade(degrade.from_, MappingProxyType(dict(degrade.models)))),
+        "stop_streams": ("stop_streams", part.stop_streams),
+    }
+    return dict(said[name] for name in named)
 
 
 def _counts(limit: Limit) -> bool:

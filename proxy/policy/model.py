@@ -45,7 +45,7 @@ from proxy.policy.model_rules import (
 from proxy.policy.values import Ref, text, text_or_reference
 
 Verdict = Literal["deny", "flag", "allow"]
-STATE_SCHEMES = ("sqlite:", "memory:", "redis://", "rediss://", "redis+sentinel://", "redis+cluster://")
+STATE_SCHEMES = ("sqlite:", "memory:", *(f"redis{tls}{form}://" for tls in ("", "s") for form in ("", "+sentinel", "+cluster")))
 
 
 def listener(value: object) -> str:

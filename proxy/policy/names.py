@@ -11,6 +11,7 @@ from proxy.policy.model import PolicyModel
 from proxy.policy.model_match import AllowPart, Match
 from proxy.policy.names_providers import Homes, check_provider, check_target, families_of
 from proxy.policy.problems import Path
+from proxy.policy.spelt import degrades_of
 from proxy.policy.wording import did_you_mean
 
 Finding = tuple[Path, str]
@@ -40,6 +41,7 @@ def check_names(model: PolicyModel, data: Mapping[str, object]) -> tuple[list[Fi
         issuers=frozenset(_issuers(data.get("callers"))),
     )
     errors = [*_callers(model, declared), *_teams_and_limits(model, declared), *_targets(model, declared), *_rules(model, declared)]
+    errors += _degrades(model, declared)
     return errors, declared.warnings
 
 
@@ -149,6 +151,19 @@ def _targets(model: PolicyModel, declared: Declared) -> Iterator[Finding]:
     for key, targets in (model.fallback or {}).items():
         for index, target in enumerate(targets):
             yield from check_target(("fallback", key, index), target, declared.homes, (key,))
+
+
+def _degrades(model: PolicyModel, declared: Declared) -> Iterator[Finding]:
+    for at, degrade in degrades_of(model).items():
+        for name, cheaper in degrade.models.items():
+            path = (*at, "models", name)
+            yield from check_target(path, cheaper, declared.homes, (name,))
+            seen, after = {name}, cheaper
+            while after not in seen and after in degrade.models:
+                seen.add(after)
+                after = degrade.models[after]
+            if after == name:
+                yield path, "leads back to itself: of two models one is the cheaper"
 
 
 def _rules(model: PolicyModel, declared: Declared) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""A provider's URL → its fixed origin. Looks nothing up and lets nothing but scheme, host and port through."""
+"""URLs of the policy: a provider's → its fixed origin, scheme, host and port alone; a Redis node's, if it is one. Looks nothing up."""
 
 from __future__ import annotations
 
@@ -52,3 +52,13 @@ def _checked_host(host: str, *, allow_private: bool) -> bool:
     if not address.is_global and not allow_private:
         raise ValueError("is a private or link-local address: say `allow_private: true` if you mean it")
     return False
+
+
+def redis_url_problem(url: str) -> str | None:
+    """What is wrong with the URL of one Redis node; None where nothing is. Repeats nothing of it: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    return None if is_one else "needs redis://HOST:PORT/DB or rediss://… (one node, with user:password@ before HOST where it wants them)"

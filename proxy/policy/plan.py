@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -51,7 +51,7 @@ class Degrade:
     """From a share (0.9) of a money limit on, these models are answered by cheaper ones of the same wire family."""
 
     from_share: float
-    models: Mapping[str, str]
+    models: Mapping[str, str] = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +232,16 @@ class Plan:
     on_client_gone: Literal["cancel", "finish"] = "cancel"
 
     @property
+    def stopping(self) -> tuple[Claim, ...]:
+        """The claims whose money ends a running answer."""
+        return tuple([claim for claim in self.claims if claim.limit.stop_streams and claim.limit.spend])
+
+    @property
+    def degrading(self) -> tuple[Claim, ...]:
+        """The claims from a share of whose money on a cheaper model answers."""
+        return tuple([claim for claim in self.claims if claim.limit.degrade is not None and claim.limit.spend])
+
+    @property
     def is_under_spend_limit(self) -> bool:
         return any(claim.limit.spend for claim in self.claims)
 
@@ -267,6 +277,7 @@ class Rulebook:
     known_models: frozenset[str]  # names the policy spells: labels may hold them
     early: Callable[[Facts], tuple[Claim, ...]]  # the claims that need no body; Refusal 403 unknown_tier, unknown_team, 400
     plan: Callable[[Facts], Plan]  # the whole plan; Refusal 403 not_allowed, 404 unknown_provider and those of `early`
+    degraded: Callable[[Facts, Plan, Collection[str]], Plan]  # that plan with a cheaper model, where these limits (names) list one
     may_list: Callable[[Caller, str], bool]  # may this caller see this model in GET /v1/models?
     needs_body: Callable[[Facts], bool]  # does some matching rule read the body of this call?
     must_read: Callable[[Facts], bool]  # and is one that cannot be read refused?

@@ -19,6 +19,7 @@ class KeyRecord:
     allow: Allow = Allow()
     overrides: Mapping[str, object] = field(default_factory=lambda: NOTHING)
     expires_ns: int | None = None  # dead from this instant on
+    is_revoked: bool = False  # dead for good, whatever a policy file says
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ SECRET = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:sk|slk)[-_][A-Za-z0-9_-]{8,}|(?:gsk_|xai-|pplx-|fw_|tgp_)[A-Za-z0-9_-]{20,}"
     r"|AIza[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{12,}|gh[pousr]_[A-Za-z0-9]{20,}|eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,})"
 )
-URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s@]*:[^/\s@]+@")
+URL_PASSWORD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/\s@]*:[^/\s@]+@|\S*[?&]sentinel_password=[^&\s])")
 
 
 @dataclass(frozen=True, slots=True)

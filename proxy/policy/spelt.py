@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from proxy.policy.builtin import BUILT_IN
 from proxy.policy.model import PolicyModel
+from proxy.policy.model_limits import AtLimit, Degrade
 from proxy.policy.model_match import AllowPart, Match
+from proxy.policy.problems import Path
 
 
 def spelt_models(model: PolicyModel) -> frozenset[str]:
@@ -14,6 +16,8 @@ def spelt_models(model: PolicyModel) -> frozenset[str]:
         found |= set(provider.models)
     for table in (model.fallback or {}, *(rule.fallback or {} for rule in model.rules)):
         found |= {*table, *(target for targets in table.values() for target in targets)}
+    for degrade in degrades_of(model).values():
+        found |= {*degrade.models, *degrade.models.values()}
     found |= set(model.prices) | {rule.send_to for rule in model.rules if rule.send_to}
     for allow in allows_of(model):
         found |= set(allow.models or ())
@@ -28,6 +32,15 @@ def allows_of(model: PolicyModel) -> list[AllowPart]:
     """Every `allow:` of the policy."""
     named = [team.allow for team in model.teams.values()] + [key.allow for key in model.callers.keys]
     return named + [issuer.allow for issuer in model.callers.jwt] + [rule.allow for rule in model.rules if rule.allow is not None]
+
+
+def degrades_of(model: PolicyModel) -> dict[Path, Degrade]:
+    """Every `degrade:` of the policy, by where it stands."""
+    parts: dict[Path, AtLimit | None] = {("at_limit",): model.at_limit}
+    parts |= {("teams", name, "at_limit"): team.at_limit for name, team in model.teams.items()}
+    parts |= {("limits", index, "at_limit"): limit.at_limit for index, limit in enumerate(model.limits)}
+    parts |= {("rules", index, "at_limit"): rule.at_limit for index, rule in enumerate(model.rules)}
+    return {(*path, "degrade"): part.degrade for path, part in parts.items() if part is not None and part.degrade is not None}
 
 
 def known_provider_names(model: PolicyModel) -> frozenset[str]:

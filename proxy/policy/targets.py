@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from proxy.exchange import Allow, Caller
 from proxy.policy.exceptions import Settings
 from proxy.policy.match import allowed, models
 from proxy.policy.plan import Facts, Provider, Target
 from proxy.refusal import Refusal
+
+T = TypeVar("T")
 
 
 class Targets:
@@ -32,10 +35,15 @@ class Targets:
             return provider, facts.model, theirs
         return provider, self._ours[facts.provider].get(facts.model, facts.model), facts.model
 
-    def of(self, facts: Facts, first: Target, settings: Settings) -> tuple[Target, ...]:
-        """`first` moved by `send_to`, then its fallbacks. Raises Refusal 403 `not_allowed`; a fallback not allowed is left out."""
+    def of(self, facts: Facts, first: Target, settings: Settings, cheaper: str | None = None) -> tuple[Target, ...]:
+        """`first` moved by `send_to` and to the `cheaper` model of a limit, then its fallbacks.
+
+        Raises Refusal 403 `not_allowed`; a fallback not allowed is left out.
+        """
         if settings.send_to is not None and first.model is not None:
             first = self._moved(first, settings.send_to, facts.caller)
+        if cheaper is not None:
+            first = self._moved(first, cheaper, facts.caller)
         allows = tuple(self._allows(facts.caller, settings))
         for who, allow in allows:
             if what := allowed(allow).denies(first, facts.operation, facts.caller.tier, is_billed=facts.is_billed):
@@ -83,11 +91,7 @@ class Targets:
         return target
 
     def _fallbacks(self, first: Target, table: Mapping[str, tuple[str, ...]]) -> Iterator[Target]:
-        here, model = first.provider.name, first.model or ""
-        names = table.get(f"{here}/{model}") or table.get(model)
-        if names is None:
-            names = next((targets for pattern, targets in table.items() if models((pattern,))(here, model)), ())
-        for named in names:
+        for named in listed(table, first.provider.name, first.model or "") or ():
             yield self.target(named, first.provider)
 
     def _timed(self, targets: tuple[Target, ...], settings: Settings) -> tuple[Target, ...]:
@@ -97,6 +101,12 @@ class Targets:
             replace(target, provider=replace(target.provider, timeouts=replace(target.provider.timeouts, **settings.timeouts)))
             for target in targets
         )
+
+
+def listed(table: Mapping[str, T], provider: str, model: str) -> T | None:
+    """What a table by model says of this one: exact names first, then those that cover it, in their order."""
+    found = table.get(f"{provider}/{model}") or table.get(model)
+    return found or next((said for pattern, said in table.items() if models((pattern,))(provider, model)), None)
 
 
 def _may_go(first: Target, target: Target, caller: Caller) -> bool:

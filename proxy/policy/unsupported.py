@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from proxy.policy.problems import Path
 from proxy.policy.wording import did_you_mean
 
-REDIS = ("redis://", "rediss://", "redis+sentinel://", "redis+cluster://")
 ENTITIES = ("email", "phone", "credit_card", "iban", "us_ssn", "ip_address")
 
 
@@ -23,13 +22,6 @@ class Row:
 ROWS = (
     Row("include"),
     Row("server.tls"),
-    Row("namespace"),
-    Row("durability", ("process",)),
-    Row("on_state_down", ({"money": "local", "rates": "local"},)),
-    Row("ledger", ({"keep": "400d", "max_size": "10GB"},)),
-    Row("inject_max_tokens"),
-    *(Row(f"{where}at_limit.{key}") for where in ("", "teams.*.", "limits.*.", "rules.*.") for key in ("degrade", "stop_streams")),
-    Row("alerts"),
     Row("callers.signatures"),
     Row("callers.networks"),
     Row("callers.kubernetes"),
@@ -40,7 +32,6 @@ ROWS = (
     Row("keepalive"),
     Row("models"),
     Row("shadow"),
-    Row("observe.ledger_stream"),
     Row("observe.otlp"),
 )
 
@@ -54,21 +45,12 @@ def unsupported(data: Mapping[str, object]) -> Iterator[tuple[Path, str]]:
     for path, value in _found(data, ("providers", "*", "dialect"), ()):
         if value == "bedrock" and path[1] != "bedrock":
             yield path, "not supported yet"
-    if (message := state_problem(data.get("state"))) is not None:
-        yield ("state",), message
     for where in (("guard", "pii", "*"), ("rules", "*", "guard", "pii", "*")):
         for path, _ in _found(data, where, ()):
             if path[-1] not in (*ENTITIES, "default"):
                 near = did_you_mean(path[-1], (*ENTITIES, "default"))
                 known = f"the entities are {', '.join(ENTITIES)}, and default for all of them"
                 yield path, f"unknown entity{near}" if near else f"not supported yet; {known}"
-
-
-def state_problem(url: object) -> str | None:
-    """For a state URL of the policy, the command line or the environment. Never repeats it: it may hold a password."""
-    if isinstance(url, str) and url.startswith(REDIS):
-        return "not supported yet: a shared state; use sqlite:PATH or memory:"
-    return None
 
 
 def _is_off(value: object) -> bool:

@@ -151,6 +151,8 @@ def keeping(old: Loaded, new: Loaded) -> tuple[Loaded, tuple[str, ...]]:
         restarts.append("state changed: needs a restart")
     if before.time_zone != after.time_zone:
         restarts.append("time_zone changed: needs a restart, the state counts days and months by it")
+    if before.durability != after.durability:
+        restarts.append("durability changed: needs a restart")
     server = replace(old.rulebook.server, admin_token=new.rulebook.server.admin_token)  # where it stands is the same, what it is may not be
     if before.server.admin_token != after.server.admin_token:
         server = old.rulebook.server

@@ -62,13 +62,33 @@ FIGURES = (
         ("limit", "kind"),
         "The fullest account of a limit, seen in the last one to two minutes. kind: requests, tokens, spend, concurrency.",
     ),
+    Figure("alerts_total", "counter", ("limit", "share"), "Shares of money limits that were reached, each once per account and period."),
+    Figure("alert_posts_total", "counter", ("outcome",), "Alerts for the webhook. outcome: sent, failed after all attempts, dropped."),
     Figure("pii_found_total", "counter", ("entity", "direction", "action"), "Personal data found, and what was done about it."),
     Figure(
-        "estimated_usage_total", "counter", ("provider", "model"), "Attempts whose usage the provider did not state: counted or estimated."
+        "estimated_usage_total",
+        "counter",
+        ("provider", "model", "source", "reason"),
+        "Attempts charged without the provider's own usage. source: counted, estimate. reason: usage_missing, usage_unparsed, "
+        "unconfirmed (sent, and no answer), crashed (found open at the start, without provider and model), or how the attempt ended.",
     ),
-    Figure("unpriced_total", "counter", ("provider", "model"), "Attempts at a model or operation that no price is known for."),
+    Figure(
+        "unpriced_total",
+        "counter",
+        ("provider", "model", "reason"),
+        "Attempts with no known price for some or all of it. reason: fallback_price, unpriced, unmetered, unpriced_units (of a tool, "
+        "an image), unpriced_tier (priority or fast, as the reply names it).",
+    ),
     Figure("policy_generation", "gauge", (), "Which generation of the policy is live; 1 at the start."),
     Figure("policy_reload_failed_total", "counter", (), "Policy files that were refused; the last good one stayed."),
+    Figure(
+        "state_mode",
+        "gauge",
+        (),
+        "Of a shared state: 0 shared, or nothing is shared; 1 local, it is out of reach; 2 recovering, it forgot something.",
+    ),
+    Figure("state_waiting", "gauge", (), "Closes of attempts and calls that the shared state does not know of yet."),
+    Figure("state_live", "gauge", (), "Sidecars that share the state, as last told; 0 where nothing is shared."),
     Figure("build_info", "gauge", ("version",), "Always 1."),
     Figure("loop_lag_seconds", "gauge", (), "How late the event loop was, at worst, of late."),
     Figure("log_lines_dropped_total", "counter", (), "Log lines lost because their reader was too slow."),
@@ -76,6 +96,9 @@ FIGURES = (
         "refusal_rows_dropped_total", "counter", (), "Refusals without a ledger row: of one caller, beyond 1,000 at once and 10 a second."
     ),
     Figure("ledger_pending_rows", "gauge", (), "Ledger rows that are safe in the journal and not yet in the index."),
+    Figure("ledger_stream_lag_rows", "gauge", (), "Ledger rows in the index that the Redis stream of `observe.ledger_stream` has not got."),
+    Figure("ledger_pruned_rows_total", "counter", (), "Rows that left the ledger for its archive, by age or size."),
+    Figure("ledger_prune_failed_total", "counter", (), "Times that nothing could be pruned: archive or ledger cannot be written."),
     Figure("jwks_failed_total", "counter", (), "Fetches of a JWT issuer's keys that failed; the last good ones serve on."),
 )
 

@@ -20,6 +20,7 @@ OTHER = "other"
 MAX_SERIES = 2000  # of one metric; beyond it all labels read `other` (a scrape of 500 series costs 7 ms of the loop: performance.md)
 BREAKER_STATES = {"closed": 0, "probing": 1, "half_open": 1, "open": 2}
 ERRORS = frozenset({"dns", "connect", "tls", "reset", "stale", "protocol", "first_byte_timeout", "timeout", "pool", "event", "5xx"})
+NOTES = frozenset({"unconfirmed", "usage_missing", "usage_unparsed"})
 RECENT_S = 60.0  # the highest ratio of a limit is shown for one to two of these
 
 Labels = tuple[str, ...]
@@ -75,6 +76,12 @@ class _Series:
         for key, value in self.values.items():
             plain_family.add_metric(key, value / divisor)
         return plain_family
+
+
+def _why(one: Try) -> str:
+    """Why the provider's own figures are missing: what the meter noted, else how the attempt ended."""
+    noted = next((part for part in one.usage.note.split(",") if part in NOTES), "")
+    return noted or one.end.partition(":")[0]
 
 
 def _cumulated(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
@@ -146,8 +153,19 @@ class Metrics(Collector):
         if state == "closed":
             del states[model]
 
-    def unpriced(self, provider: str, model: str | None) -> None:
-        self._series["unpriced_total"].add(self._target(provider, model))
+    def unpriced(self, provider: str, model: str | None, reason: str) -> None:
+        self._series["unpriced_total"].add((*self._target(provider, model), reason))
+
+    def alerted(self, limit: str, share: str) -> None:
+        self._series["alerts_total"].add((limit, share))
+
+    def alert_post(self, outcome: str) -> None:
+        self._series["alert_posts_total"].add((outcome,))
+
+    def recovered(self, crashed: int) -> None:
+        """Attempts that a crash left open: the start has charged them at their estimate."""
+        if crashed:
+            self._series["estimated_usage_total"].add(("", "", "estimate", "crashed"), crashed)
 
     def limits(self, standings: Sequence[Standing]) -> None:
         minute = self._minute()
@@ -198,7 +216,7 @@ class Metrics(Collector):
     def _used(self, one: Try, who: Labels) -> None:
         usage, target = one.usage, self._target(one.provider, one.model)
         if usage.source in ("counted", "estimate"):
-            self._series["estimated_usage_total"].add(target)
+            self._series["estimated_usage_total"].add((*target, usage.source, _why(one)))
         if one.cost_nanousd:
             self._series["cost_usd_total"].add((*target, *who), one.cost_nanousd)
         tokens = self._series["tokens_total"]

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from proxy.stream.coding import Inflater
 from proxy.stream.event import Decoder, Event, Tap
+from proxy.stream.jsonarray import JsonArrayDecoder
+from proxy.stream.ndjson import NdjsonDecoder
+from proxy.stream.sse import SseDecoder
+from proxy.stream.whole import MAX_WHOLE
+
+DECODERS: Mapping[str, Callable[[], Decoder]] = {"sse": SseDecoder, "ndjson": NdjsonDecoder, "json-array": JsonArrayDecoder}  # by form
+
+
+def streaming(form: str, taps: Sequence[Tap], coding: str = "") -> Line:
+    """The line of a stream. `coding` (gzip, deflate): it comes encoded and leaves as identity."""
+    return Line(DECODERS[form](), taps, Inflater(coding, MAX_WHOLE) if coding else None)
 
 
 class Line:
@@ -15,6 +26,7 @@ class Line:
         self._decoder = decoder
         self._taps = taps
         self._inflater = inflater
+        self._is_cut = False
 
     def feed(self, data: bytes) -> bytes:
         """Raises UpstreamCut where the answer breaks a bound."""
@@ -22,9 +34,13 @@ class Line:
             data = self._inflater.feed(data)
         return self._through(self._decoder.feed(data), self._taps)
 
+    def cut(self) -> None:
+        """The answer ends here by our will: the event under way is left out of `end`, what taps hold is not."""
+        self._is_cut = True
+
     def end(self) -> bytes:
         """What is held comes out: the decoder's rest through all taps, then each tap's through those behind it."""
-        parts = [self._through(self._decoder.end(), self._taps)]
+        parts = [self._through(() if self._is_cut else self._decoder.end(), self._taps)]
         for number, tap in enumerate(self._taps, 1):
             parts.append(self._through(tap.end(), self._taps[number:]))
         return b"".join(parts)

@@ -1,5 +1,7 @@
 """The admin listener over real sockets: who is let in, and what is answered."""
 
+import csv
+import io
 from types import SimpleNamespace
 
 import aiohttp
@@ -9,31 +11,83 @@ from yarl import URL
 
 from proxy.admin.app import Admin, Probes
 from proxy.admin.door import AdminRunner
+from proxy.admit.keyring import Kept, Keyring, NoSuchKey, revoked, rotation
 from proxy.identify import keys
 from proxy.policy.plan import ServerRules
-from proxy.policy.plan_callers import CallerRules
+from proxy.policy.plan_callers import CallerRules, KeyRecord
 from proxy.record.redact import hidden_by
 from proxy.refusal import Refusal
 
 TOKEN = "admin-token-of-the-test"
+NOW_NS = 1_790_000_000 * 10**9
+
+
+ATTEMPT = {
+    "id": "slu-1/1", "request_id": "theirs_.:-9", "attempt": 1, "kind": "first", "parent_id": None, "at": 1_790_000_000 * 10**9,
+    "caller": "bot", "team": None, "tier": None, "provider": "openai", "model": "gpt-4o", "operation": "chat", "credential": None,
+    "status": 200, "end": "done", "input_tokens": 1000, "cached_input_tokens": 0, "cache_write_tokens": 0, "output_tokens": 0,
+    "reasoning_tokens": 0, "usage_detail": {"prompt_tokens": 1000}, "usage_source": "provider", "usage_note": "",
+    "cost_nanousd": 2_500_000, "held_nanousd": 9_000_000, "streamed": False, "duration_ms": 1.5, "policy_generation": 1,
+    "price_row": {"name": "gpt-4o", "provider": "openai", "source": "s", "date": "2026-01-01", "mark": "table",
+                  "rates": {"input": 2_500_000_000}},
+}  # fmt: skip
+
+
+class Minted:
+    """Keys in memory."""
+
+    def __init__(self):
+        self.ring = Keyring()
+
+    def all(self):
+        return list(self.ring)
+
+    async def add(self, record):
+        self.ring.learn([Kept(record, 1)])
+
+    async def rotate(self, name, digest, overlap_ns, declared):
+        fresh, *old = rotation(self.ring, name, digest, overlap_ns, NOW_NS, declared)
+        self.ring.learn([fresh, *old])
+        return fresh
+
+    async def revoke(self, declared, *, name=None, id=None):
+        found = self.ring.named(name, declared) if name else self.ring.with_id(id, declared)
+        if not found:
+            raise NoSuchKey
+        dead = [revoked(kept, NOW_NS) for kept in found]
+        self.ring.learn(dead)
+        return dead
 
 
 class Ledger:
     """Rows in memory."""
 
     def __init__(self):
-        self.made, self.asked, self.keys = [], [], []
+        self.made, self.asked, self.keys = [], [], Minted()
 
     async def rows(self, limit, since_ns, caller):
         self.asked.append((limit, since_ns, caller))
         return self.made[:limit]
 
-    async def usage(self, by, since_ns):
-        self.asked.append((by, since_ns))
+    async def usage(self, by, since_ns, until_ns):
+        self.asked.append((by, since_ns, until_ns))
         return [{by: "bot", "cost_nanousd": 5}]
 
-    async def add_key(self, record):
-        self.keys.append(record)
+    async def dearest(self, limit, since_ns, until_ns):
+        self.asked.append((limit, since_ns, until_ns))
+        return [{"request_id": "=cmd", "at": 1_790_000_000 * 10**9, "caller": "bot", "cost_nanousd": 5}]
+
+    async def failed(self, since_ns, until_ns):
+        self.asked.append((since_ns, until_ns))
+        return [{"provider": "openai", "model": None, "end": "crashed", "cost_nanousd": 7}]
+
+    async def billed(self, provider, since_ns, until_ns):
+        self.asked.append((provider, since_ns, until_ns))
+        return [{"day": "2026-11-21", "provider": "openai", "model": "gpt-4o", "cost_nanousd": 7}]
+
+    async def attempts(self, request_id):
+        self.asked.append(request_id)
+        return [ATTEMPT] if request_id == ATTEMPT["request_id"] else []
 
 
 class World:
@@ -41,12 +95,12 @@ class World:
 
     def __init__(self):
         self.ledger, self.reasons = Ledger(), {"live": None, "ready": None, "startup": None}
-        self.failures = []
+        self.failures, self.declared = [], ()
         self.token, self.is_loopback, self.shown = None, True, lambda name: name
 
     async def start(self):
         rulebook = SimpleNamespace(
-            server=ServerRules(admin_token=self.token), callers=CallerRules(tiers=frozenset({"free"})), time_zone="UTC"
+            server=ServerRules(admin_token=self.token), callers=CallerRules(self.declared, tiers=frozenset({"free"})), time_zone="UTC"
         )
         probes = Probes(*(lambda name=name: self.reasons[name] for name in ("live", "ready", "startup")))
         admin = Admin(
@@ -54,7 +108,8 @@ class World:
             probes,
             lambda: b"sluice_x 1\n",
             self.ledger,
-            lambda n: b"r" * n,
+            lambda n: bytes([len(self.ledger.keys.all())]) * n,
+            lambda: NOW_NS,
             self.failures.append,
             is_loopback=self.is_loopback,
             shown=self.shown,
@@ -120,6 +175,52 @@ async def test_where_names_are_hidden_the_ledger_is_asked_for_the_hidden_one(wor
 async def test_usage_is_given_as_rows(world):
     await world.start()
     assert (await world.get("/admin/usage?by=team")).doc == {"rows": [{"team": "bot", "cost_nanousd": 5}]}
+    await world.get("/admin/usage?by=provider&since=1790000000&until=2026-11-21")
+    assert world.ledger.asked == [("team", None, None), ("provider", 1_790_000_000 * 10**9, 1_795_219_200 * 10**9)]
+
+
+async def test_the_dearest_calls_what_failures_cost_and_what_a_bill_should_say_are_asked_for(world):
+    await world.start()
+    dearest, failed = await world.get("/admin/usage/dearest?limit=3&since=1"), await world.get("/admin/usage/failed?until=2")
+    billed = await world.get("/admin/usage/billed?provider=openai")
+    assert dearest.doc["rows"][0]["at"] == "2026-09-21T14:13:20.000Z"
+    assert (failed.doc["rows"][0]["end"], billed.doc["rows"][0]["day"]) == ("crashed", "2026-11-21")
+    assert world.ledger.asked == [(3, 10**9, None), (None, 2 * 10**9), ("openai", None, None)]
+
+
+@pytest.mark.parametrize("what", ["usage?by=model&", "usage/dearest?", "usage/failed?", "usage/billed?", "ledger?"])
+async def test_every_list_comes_as_csv_too(world, what):
+    world.ledger.made = [ATTEMPT] * 600
+    await world.start()
+    answer = await world.get(f"/admin/{what}format=csv" + ("&limit=1000" if what in ("ledger?", "usage/dearest?") else ""))
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8; header=present"
+    assert answer.headers["content-disposition"].startswith("attachment; filename=") and answer.headers["cache-control"] == "no-store"
+    rows = list(csv.DictReader(io.StringIO(answer.body.decode(), newline=""), strict=True))
+    assert len(rows) == (600 if what == "ledger?" else 1) and all(None not in row for row in rows)
+    if what == "usage/dearest?":
+        assert rows[0]["request_id"] == "'=cmd" and rows[0]["team"] == ""
+
+
+async def test_why_a_request_cost_what_it_cost_is_told_with_its_evidence(world):
+    await world.start()
+    told = (await world.get("/admin/ledger/theirs_.:-9")).doc
+    assert (told["request_id"], told["cost_nanousd"]) == ("theirs_.:-9", 2_500_000)
+    assert told["calls"][0]["attempts"][0]["arithmetic"]["lines"][0]["nanousd"] == "2500000"
+
+
+@pytest.mark.parametrize("id", ["nobody-asked-this", "a" * 128])
+async def test_a_request_that_the_ledger_does_not_know_is_404_with_a_fix(world, id):
+    await world.start()
+    answer = await world.get(f"/admin/ledger/{id}")
+    assert (answer.status, answer.doc["error"]["code"]) == (404, "unknown_request") and "x-sluice-request-id" in answer.doc["error"]["fix"]
+    assert id not in answer.body.decode()
+
+
+@pytest.mark.parametrize("id", ["a" * 129, "a%20b", "a%2Fb", "%27", "a/b", ""])
+async def test_what_is_no_request_id_is_not_looked_up(world, id):
+    await world.start()
+    assert (await world.get(f"/admin/ledger/{id}")).status == 404
+    assert world.ledger.asked == []
 
 
 async def test_a_bad_question_is_answered_with_code_and_fix(world):
@@ -134,9 +235,41 @@ async def test_a_key_is_shown_once_and_only_its_digest_is_kept(world):
     answer = await world.ask("POST", "/admin/keys", json={"name": "ci", "tier": "free", "expires": "2027-03-01"})
     key = answer.doc.pop("key")
     assert (answer.status, answer.headers["cache-control"]) == (201, "no-store")
-    assert answer.doc == {"name": "ci", "tier": "free", "team": None, "expires": "2027-03-01T00:00:00.000Z"}
-    assert keys.is_well_formed(key) and world.ledger.keys[0].digest == keys.digest_of(key)
-    assert key not in repr(world.ledger.keys)
+    (kept,) = world.ledger.keys.all()
+    assert answer.doc == {
+        "id": keys.digest_of(key).hex()[:8], "name": "ci", "tier": "free", "team": None, "state": "active", "source": "state",
+        "created": "2026-09-21T14:13:20.000Z", "expires": "2027-03-01T00:00:00.000Z", "revoked": None, "own_limits": [],
+    }  # fmt: skip
+    assert keys.is_well_formed(key) and kept.record.digest == keys.digest_of(key)
+    assert key not in repr(kept)
+
+
+async def test_keys_are_listed_rotated_and_revoked_and_those_of_the_policy_too(world):
+    world.declared = (KeyRecord("old-hand", b"p" * 32, "free"),)
+    await world.start()
+    first = (await world.ask("POST", "/admin/keys", json={"name": "ci", "tier": "free"})).doc
+    rotated = await world.ask("POST", "/admin/keys/ci/rotate", json={"overlap": "1h"})
+    assert rotated.status == 201 and keys.is_well_formed(rotated.doc["key"]) and rotated.doc["key"] != first["key"]
+    assert rotated.doc["old_until"] == "2026-09-21T15:13:20.000Z"
+    listed = (await world.get("/admin/keys")).doc["keys"]
+    assert [(key["name"], key["state"], key["source"]) for key in listed] == [
+        ("ci", "rotated", "state"), ("ci", "active", "state"), ("old-hand", "active", "policy"),
+    ]  # fmt: skip
+    assert not any("key" in key or "digest" in key for key in listed)
+    dead = await world.ask("DELETE", "/admin/keys/old-hand")
+    assert [(key["name"], key["state"]) for key in dead.doc["revoked"]] == [("old-hand", "revoked")]
+    assert (await world.ask("DELETE", f"/admin/keys/id/{first['id']}")).status == 200
+    listed = (await world.get("/admin/keys")).doc["keys"]
+    assert [key["state"] for key in listed] == ["revoked", "active", "revoked"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/admin/keys/nobody/rotate"), ("DELETE", "/admin/keys/nobody"), ("DELETE", "/admin/keys/id/00112233")]
+)
+async def test_a_key_that_nobody_has_is_404_with_the_fix(world, method, path):
+    await world.start()
+    answer = await world.ask(method, path, json={})
+    assert (answer.status, answer.doc["error"]["code"]) == (404, "unknown_key") and answer.doc["error"]["fix"]
 
 
 @pytest.mark.parametrize(
@@ -152,12 +285,23 @@ async def test_a_key_that_cannot_be_made_is_not_made(world, more, status):
     await world.start()
     answer = await world.ask("POST", "/admin/keys", **more)
     assert answer.status == status and answer.doc["error"]["fix"]
-    assert world.ledger.keys == []
+    assert world.ledger.keys.all() == []
 
 
 @pytest.mark.parametrize("given", [None, "", "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer é"])
 @pytest.mark.parametrize(
-    "path", ["/admin/ledger", "/admin/usage", "/admin/keys", "/admin", "/admin/none", "//admin/ledger", "/%61dmin/ledger"]
+    "path",
+    [
+        "/admin/ledger",
+        "/admin/ledger/a",
+        "/admin/usage",
+        "/admin/usage/dearest",
+        "/admin/keys",
+        "/admin",
+        "/admin/none",
+        "//admin/ledger",
+        "/%61dmin/ledger",
+    ],
 )
 async def test_without_the_configured_token_nothing_of_the_admin_api_answers(world, given, path):
     world.token = TOKEN

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.admit.counters import Counters, Moment
 from proxy.admit.periods import Calendar
-from proxy.admit.records import snapshot_record
+from proxy.admit.records import encode
 from proxy.exchange import Row
 from proxy.policy.plan import Claim, Limit, Rate, Spend
 from proxy.ports import Intent
@@ -91,7 +91,18 @@ def claim() -> Callable[..., Claim]:
 @pytest.fixture(scope="session")
 def told() -> Callable[[Counters], bytes]:
     """All that counters say, as bytes to compare."""
-    return lambda counters: snapshot_record(counters, Moment(NOON, Calendar("UTC").at(NOON)))
+
+    def say(counters: Counters) -> bytes:
+        now = Moment(NOON, Calendar("UTC").at(NOON))
+        accounts = [counters.told(limit, name, now) for limit, names in counters.accounts() for name in names]
+        held = [
+            [name, [[id, it.held] for id, it in account.spend.items()]]
+            for book in counters.books.values()
+            for name, account in book.items()
+        ]
+        return encode([accounts, held, [hold.intent.decode() for hold in counters.holds.values()]])
+
+    return say
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 `driver.py` forks a fresh process (the imports are paid once), says its id and when it has died, and forks the next for a "!".
 Between two commands the event loop does not run, unless the command waits: what is unwritten at a kill is known exactly.
+`driver.py mutant NAME` does the same with a bug sown.
 `driver.py load PATH` holds and settles as fast as it can and says what was acknowledged.
 """
 
@@ -11,8 +12,11 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from proxy.admit import limits
+from proxy.admit.counters import Account, Balance, Counters
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.limits import entry_standings, hold_standings
 from proxy.exchange import Row
@@ -84,7 +88,7 @@ class Driven:
             await asyncio.sleep(0)
 
     async def standing(self) -> object:
-        now, counters = self.state._now(), self.state._counters
+        now, counters = self.state.now(), self.state._counters
         found = (*entry_standings(counters, CLAIMS[3], ["caller=bob", "team=ops"], now),
                  *hold_standings(counters, CLAIMS[3], ["caller=bob", "team=ops"], now))  # fmt: skip
         return [[it.limit, it.kind, it.allowed - it.remaining] for it in found]
@@ -154,7 +158,39 @@ async def load(path: str) -> None:
     await asyncio.gather(*(calls(worker) for worker in range(20)))
 
 
+def sow(mutant: str) -> None:
+    """One of the bugs that the state machine must find."""
+    real_spend, real_close, closed = limits._spend, Counters.close, {}
+
+    def held_is_ignored(claim, account, spend, want, now):
+        blind = Account(spend={period: Balance(it.settled) for period, it in account.spend.items()})
+        return real_spend(claim, blind, spend, want, now)
+
+    def settles_twice(self, id, tokens, nanousd):
+        hold = self.holds.get(id)
+        if hold is not None:
+            closed[id] = hold
+            return real_close(self, id, tokens, nanousd)
+        if id in closed:
+            self.settle(closed[id], closed[id].charges, tokens, nanousd)
+        return False
+
+    def a_crash_is_free(self):
+        return [(id, replace(hold, nanousd=0)) for id, hold in self._counters.holds.items()]
+
+    if mutant == "held is ignored":
+        limits._spend = held_is_ignored
+    elif mutant == "settles twice":
+        Counters.close = settles_twice
+    elif mutant == "a crash is free":
+        EmbeddedState._crashed = a_crash_is_free
+    else:
+        raise ValueError(mutant)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["mutant"]:
+        sow(sys.argv[2])
     if sys.argv[1:2] == ["load"]:
         asyncio.run(load(sys.argv[2]))
     else:

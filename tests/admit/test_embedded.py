@@ -11,8 +11,9 @@ import sys
 
 import pytest
 
-from proxy.admit import EmbeddedState, StateProblem, add_key_offline, read_rows, read_usage
+from proxy.admit import EmbeddedState, StateProblem, keys_offline, read_rows, read_usage
 from proxy.admit.journal import framed, segments
+from proxy.admit.keyring import Kept
 from proxy.exchange import Allow
 from proxy.policy.plan_callers import KeyRecord
 
@@ -107,27 +108,31 @@ async def test_a_flood_of_callers_shares_one_allowance_until_they_fall_silent(st
 async def test_a_key_is_found_by_its_digest_with_all_it_may(state):
     record = KeyRecord("bob", b"d" * 32, "free", "ops", Allow(models=("gpt-*",)), {"concurrency": 3}, 5)
     assert state.find_key(b"d" * 32) is None
-    await state.add_key(record)
-    assert (state.find_key(b"d" * 32), state.keys()) == (record, [record])
+    await state.keys.add(record)
+    assert (state.find_key(b"d" * 32), [kept.record for kept in state.keys.all()]) == (record, [record])
+
+
+def add_offline(path, record):
+    with keys_offline(path) as keys:
+        keys.change(lambda _: [Kept(record, 1)])
 
 
 async def test_keys_secret_and_ledger_outlive_the_process(tmp_path, clock, row):
     path = tmp_path / "deep" / "state"
     record = KeyRecord("bob", b"d" * 32, allow=Allow(regions=("eu",)))
-    add_key_offline(path, KeyRecord("first", b"1" * 32))
+    add_offline(path, KeyRecord("first", b"1" * 32))
     state = await EmbeddedState.open(path, clock=clock, time_zone="UTC", max_keys=9)
     secret = state.secret
-    await state.add_key(record)
+    await state.keys.add(record)
     state.write(row("u/1"))
     with pytest.raises(StateProblem, match="locked"):
-        add_key_offline(path, KeyRecord("late", b"2" * 32))
+        add_offline(path, KeyRecord("late", b"2" * 32))
     await state.close()
-    add_key_offline(path, KeyRecord("last", b"3" * 32))
+    add_offline(path, KeyRecord("last", b"3" * 32))
     state = await EmbeddedState.open(path, clock=clock, time_zone="UTC", max_keys=9)
     assert state.secret == secret
     assert len(secret) == 32
-    keys = state.keys()
-    assert [key.name for key in keys] == ["bob", "first", "last"]
+    assert [kept.record.name for kept in state.keys.all()] == ["bob", "first", "last"]
     assert state.find_key(b"d" * 32) == record
     assert len(await state.rows()) == 1
     assert (state.recovery.crashed, state.recovery.torn_bytes) == (0, 0)
@@ -185,10 +190,9 @@ def test_a_directory_without_permission_is_one_clear_line(tmp_path):
     tmp_path.chmod(0o555)
     code = (
         "import os, sys; sys.path[:0] = [sys.argv[2]]\n"
-        "from pathlib import Path; from proxy.admit import StateProblem, add_key_offline\n"
-        "from proxy.policy.plan_callers import KeyRecord\n"
+        "from pathlib import Path; from proxy.admit import StateProblem, keys_offline\n"
         "os.geteuid() or os.setuid(65534)\n"
-        "try: add_key_offline(Path(sys.argv[1]) / 'state', KeyRecord('a', b'1' * 32))\n"
+        "try:\n with keys_offline(Path(sys.argv[1]) / 'state'): pass\n"
         "except StateProblem as problem: print(problem)"
     )
     for parent in tmp_path.parents:

@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from proxy.admit.embedded import EmbeddedState
@@ -27,9 +28,9 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
 
 
 class Driver:
-    def __init__(self) -> None:
+    def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, HERE / "driver.py"],
+            [sys.executable, HERE / "driver.py", *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, bufsize=0,
         )  # fmt: skip
         self.child = int(self.process.stderr.readline())
@@ -248,6 +249,25 @@ def test_money_adds_up_whatever_happens_and_wherever_the_process_is_killed(drive
         Driven,
         settings=settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)),
     )
+
+
+@pytest.mark.parametrize("mutant", ["held is ignored", "settles twice", "a crash is free"])
+def test_a_bug_that_is_sown_is_found(mutant):
+    class Driven(Money):
+        pass
+
+    Driven.driver = Driver("mutant", mutant)
+    try:
+        with pytest.raises((AssertionError, Flaky)):  # found once is found
+            run_state_machine_as_test(
+                Driven,
+                settings=settings(
+                    max_examples=200, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), database=None,
+                    phases=[Phase.generate], report_multiple_bugs=False, derandomize=True,
+                ),
+            )  # fmt: skip
+    finally:
+        Driven.driver.end()
 
 
 def test_every_acknowledged_hold_has_exactly_one_row_after_kills_under_load(tmp_path):

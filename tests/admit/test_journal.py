@@ -14,6 +14,7 @@ from proxy.admit.journal import Journal, JournalDown, framed, read_frames, segme
 from proxy.admit.place import StateProblem
 from proxy.admit.records import NOTHING
 from proxy.admit.replay import replay
+from proxy.admit.snapshots import snapshots
 from proxy.refusal import Refusal
 
 
@@ -21,7 +22,8 @@ from proxy.refusal import Refusal
 def journal_in(tmp_path):
     def begin(**of) -> Journal:
         return Journal(
-            tmp_path, 1, snapshot=lambda: b'["snap"]', wrote=of.get("wrote", lambda *_: None), retired=lambda _: None,
+            tmp_path, 1, 0, head=lambda previous: b'["seg",%d]' % previous, wrote=of.get("wrote", lambda *_: None),
+            rotated=lambda: None, doubted=of.get("doubted", lambda: None), is_on_disk=of.get("is_on_disk", False),
             segment_bytes=of.get("segment_bytes", 1 << 20),
         )  # fmt: skip
 
@@ -78,7 +80,7 @@ async def test_after_a_damaged_tail_the_state_opens_with_all_that_is_whole(tmp_p
 
 async def test_a_journal_of_which_nothing_can_be_read_does_not_begin_budgets_anew(tmp_path, clock):
     await (await EmbeddedState.open(tmp_path, clock=clock, time_zone="UTC", max_keys=9)).close()
-    for _, path in segments(tmp_path):
+    for _, path in (*segments(tmp_path), *snapshots(tmp_path)):
         path.write_bytes(b"garbage")
     with pytest.raises(StateProblem, match=r"the journal in .* is damaged"):
         await EmbeddedState.open(tmp_path, clock=clock, time_zone="UTC", max_keys=9)
@@ -105,8 +107,8 @@ async def test_all_records_of_a_tick_are_one_write(tmp_path, journal_in):
     await asyncio.gather(*waiters)
     (_, path), *_ = segments(tmp_path)
     assert wrote == [([["row"]], (1, path.stat().st_size))]
-    assert [payload for payload, _ in read_frames(path.read_bytes())] == [b'["snap"]'] + [b'["h"]'] * 50 + [b'["w"]']
-    journal.close()
+    assert [payload for payload, _ in read_frames(path.read_bytes())] == [b'["seg",0]'] + [b'["h"]'] * 50 + [b'["w"]']
+    await journal.close()
 
 
 async def test_without_room_a_hold_is_refused_what_happened_is_kept_and_room_heals_it(
@@ -128,8 +130,8 @@ async def test_without_room_a_hold_is_refused_what_happened_is_kept_and_room_hea
     await asyncio.sleep(0.05)
     assert not journal.is_down
     await journal.hold(b'["h","again"]')
-    assert [payload for payload, _ in read_frames(path.read_bytes())] == [b'["snap"]', b'["s","happened"]', b'["h","again"]']
-    journal.close()
+    assert [payload for payload, _ in read_frames(path.read_bytes())] == [b'["seg",0]', b'["s","happened"]', b'["h","again"]']
+    await journal.close()
 
 
 async def test_without_room_calls_are_refused_unaccounted_for_and_served_again_soon(
@@ -160,7 +162,7 @@ async def test_without_room_calls_are_refused_unaccounted_for_and_served_again_s
 
 
 async def test_the_journal_does_not_grow_for_ever_and_loses_nothing_on_the_way(tmp_path, clock, claim, intent, row, monkeypatch):
-    monkeypatch.setattr("proxy.admit.embedded.Journal", lambda *a, **of: Journal(*a, **of, segment_bytes=3000))
+    monkeypatch.setattr("proxy.admit.storage.Journal", lambda *a, **of: Journal(*a, **of, segment_bytes=3000))
     claims = (claim(spend=("total", 10**9)),)
     state = await EmbeddedState.open(tmp_path, clock=clock, time_zone="UTC", max_keys=9)
     await state.hold(intent("open/1", claims, nanousd=5))
@@ -168,9 +170,11 @@ async def test_the_journal_does_not_grow_for_ever_and_loses_nothing_on_the_way(t
         await state.hold(intent(f"c{number}/1", claims, nanousd=7))
         state.settle(f"c{number}/1", 0, 3, row(f"c{number}/1", cost_nanousd=3))
     assert len(await state.rows(1000)) == 60
-    await state.rows(1)
-    assert len(segments(tmp_path)) <= 2
+    async with asyncio.timeout(20):
+        while len(segments(tmp_path)) > 2:
+            await state.rows(1)
     assert max(segments(tmp_path))[0] > 5
+    assert len(snapshots(tmp_path)) == 1
     shutil.copytree(tmp_path, tmp_path.parent / "killed")
     await state.close()
     state = await EmbeddedState.open(tmp_path.parent / "killed", clock=clock, time_zone="UTC", max_keys=9)
@@ -189,22 +193,22 @@ async def test_a_segment_that_cannot_be_begun_leaves_the_old_one_in_use(tmp_path
     for _ in range(3):
         await journal.hold(b'["h","0123456789"]')
     assert [number for number, _ in segments(tmp_path)] == [1, 2]
-    journal.close()
+    await journal.close()
 
 
-async def test_a_snapshot_that_does_not_fit_is_not_begun(tmp_path, no_file_larger_than):
+async def test_a_segment_that_does_not_fit_is_not_begun(tmp_path, no_file_larger_than):
     with no_file_larger_than(100), pytest.raises(OSError, match="too large"):
-        Journal(tmp_path, 1, snapshot=lambda: b"x" * 1000, wrote=lambda *_: None, retired=lambda _: None)
+        Journal(tmp_path, 1, 0, head=lambda _: b"x" * 1000, wrote=lambda *_: None, rotated=lambda: None, doubted=lambda: None)
     assert segments(tmp_path) == []
 
 
 async def test_after_the_end_nothing_is_written_any_more(tmp_path, journal_in):
     journal = journal_in()
-    journal.close()
+    await journal.close()
     late = journal.hold(b'["h","late"]')
     with pytest.raises(JournalDown):
         await late
-    assert [payload for _, path in segments(tmp_path) for payload, _ in read_frames(path.read_bytes())] == [b'["snap"]'] * 2
+    assert [payload for _, path in segments(tmp_path) for payload, _ in read_frames(path.read_bytes())] == [b'["seg",0]']
 
 
 @pytest.mark.parametrize("is_empty", [True, False])
@@ -222,7 +226,7 @@ async def test_room_is_tried_with_a_real_write(tmp_path, journal_in, monkeypatch
     await asyncio.sleep(0.05)
     assert not journal.is_down
     assert [payload for payload, _ in read_frames(path.read_bytes())][1:] == [NOTHING if is_empty else b'["s"]']
-    journal.close()
+    await journal.close()
 
 
 async def test_a_stop_on_a_full_disk_ends_and_what_was_not_written_is_charged_as_held(

@@ -40,5 +40,5 @@ def test_figures_beyond_all_reason_are_cut_and_instants_are_not(row):
 @pytest.mark.parametrize("record", [["n"], ["later", 1], ["e", "x", []], ["s", 1, 2]])
 def test_a_record_of_another_kind_changes_nothing(record):
     counters = Counters(9)
-    Fold(counters, COLUMNS).apply(record)
+    Fold(counters, COLUMNS, {}).apply(record, (1, 1))
     assert (counters.books, counters.holds) == ({}, {})

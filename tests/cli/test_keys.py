@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from support.provider import Provider, Reply, Seen
 from support.sluice import Sluice, free_port, sidecar
+from support.valkey import valkey
 
 KEY = re.compile(r"slk-[A-Za-z0-9_-]{43}\n")
 POLICY = """\
@@ -117,7 +119,11 @@ def test_what_is_no_name_mints_nothing(sluice, alone, name):
 
 @pytest.mark.parametrize(
     ("state", "said"),
-    [("memory:", "memory: keeps no key"), ("redis://h", "use sqlite:PATH or memory:"), ("sqlite:/dev/null", "is a file: give a directory")],
+    [
+        ("memory:", "memory: keeps no key"),
+        ("redis://127.0.0.1:1/0", "does not answer"),
+        ("sqlite:/dev/null", "is a file: give a directory"),
+    ],
 )
 def test_a_state_that_takes_no_key_is_one_clear_line(sluice, state, said):
     done = sluice("keys", "new", "bob", "--state", state)
@@ -129,3 +135,57 @@ def test_a_listener_of_this_machine_that_is_not_there_means_its_state(sluice, al
     here = sluice("keys", "new", "bob", "--admin", f"127.0.0.1:{free_port()}", "--state", f"sqlite:{tmp_path / 'state'}")
     assert here.returncode == 0
     assert (tmp_path / "state" / "ledger.sqlite").exists()
+
+
+async def test_a_key_is_listed_rotated_and_revoked_in_the_running_process(sluice, tmp_path):
+    async with Provider(answer) as provider, sidecar(tmp_path, POLICY.format(url=provider.url), ENV) as one:
+
+        async def run(*words):
+            return await asyncio.to_thread(sluice, "keys", *words, "--admin", one.admin, env=TOKEN)
+
+        first = (await run("new", "bob", "--requests", "2/min", "--allow-model", "gpt-4o*")).stdout.strip()
+        assert [await called(one, first) for _ in range(3)] == [200, 200, 429], "a limit of its own"
+        rotated = await run("rotate", "bob", "--overlap", "1h")
+        second = rotated.stdout.strip()
+        assert KEY.fullmatch(rotated.stdout) and second != first
+        assert [await called(one, key) for key in (first, second)] == [429, 429], "both are bob, whose counters go on"
+        listed = json.loads((await run("list", "--json")).stdout)["keys"]
+        assert [(key["name"], key["state"], key["own_limits"]) for key in listed] == [
+            ("bob", "rotated", ["requests"]), ("bob", "active", ["requests"]),
+        ]  # fmt: skip
+        assert all(secret not in json.dumps(listed) for secret in (first, second, hashlib.sha256(first.encode()).hexdigest()))
+        old = next(key["id"] for key in listed if key["state"] == "rotated")
+        assert old in (await run("list")).stdout
+        assert (await run("revoke", "--id", old)).stdout == f"revoked: bob {old}\n"
+        assert [await called(one, key) for key in (first, second)] == [401, 429]
+        assert (await run("revoke", "bob")).returncode == 0
+        assert await called(one, second) == 401
+        gone = await run("rotate", "bob")
+        assert (gone.returncode, gone.stdout) == (1, "") and gone.stderr.count("\n") == 1
+
+
+def test_a_key_in_the_state_of_a_stopped_process_is_listed_rotated_and_revoked(sluice, tmp_path):
+    env = {"SLUICE_STATE": f"sqlite:{tmp_path / 'state'}"}
+    first = sluice("keys", "new", "bob", "--spend", "$5/day", env=env).stdout.strip()
+    rotated = sluice("keys", "rotate", "bob", "--overlap", "0s", env=env)
+    assert KEY.fullmatch(rotated.stdout) and rotated.stdout.strip() != first
+    listed = json.loads(sluice("keys", "list", "--json", env=env).stdout)["keys"]
+    assert [(key["state"], key["own_limits"]) for key in listed] == [("expired", ["spend"]), ("active", ["spend"])]
+    assert sluice("keys", "revoke", "bob", env=env).stdout.count("revoked: bob") == 2
+    assert "there are no keys yet" in sluice("keys", "list", env={"SLUICE_STATE": f"sqlite:{tmp_path / 'other'}"}).stdout
+    for words in (("rotate", "ann"), ("revoke", "ann"), ("revoke",), ("rotate", "bob", "--overlap", "soon")):
+        done = sluice("keys", *words, env=env)
+        assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
+    for bad in (("--requests", "5"), ("--spend", "5/day"), ("--expires", "soon"), ("--concurrency", "-1")):
+        assert sluice("keys", "new", "eve", *bad, env=env).returncode == 1
+
+
+def test_the_keys_of_a_fleet_are_written_into_its_redis(sluice):
+    with valkey() as server:
+        env = {"SLUICE_STATE": server.url}
+        assert KEY.fullmatch(sluice("keys", "new", "bob", "--tier", "free", "--namespace", "prod", env=env).stdout)
+        assert KEY.fullmatch(sluice("keys", "rotate", "bob", "--overlap", "0s", "--namespace", "prod", env=env).stdout)
+        assert sluice("keys", "revoke", "bob", "--namespace", "prod", env=env).stdout.count("revoked: bob") == 2
+        listed = json.loads(sluice("keys", "list", "--json", "--namespace", "prod", env=env).stdout)["keys"]
+        assert [(key["name"], key["state"], key["tier"]) for key in listed] == [("bob", "revoked", "free")] * 2
+        assert json.loads(sluice("keys", "list", "--json", env=env).stdout) == {"keys": []}, "another namespace, other keys"

@@ -73,10 +73,11 @@ async def test_on_a_unix_socket_the_line_to_copy_works(tmp_path):
         ("providers: {openai: {key: file:nope}}", "memory:", "p.yaml:1:27: providers.openai.key: file:nope cannot be read"),
         ("", "sqlite:/dev/null/state", "the state /dev/null/state cannot be written"),
         ("", "sqlite:/proc/no-state-here", "the state /proc/no-state-here cannot be written"),
-        ("", "redis://u:hunter2@h/0", "the state is not supported yet"),
-        ("state: redis://h/0", "", "p.yaml:1:1: state: not supported yet"),
+        ("", "redis://u:hunter2@h/zero", "the database of a shared state is a number"),
+        ("", "redis://h/0?jurnal=x", "the URL of a shared state has a parameter that is not known; did you mean `journal`?"),
+        ("state: rediss://h/0?ca=/nowhere", "", "`ca=` of the shared state is no readable certificate: /nowhere"),
         ("", "sqlite:~no-such-user/x", "the state 'sqlite:~no-such-user/x' has no home directory to stand in"),
-        ("", "ftp:x", "the state 'ftp:' is not supported: use sqlite:PATH or memory:"),
+        ("", "ftp:x", "the state 'ftp:' is not supported: use sqlite:PATH, redis://… or memory:"),
     ],
 )
 def test_what_keeps_it_from_starting_is_one_clear_line_and_exit_code_78(sluice, tmp_path, policy, state, said):

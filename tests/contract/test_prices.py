@@ -34,6 +34,7 @@ DIFFERENCES = {  # by recording
     "346238e0121cf971": "cached audio and video: genai-prices refuses the figures without a split that expected_usage does not have",
 }
 ONLY_OURS = {  # by model
+    "rerank-english-v3.0": "of supplement.json: genai-prices has no price per search of Cohere's",
     "models/gemini-2.5-pro": "the resource form of a Gemini name, as replies spell it; genai-prices knows the bare name only",
 }
 

@@ -176,3 +176,56 @@ def test_no_event_of_a_known_type_makes_a_dialect_fail(kind, rest):
 )
 def test_a_model_goes_by_one_name_whichever_way_it_is_asked_for(dialect, path, named):
     assert asked(dialect, {"model": named}, path).model == asked(dialect, {"model": "g"}, path).model == "g"
+
+
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "body", "tools", "reads_more"),
+    [
+        ("openai", "/v1/responses", {"tools": [{"type": "web_search"}, {"type": "file_search"}], "max_tool_calls": 4},
+         (("searches", 4), ("storage_searches", 4)), True),
+        ("openai", "/v1/responses", {"tools": [{"type": "code_interpreter", "container": {"memory_limit": "16g"}}]},
+         (("containers", 16),), True),
+        ("openai", "/v1/responses", {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]}, (("containers", 1),), True),
+        ("openai", "/v1/responses", {"tools": [{"type": "function", "name": "f"}, {"type": "custom"}]}, (), False),
+        ("openai", "/v1/responses", {"model": "gpt-4.1", "tools": [{"type": "web_search_preview_2025_03_11"}]},
+         (("preview_searches", 0),), True),
+        ("openai", "/v1/responses", {"model": "gpt-5", "tools": [{"type": "web_search_preview"}]}, (("searches", 0),), True),
+        ("openai", "/v1/responses", {"tools": [{"type": "mcp"}]}, (), True),
+        ("openai", "/v1/responses", {"previous_response_id": "resp_1"}, (), True),
+        ("openai", "/v1/responses", {"prompt": {"id": "pmpt_1"}}, (), True),
+        ("openai", "/v1/completions", {"prompt": "text"}, (), False),
+        ("openai", None, {"model": "gpt-4o-search-preview", "web_search_options": {}}, (("searches", 1),), True),
+        ("openai", None, {"tools": [{"type": "openrouter:web_search", "parameters": {"max_uses": 2}}]}, (("searches", 2),), True),
+        ("anthropic", None, {"tools": [{**SEARCH, "max_uses": 3}]}, (("searches", 3),), True),
+        ("anthropic", None, {"tools": [SEARCH]}, (("searches", 0),), True),
+        ("anthropic", None, {"tools": [{"type": "code_execution_20260120", "name": "c"}]}, (), True),
+        ("anthropic", None, {"tools": [{"name": "f", "input_schema": {}}, {"type": "bash_20250124", "name": "bash"}]}, (), False),
+        ("anthropic", None, {"mcp_servers": [{"url": "https://x"}]}, (), True),
+        ("gemini", None, {"tools": [{"googleSearch": {}}]}, (("searches", 0),), True),
+        ("gemini", None, {"tools": {"functionDeclarations": []}}, (), False),
+        ("gemini", None, {"cachedContent": "cachedContents/1"}, (), True),
+        ("cohere", "/v2/rerank", {"query": "q", "documents": ["a"] * 100}, (("searches", 1),), False),
+        ("cohere", "/v2/rerank", {"query": "q", "documents": ["a" * 600] * 100}, (("searches", 2),), False),
+    ],
+)  # fmt: skip
+def test_tools_for_a_fee_and_input_from_elsewhere_are_known_before_a_call_is_sent(dialect, path, body, tools, reads_more):
+    found = asked(dialect, body, path)
+    assert (found.tools, found.reads_more) == (tools, reads_more)
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+@pytest.mark.parametrize(
+    "tools", [None, 7, "x", {}, [None, 7, "x", [], {}], [{"type": 5, "max_uses": -1, "container": 3, "parameters": []}]]
+)
+def test_odd_tools_pass(dialect, tools):
+    found = asked(dialect, {"tools": tools, "max_tool_calls": "many", "documents": tools})
+    assert all(uses >= 0 for _, uses in found.tools)
+
+
+@pytest.mark.parametrize(("size", "pixels"), [("1024x1536", 1024 * 1536), ("auto", 0), (None, 0), (7, 0), ("9" * 40 + "x1", 0)])
+def test_the_size_of_a_picture_to_be_made_is_read(size, pixels):
+    found = asked("openai", {"prompt": "x", "size": size, "n": 3}, "/v1/images/generations")
+    assert (found.pixels, found.images) == (pixels, 3)

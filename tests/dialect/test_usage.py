@@ -45,6 +45,13 @@ WHOLE = [  # dialect, path, answer, (input, cached, written, output, reasoning),
     ("openai", None, chat(prompt_tokens=10, completion_tokens=5, total_tokens=22), (10, 0, 0, 5, 0), {}),
     ("gemini", "/v1beta/openai/chat/completions", chat(prompt_tokens=10, completion_tokens=5, total_tokens=22), (10, 0, 0, 12, 0), {}),
     ("openai", None, chat(prompt_tokens=10, completion_tokens=5, num_search_queries=2), (10, 0, 0, 5, 0), {"searches": 2}),
+    ("openai", "/v1/responses", {**chat(input_tokens=10, output_tokens=5),
+        "tools": [{"type": "code_interpreter", "container": {"memory_limit": "4g"}}],
+        "output": [{"type": "web_search_call", "action": {"type": "search"}}, {"type": "web_search_call", "action": {"type": "open_page"}},
+                   {"type": "web_search_call"}, {"type": "file_search_call"}, {"type": "code_interpreter_call", "container_id": "a"},
+                   {"type": "code_interpreter_call", "container_id": "b"}, {"type": "message"}, 7]},
+     (10, 0, 0, 5, 0), {"searches": 2, "storage_searches": 1, "containers": 8}),
+    ("openai", None, {**chat(prompt_tokens=10, completion_tokens=5), "model": "gpt-4o-search-preview"}, (10, 0, 0, 5, 0), {"searches": 1}),
     ("openai", "/v1/embeddings", chat(prompt_tokens=9, total_tokens=9), (9, 0, 0, 0, 0), {}),
     ("openai", "/v1/images/generations", {"data": [{}], "usage": {"input_tokens": 8, "output_tokens": 272,
         "input_tokens_details": {"image_tokens": 3}}}, (8, 0, 0, 272, 0),
@@ -256,3 +263,35 @@ def test_what_the_provider_reported_is_kept_as_it_was():
     reported = {"prompt_tokens": 3, "completion_tokens": 2, "their_own": {"deep": [1]}}
     assert whole("openai", {"usage": reported}).detail == reported
     assert isinstance(whole("openai", {"usage": reported}), Usage)
+
+
+def grounded(model, *queries, **more):
+    return {"modelVersion": model, "candidates": [{"groundingMetadata": {"webSearchQueries": list(queries)}, **more}],
+            "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 4}}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "searches"), [("gemini-2.5-flash", 1), ("gemini-3-flash-preview", 2)])
+def test_grounding_is_counted_by_the_prompt_before_gemini_3_and_by_the_query_since(model, searches):
+    found = whole("gemini", grounded(model, "a", "b"), "/v1beta/models/m:generateContent")
+    assert found.units == {"searches": searches}
+    assert whole("gemini", grounded(model), "/v1beta/models/m:generateContent").units == {}
+
+
+def test_queries_that_one_chunk_of_a_stream_names_are_not_forgotten():
+    events = [grounded("gemini-3-pro", "a", "b"), {**grounded("gemini-3-pro"), "candidates": [{"finishReason": "STOP"}]}]
+    found = streamed("gemini", events)
+    assert (found.units, found.source) == ({"searches": 2}, "provider")
+
+
+def test_fast_mode_is_a_tier_of_its_own():
+    used = {"input_tokens": 1, "output_tokens": 1}
+    assert whole("anthropic", {"usage": {**used, "speed": "fast", "service_tier": "standard"}}).tier == "fast"
+    assert whole("anthropic", {"usage": {**used, "service_tier": "batch"}}).tier == "batch"
+
+
+def test_tools_of_a_streamed_response_are_counted_from_its_last_event():
+    done = {"model": "m", "output": [{"type": "web_search_call"}], "usage": {"input_tokens": 3, "output_tokens": 2}}
+    begun = {"type": "response.created", "response": {"status": "in_progress", "usage": None}}
+    preview = {**done, "model": "gpt-4o-2024-08-06", "tools": [{"type": "function"}, {"type": "web_search_preview"}]}
+    assert whole("openai", preview, "/v1/responses").units == {"preview_searches": 1}
+    assert streamed("openai", [begun, {"type": "response.completed", "response": done}], "/v1/responses").units == {"searches": 1}

@@ -3,9 +3,9 @@
 import jwt
 import pytest
 
+from proxy.exchange import Allow
 from proxy.identify import keys
 from proxy.identify.who import Identify, end_user
-from proxy.policy.plan import Allow
 from proxy.policy.plan_callers import CallerRules, JwtIssuer, KeyRecord, TokenRecord
 from proxy.refusal import Refusal
 

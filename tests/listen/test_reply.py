@@ -31,8 +31,28 @@ def test_rate_headers_tell_the_tightest_count_and_never_money():
     ours = dict(headers_of(standings=(REQUESTS, TOKENS, MONEY)))
     assert ours[b"x-sluice-limit"] == b"team finance"
     assert (ours[b"x-ratelimit-limit"], ours[b"x-ratelimit-remaining"], ours[b"x-ratelimit-reset"]) == (b"1000", b"100", b"1030")
-    assert ours[b"ratelimit-policy"] == b'"tier free requests";q=10;w=60, "tier free tokens";q=1000;w=60'
+    assert ours[b"ratelimit-policy"] == b'"tier free requests";q=10;w=60, "tier free tokens";q=1000;qu="tokens";w=60'
     assert ours[b"ratelimit"] == b'"tier free requests";r=4;t=60, "tier free tokens";r=100;t=30'
+
+
+def test_slots_have_their_unit_and_no_window():
+    ours = dict(headers_of(standings=(Standing("tier free", "concurrency", 5, 2, 1000, 0),)))
+    assert ours[b"ratelimit-policy"] == b'"tier free concurrency";q=5;qu="concurrent-requests"'
+    assert ours[b"ratelimit"] == b'"tier free concurrency";r=2' and b"x-ratelimit-limit" not in ours
+
+
+def test_two_windows_of_one_limit_have_two_names():
+    hour = Standing("tier free", "requests", 100, 90, 4600, 3600)
+    ours = dict(headers_of(standings=(REQUESTS, hour)))
+    assert ours[b"ratelimit-policy"] == b'"tier free requests 60s";q=10;w=60, "tier free requests 3600s";q=100;w=3600'
+    assert ours[b"ratelimit"] == b'"tier free requests 60s";r=4;t=60, "tier free requests 3600s";r=90;t=3600'
+
+
+def test_a_refusal_shows_what_refused_and_no_window_ends_after_its_retry_after():
+    full = Standing("limit few", "requests", 3, 0, 1050, 60)
+    ours = dict(headers_of(standings=(TOKENS, full), status=429, limit="limit few", kind="requests", retry_after=19.2))
+    assert (ours[b"x-ratelimit-limit"], ours[b"x-ratelimit-remaining"], ours[b"x-ratelimit-reset"]) == (b"3", b"0", b"1050")
+    assert ours[b"ratelimit"] == b'"tier free tokens";r=100;t=20, "limit few requests";r=0;t=20'
 
 
 def test_a_limit_of_money_alone_is_named_without_amounts():

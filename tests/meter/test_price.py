@@ -170,3 +170,57 @@ def test_the_stored_row_recomputes_to_the_cost():
     assert priced.price_row["tier"] == "flex"
     fields = {"input_tokens": 20, "cached_input_tokens": 5, "output_tokens": 7, "usage_source": "provider", "price_row": priced.price_row}
     assert recompute(fields) == priced.cost_nanousd
+
+
+TOOLS = {"openai": {"models": [
+    {"id": "seeks", "match": ["=seeks"], "prices": [{"rates": {"input": 2000, "output": 8000, "searches": 10_000}}]},
+    {"id": "by-call", "match": ["=by-call"], "prices": [{"rates": {"input": 2000, "output": 8000, "requests": 5000}}]},
+]}}  # fmt: skip
+SEEKING = Prices(PriceTable.load(orjson.dumps({"source": "t", "released": "2026-01-01", "providers": TOOLS})), (), PRICING)
+
+
+def test_a_tool_with_a_fee_that_no_row_knows_is_denied_as_an_unknown_price_is():
+    for pricing, is_limited in ((Pricing(), True), (Pricing(unknown_price="deny"), False)):
+        with pytest.raises(Refusal) as no:
+            SEEKING.quote(pricing, is_limited, HERE, "seeks", CHAT, 0, ("searches", "containers"))
+        assert (no.value.status, no.value.code, no.value.should_retry) == (400, "unpriced_model", False)
+        assert "containers" in no.value.message and "searches" not in no.value.message
+    assert SEEKING.quote(Pricing(), True, HERE, "seeks", CHAT, 0, ("searches",)).is_known
+    assert SEEKING.quote(Pricing(), True, HERE, "by-call", CHAT, 0, ("searches",)).is_known  # a price for the request covers them
+    assert SEEKING.quote(Pricing(unknown_price="flag"), True, HERE, "seeks", CHAT, 0, ("containers",)).is_known
+
+
+def test_a_provider_that_states_the_whole_cost_needs_no_price_of_a_tool():
+    router = Provider("r", "openai", "openai", Origin("https", "example.com", 443, b"example.com"), price_id="openrouter")
+    rows = {"openrouter": TOOLS["openai"]}
+    prices_ = Prices(PriceTable.load(orjson.dumps({"source": "t", "released": "2026-01-01", "providers": rows})), (), PRICING)
+    quote = prices_.quote(Pricing(), True, router, "seeks", CHAT, 0, ("containers",))
+    assert prices_.priced(quote, used(input=1, units={"containers": 2}, cost_nanousd=99)).unpriced == ""
+
+
+def test_tools_that_were_used_are_charged_and_those_without_a_price_are_noted():
+    quote = SEEKING.quote(PRICING, False, HERE, "seeks", CHAT, 0)
+    paid = SEEKING.priced(quote, used(units={"searches": 3}))
+    assert (paid.cost_nanousd, paid.unpriced, paid.note) == (30, "", "")
+    noted = SEEKING.priced(quote, used(input=1_000_000, units={"searches": 3, "containers": 1}))
+    assert (noted.cost_nanousd, noted.unpriced, noted.note, noted.is_known) == (2030, "unpriced_units", "unpriced_units", False)
+    row = {"input_tokens": 1_000_000, "usage_source": "provider", "price_row": noted.price_row}
+    assert recompute(row) == noted.cost_nanousd
+
+
+@pytest.mark.parametrize(
+    ("model", "op", "choice", "reason"),
+    [("new", CHAT, "flag", "fallback_price"), ("new", CHAT, "allow", "unpriced"),
+     (None, Operation("batches", is_metered=False), "flag", "unmetered"),
+     (None, Operation("batches", is_metered=False), "allow", "unmetered"), ("gpt-4o", CHAT, "flag", "")],
+)  # fmt: skip
+def test_every_charge_without_a_known_price_says_why(model, op, choice, reason):
+    quote = prices().quote(Pricing(unknown_price=choice, unmetered=choice), True, HERE, model, op, 0)
+    assert prices().priced(quote, used(input=5)).unpriced == reason
+
+
+@pytest.mark.parametrize(("tier", "note"), [("flex", ""), ("priority", "unpriced_tier"), ("default", ""), ("batch", ""), (None, "")])
+def test_a_dearer_service_tier_without_a_price_is_noted(tier, note):
+    quote = prices().quote(PRICING, False, HERE, "gpt-4o", CHAT, 0)
+    priced = prices().priced(quote, used(input=1_000_000, tier=tier))
+    assert (priced.note, priced.unpriced) == (note, note) and priced.cost_nanousd > 0

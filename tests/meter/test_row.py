@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.exchange import Usage
-from proxy.meter.row import PER, PriceRow, bound_cost, cost, counts, flat, has_unpriced
+from proxy.meter.row import FEES, PER, PriceRow, bound_cost, cost, counts, flat, has_unpriced
 
 DOLLAR = 1_000_000_000
 RATES = {
@@ -113,15 +113,14 @@ def test_no_usage_costs_less_than_nothing(usage, rates):
 
 @given(
     USAGES,
-    st.fixed_dictionaries(
-        {unit: st.integers(0, 10**12).map(flat) for unit in PER if unit not in ("searches", "storage_searches", "pages")}
-    ),
+    st.fixed_dictionaries({unit: st.integers(0, 10**12).map(flat) for unit in PER if unit != "pages"}),
     st.integers(0, 10**6),
 )
 def test_the_bound_is_never_below_the_cost_of_what_it_bounds(usage, rates, discount):
     priced = row(rates, discount_ppm=discount)
     inward = max(0, usage.input, usage.units.get("billed_input", 0), usage.units.get("characters", 0), usage.units.get("audio_ms", 0))
-    assert bound_cost(priced, input_tokens=inward, output_tokens=max(0, usage.output), files=1) >= cost(priced, usage)
+    fees = [(unit, max(0, usage.units.get(unit, 0))) for unit in FEES]
+    assert bound_cost(priced, input_tokens=inward, output_tokens=max(0, usage.output), files=1, fees=fees) >= cost(priced, usage)
 
 
 def test_the_bound_takes_the_dearest_rate_that_could_apply():

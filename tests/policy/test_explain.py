@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from proxy.policy.build import compile_policy
@@ -33,6 +35,10 @@ rules:
   - {match: {team: u}, guard: off}
   - {match: {tier: pro}, send_to: openai/gpt-4o-mini}
   - {allow: {models: [gpt-4o]}}
+"""
+AT_LIMIT = """
+at_limit: {degrade: {from: 75%, models: {gpt-4o: gpt-4o-mini}}}
+teams: {t: {spend: $1/day, at_limit: {stop_streams: true}}}
 """
 ENVIRON = {"K": "k", "A": "a", "B": "b", "LONG": "x" * 40}
 
@@ -147,3 +153,49 @@ def test_amounts_and_guards_read_well():
     assert [money(one) for one in (5 * 10**9, 500_000_000, 1000, 0, 2_000 * 10**9)] == ["$5", "$0.50", "$0.000001", "$0", "$2,000"]
     assert guard_text(GuardRules()) == "off"
     assert guard_text(GuardRules({"email": "mask", "iban": "block", "phone": "mask"})) == "mask email, phone; block iban"
+
+
+def test_a_limit_that_is_written_into_requests_is_a_claim_to_change_bytes(tmp_path):
+    (tmp_path / "policy.yaml").write_text("inject_max_tokens: true\ndefault_max_tokens: 1500\n")
+    document = read_policy(tmp_path / "policy.yaml")
+    changes = explain(compile_policy(document, environ={}, base=tmp_path, generation=1), document).changes
+    assert changes[0] == "generating requests that name no max_tokens: 1,500 is written in"
+
+
+def test_it_says_which_models_answer_for_others_and_that_streams_may_end():
+    document = read_policy(Path("p.yaml"), AT_LIMIT)
+    changes = explain(compile_policy(document, environ={}, base=Path("."), generation=1), document).changes
+    assert "at_limit.degrade: from 75% of the money on, gpt-4o is answered by gpt-4o-mini" in changes
+    assert any("stop_streams" in one for one in changes)
+
+
+LIMITED = """
+state: {state}
+teams: {{t: {{spend: $2000/month}}}}
+tiers: {{free: {{requests: 60/min}}}}
+limits:
+  - {{name: all, per: total, spend: $20000/month, requests: 1000/min, concurrency: 50}}
+  - {{name: model, per: [team, model], tokens: 100/min}}
+"""
+
+
+def counted_with(state, tmp_path):
+    document = read_policy(None, LIMITED.format(state=state))
+    return explain(compile_policy(document, environ=ENVIRON, base=tmp_path, generation=1), document).counted
+
+
+def test_with_a_shared_state_limits_are_counted_by_all_sidecars_together(tmp_path):
+    counted = counted_with("redis://h/0", tmp_path)
+    assert counted
+    assert all(one.endswith(": counted by all sidecars together, in the shared state") for one in counted)
+
+
+@pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster"])
+def test_on_a_cluster_a_limit_that_crosses_slots_is_said_to_be_granted_with_its_bound(scheme, tmp_path):
+    assert set(counted_with(f"{scheme}://a:1,b:2", tmp_path)) == {
+        "tier free (per caller): counted by all sidecars together, in the slot of the caller's team, else of the caller",
+        "team t (per team): counted by all sidecars together, in the slot of the team",
+        "limit model (per team, model): counted by all sidecars together, in the slot of the team",
+        "limit all (per total): granted to each sidecar in parts, as it crosses slots: never over; granted and unused at most"
+        " $200 of $20,000/month, 10 of 1,000 requests/min, 0 of 50 at once in each sidecar",
+    }

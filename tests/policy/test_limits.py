@@ -200,6 +200,54 @@ rules: [{match: {team: t}, at_limit: {status: 402}}]
     assert [claim.limit.money_status for claim in book.plan(facts("a", team="t")).claims] == [402, 402]
 
 
+def test_each_key_of_at_limit_is_that_of_the_rule_else_the_limit_else_the_policy(rulebook, facts):
+    text = """
+at_limit: {stop_streams: true, degrade: {from: 50%, models: {a: b}}}
+tiers: {free: {spend: $1/day}}
+teams: {t: {spend: $1/day, at_limit: {degrade: off}}, u: {}}
+limits: [{name: own, spend: $1/day, at_limit: {stop_streams: false}}]
+rules: [{match: {caller: ruled}, at_limit: {stop_streams: true, degrade: {models: {c: d}}}}]
+"""
+    book = rulebook(text)
+    plan = book.plan(facts("x", tier="free", team="t"))
+    assert [(claim.limit.stop_streams, claim.limit.degrade and claim.limit.degrade.from_share) for claim in plan.claims] == [
+        (True, 0.5), (True, None), (False, 0.5),
+    ]  # fmt: skip
+    assert [claim.limit.name for claim in plan.stopping] == ["tier free", "team t"]
+    assert [claim.limit.name for claim in plan.degrading] == ["tier free", "limit own"]
+    ruled = book.plan(facts("ruled", tier="free", team="t"))
+    assert [(claim.limit.stop_streams, claim.limit.degrade.from_share, dict(claim.limit.degrade.models)) for claim in ruled.claims] == [
+        (True, 0.9, {"c": "d"})
+    ] * 3
+    assert hash(ruled.claims[0]) == hash(book.plan(facts("ruled", tier="free", team="t")).claims[0])
+
+
+def test_a_degraded_plan_goes_where_the_call_would_have_gone_with_another_model(rulebook, facts):
+    text = """
+providers: {eu: {dialect: azure-openai, url: 'https://x.openai.azure.com', region: eu, models: {gpt-4o-mini: small}}}
+at_limit: {degrade: {models: {gpt-4o: gpt-4o-mini, o3: o4-mini}}}
+limits: [{name: purse, spend: $1/day}, {name: mini, match: {model: gpt-4o-mini, provider: eu}, requests: 1/day}]
+fallback: {gpt-4o: [openai/gpt-4.1], gpt-4o-mini: [openai/gpt-4.1-mini]}
+rules: [{match: {team: t}, send_to: eu/gpt-4o}, {match: {caller: bound}, allow: {models: [gpt-4o]}}]
+teams: {t: {}}
+"""
+    book = rulebook(text)
+
+    def degraded(reached=("limit purse",), **call):
+        plan = book.plan(facts("a", **call)) if "caller" not in call else book.plan(facts(**call))
+        return book.degraded(facts(**{"caller": "a", **call}), plan, reached)
+
+    plan = degraded(team="t")
+    assert [(one.provider.name, one.model, one.theirs) for one in plan.targets] == [
+        ("eu", "gpt-4o-mini", "small"), ("openai", "gpt-4.1-mini", "gpt-4.1-mini"),
+    ]  # fmt: skip
+    assert [claim.limit.name for claim in plan.claims] == ["limit purse", "limit mini"]
+    assert plan.model == "gpt-4o", "what was asked for, so that the reply can say what answered"
+    assert degraded(model="gpt-4o-2024-08-06").targets[0].model == "gpt-4o-mini"
+    for same in (degraded(()), degraded(model="gpt-4.1"), degraded(caller="bound")):
+        assert same.targets[0].model in ("gpt-4o", "gpt-4.1")
+
+
 def test_zero_denies_and_off_lifts(rulebook, facts):
     book = rulebook("tiers: {z: {requests: 0, spend: 0, concurrency: 0}, o: {requests: off, spend: false, concurrency: off}}")
     limit = book.plan(facts("a", tier="z")).claims[0].limit

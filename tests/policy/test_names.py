@@ -80,6 +80,11 @@ KEY = "callers: {keys: [{name: a, key: env:A}]}\n"
         ("server: {cors: ['*']}", "origin"),
         ("state: postgres://x", "sqlite:PATH"),
         ("at_limit: {status: 500}", "402"),
+        ("at_limit: {degrade: {models: {gpt-4o: claude-haiku-4-5}}}", "at_limit.degrade.models.gpt-4o: speaks anthropic's wire format"),
+        ("limits: [{name: a, spend: $1/day, at_limit: {degrade: {models: {gpt-4o: nowhere/x}}}}]", "no provider of this name"),
+        ("teams: {t: {at_limit: {degrade: {models: {gpt-4o: gpt-4o}}}}}", "leads back to itself"),
+        ("rules: [{at_limit: {degrade: {models: {a: b, b: c, c: a}}}}]", "rules[0].at_limit.degrade.models.a: leads back to itself"),
+        ("at_limit: {degrade: {models: {gpt-4o: vertex/gemini-2.5-pro}}}", "no other provider's call can go there"),
         ("models: {x: {alias: a, route: fastest}}", "exactly one of"),
     ],
 )

@@ -122,7 +122,7 @@ def test_the_example_of_the_language_holds_nothing_that_is_not_known():
     with pytest.raises(PolicyErrors) as caught:
         read_policy(example, text)
     assert {problem.message for problem in caught.value.problems} == {"not supported yet"}
-    assert len(caught.value.problems) == 23
+    assert len(caught.value.problems) == 18
 
 
 def test_the_example_without_what_is_not_built_yet_is_a_policy(problems):

@@ -1,15 +1,12 @@
 import pytest
 
-from proxy.policy.unsupported import ROWS, state_problem
+from proxy.policy.unsupported import ROWS
 
 OFF = [
     "include: []",
     "server: {tls: off}",
-    "durability: process",
     "on_state_down: {money: local}",
     "on_state_down: {money: local, rates: local}",
-    "ledger: {keep: 400d}",
-    "inject_max_tokens: false",
     "at_limit: {degrade: off, stop_streams: false}",
     "alerts: off",
     "callers: {signatures: off, networks: false, kubernetes: off}",
@@ -28,20 +25,6 @@ OFF = [
 ON = [
     ("include: [org.yaml]", "include"),
     ("server: {tls: {cert: file:a, key: file:b}}", "server.tls"),
-    ("state: redis://h/0", "state"),
-    ("state: rediss://h/0", "state"),
-    ("state: redis+sentinel://h/0", "state"),
-    ("state: redis+cluster://h/0", "state"),
-    ("namespace: prod", "namespace"),
-    ("durability: disk", "durability"),
-    ("on_state_down: {money: deny}", "on_state_down"),
-    ("ledger: {keep: 30d}", "ledger"),
-    ("inject_max_tokens: true", "inject_max_tokens"),
-    ("at_limit: {degrade: {from: 90%, models: {a: b}}}", "at_limit.degrade"),
-    ("at_limit: {stop_streams: true}", "at_limit.stop_streams"),
-    ("teams: {t: {at_limit: {stop_streams: true}}}", "teams.t.at_limit.stop_streams"),
-    ("limits: [{name: a, requests: 1/min, at_limit: {stop_streams: true}}]", "limits[0].at_limit.stop_streams"),
-    ("alerts: {at: [80%]}", "alerts"),
     ("callers: {signatures: {secret: env:S}}", "callers.signatures"),
     ("callers: {networks: {deny: [10.0.0.0/8]}}", "callers.networks"),
     ("callers: {kubernetes: {audience: sluice}}", "callers.kubernetes"),
@@ -63,7 +46,6 @@ ON = [
     ("models: {fast: {alias: openai/gpt-4o-mini}}", "models"),
     ("rules: [{cache: {ttl: 1h}}]", "rules[0].cache"),
     ("shadow: next.yaml", "shadow"),
-    ("observe: {ledger_stream: env:X}", "observe.ledger_stream"),
     ("observe: {otlp: env:X}", "observe.otlp"),
 ]
 
@@ -81,12 +63,6 @@ def test_a_key_that_is_not_built_yet_is_refused_at_its_place(problems, text, pat
 def test_every_row_of_the_table_is_shown_above():
     shown = {path.split(".")[-1].split("[")[0] for _, path in ON}
     assert {row.path.split(".")[-1] for row in ROWS} <= shown
-
-
-def test_a_shared_state_is_refused_without_repeating_it():
-    message = state_problem("redis://u:hunter2@h/0")
-    assert message and "hunter2" not in message
-    assert state_problem("sqlite:x") is None and state_problem(None) is None
 
 
 def test_a_misspelt_entity_is_not_taken_for_one_that_is_to_come(problems):

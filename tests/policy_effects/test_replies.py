@@ -135,7 +135,7 @@ async def test_where_the_provider_says_its_rate_limits_ours_do_not_overwrite_the
     here.provider.script = answering(("x-ratelimit-limit", "5000"), ("x-ratelimit-remaining", "4999"))
     got = await here.chat("rich")
     assert [value for name, value in got.headers if name.lower() == "x-ratelimit-limit"] == ["5000"]
-    assert got.header("ratelimit-policy") == '"tier paid tokens";q=1000000;w=3600'
+    assert got.header("ratelimit-policy") == '"tier paid tokens";q=1000000;qu="tokens";w=3600'
 
 
 async def test_the_reserved_money_is_told_and_is_the_hold_of_the_ledger(here):

@@ -133,7 +133,27 @@ def test_usage_that_no_provider_stated_is_counted(metrics, tell):
     story.tries.append(Try(2, "retry", "openai", "gpt-4o", None, usage=Usage(input=1, source="estimate")))
     story.tries.append(Try(3, "retry", "openai", "gpt-4o", None, usage=Usage(input=1, source="counted")))
     metrics.told(story)
-    assert samples(metrics, "estimated_usage_total")[0][1] == 2
+    target = {"provider": "openai", "model": "gpt-4o", "reason": "done"}
+    assert samples(metrics, "estimated_usage_total") == [({**target, "source": "estimate"}, 1), ({**target, "source": "counted"}, 1)]
+
+
+@pytest.mark.parametrize(
+    ("note", "end", "reason"),
+    [("unconfirmed", "refused:upstream_reset", "unconfirmed"), ("usage_missing,fallback_price", "done", "usage_missing"),
+     ("fallback_price", "client_gone", "client_gone"), ("", "stopped:drain", "stopped")],
+)  # fmt: skip
+def test_an_estimated_charge_says_why_the_providers_figures_are_missing(metrics, tell, note, end, reason):
+    story = tell()
+    story.tries.append(Try(2, "retry", "openai", "gpt-4o", None, end=end, usage=Usage(input=1, source="counted", note=note)))
+    metrics.told(story)
+    assert [labels["reason"] for labels, _ in samples(metrics, "estimated_usage_total")] == [reason]
+
+
+def test_what_a_crash_left_open_is_counted_as_estimated(metrics):
+    metrics.recovered(0)
+    assert samples(metrics, "estimated_usage_total") == []
+    metrics.recovered(3)
+    assert samples(metrics, "estimated_usage_total") == [({"provider": "", "model": "", "source": "estimate", "reason": "crashed"}, 3)]
 
 
 def test_the_rest_of_the_port_counts(metrics):
@@ -142,7 +162,7 @@ def test_the_rest_of_the_port_counts(metrics):
     metrics.in_flight(-1)
     metrics.refused("rate_limited")
     metrics.fell_back("openai", "gpt-4o")
-    metrics.unpriced("openai", "gpt-4o")
+    metrics.unpriced("openai", "gpt-4o", "unmetered")
     metrics.policy(3)
     metrics.reload_failed()
     metrics.jwks_failed()

@@ -130,7 +130,7 @@ LATER = (
     CustomEntity,
     VirtualModel,
 )
-ACCEPTED_AT_THEIR_DEFAULT_ALONE = {("durability",), ("on_state_down",), ("ledger",)}
+ACCEPTED_AT_THEIR_DEFAULT_ALONE = {("on_state_down",), ("ledger",)}
 ONE_PLACE_IS_ENOUGH = {"overrides", "allow", "at_limit", "guard", "retry", "timeouts", "match", "not", "fallback"}
 
 

@@ -7,7 +7,7 @@ import pytest
 from proxy.refusal import UpstreamCut
 from proxy.stream.coding import Inflater
 from proxy.stream.sse import SseDecoder
-from proxy.stream.taps import Line
+from proxy.stream.taps import Line, streaming
 from proxy.stream.whole import WholeDecoder
 
 
@@ -37,6 +37,19 @@ def test_what_a_tap_holds_at_the_end_passes_the_taps_behind_it():
     assert line.feed(b"data: c\n\n") == b"data: A\n\n"
     assert line.end() == b"data: B\n\ndata: C\n\n"
     assert line.end() == b""
+
+
+def test_a_line_that_is_cut_ends_between_two_events_and_gives_what_taps_hold():
+    line = streaming("sse", [Shout()])
+    assert line.feed(b"data: a\n\ndata: b\n\ndata: c") == b"data: A\n\n"
+    line.cut()
+    assert line.end() == b"data: B\n\n"
+
+
+@pytest.mark.parametrize(("form", "body"), [("sse", b"data: a\n\n"), ("ndjson", b'{"a":1}\n'), ("json-array", b'[{"a":1}')])
+def test_a_stream_of_each_form_passes_whole_events_alone(form, body):
+    line = streaming(form, [], "gzip")
+    assert line.feed(gzip.compress(body + body[:3])) == body
 
 
 def test_a_coded_answer_leaves_decoded():

@@ -27,6 +27,7 @@ from proxy.listen.target import route
 from proxy.meter.price import Prices, PriceTable
 from proxy.pipeline import Pipeline
 from proxy.policy.watch import load
+from proxy.record.alerts import Alerts
 from proxy.record.books import Books
 from proxy.record.log import Log
 from proxy.record.metrics import Metrics
@@ -298,6 +299,7 @@ class Inside:
     lines: list[bytes]
     flights: list[int] = field(default_factory=lambda: [0])
     ids: Iterable[int] = field(default_factory=itertools.count)
+    posts: list[Any] = field(default_factory=list)  # what alerts would post: (url, document)
 
     def call(self, body: bytes = b"", target: str = CHAT, method: str = "POST", key: str | None = "ann", **headers: str) -> Any:
         lines = {"host": "127.0.0.1", "content-type": "application/json", **{n.replace("_", "-"): v for n, v in headers.items()}}
@@ -373,12 +375,12 @@ POLICY = """
 
 
 @asynccontextmanager
-async def inside(folder: Path, more: str = "", url: str = "http://127.0.0.1:9") -> AsyncIterator[Inside]:
+async def inside(folder: Path, more: str = "", url: str = "http://127.0.0.1:9", clock: Any = Clock) -> AsyncIterator[Inside]:
     text = textwrap.dedent(POLICY).replace("MORE", textwrap.dedent(more)).replace("ANN", hash_of("ann")).replace("BOB", hash_of("bob"))
     text = text.replace('"URL"', f'"{url}"').replace("RETRY", "" if "retry:" in more else "retry: {attempts: 3, backoff: 1ms..2ms}")
     (folder / "policy.yaml").write_text(text)
     loaded = load(folder / "policy.yaml", environ={"KEY": "sk-provider-secret-1", "KEY2": "sk-provider-secret-2"}, generation=1)
-    clock, lines = Clock(), []
+    lines: list[bytes] = []
     state = await EmbeddedState.open(folder / "state", clock=clock, time_zone="UTC", max_keys=1000)
     store, upstream = Store(state), Upstream()
     metrics = Metrics(lambda kind, name: True, clock)
@@ -392,6 +394,8 @@ async def inside(folder: Path, more: str = "", url: str = "http://127.0.0.1:9") 
         flights[0] += change
 
     metrics.in_flight = in_flight  # type: ignore[method-assign]  # counted here
+    posts: list[Any] = []
+    alerts = Alerts(lambda: rules, lambda url, doc: posts.append((url, doc)), metrics, log, clock, folder / "state", "here")
     rooms = Rooms(
         current=lambda: generation,
         identify=Identify(state.find_key, state.secret, clock, Jwks()),  # type: ignore[arg-type]  # no token is asked for
@@ -402,12 +406,13 @@ async def inside(folder: Path, more: str = "", url: str = "http://127.0.0.1:9") 
         budgets=Budgets(),
         books=books,
         metrics=metrics,
+        alerts=alerts,
         log=log,
         clock=clock,
         dice=lambda: 0.9,
     )
     try:
-        yield Inside(rooms, Pipeline(rooms), store, upstream, books, lines, flights)
+        yield Inside(rooms, Pipeline(rooms), store, upstream, books, lines, flights, posts=posts)
     finally:
         await state.close()
 

@@ -37,7 +37,7 @@ class Sluice:
         self.state = folder / "state"
         self.log = folder / "sluice.log"
         clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith("SLUICE_")}
-        self._env = {**clean, **(env or {}), "PYTHONPATH": str(ROOT)}
+        self._env = {**clean, "PYTHONPATH": str(ROOT), **(env or {})}
         self._args = args
         self.process: asyncio.subprocess.Process | None = None
 

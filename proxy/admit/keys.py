@@ -1,0 +1,102 @@
+"""The keys of a state, kept in its index: minted, rotated, revoked, and shared where there is a fleet. Sees no key itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from proxy.admit import sqlite
+from proxy.admit.keyring import Kept, Keyring, NoSuchKey, revoked, rotation
+from proxy.admit.place import LEDGER, Place
+from proxy.policy.plan_callers import KeyRecord
+
+
+class Keys:
+    """What changes is on the disk before it is valid here, and valid here before anybody else hears of it."""
+
+    def __init__(self, index: sqlite.Index, now_ns: Callable[[], int]) -> None:
+        self._index, self._now_ns = index, now_ns
+        self._ring = Keyring()
+        self.on_news: Callable[[Sequence[Kept]], None] = lambda news: None  # what changed here, for those who share the keys
+
+    async def load(self) -> None:
+        self._ring.learn(await asyncio.wrap_future(self._index.submit(sqlite.kept_keys)))
+
+    def find(self, digest: bytes) -> KeyRecord | None:
+        """Also one that is revoked or past its end: whoever asks refuses it by name."""
+        return self._ring.find(digest)
+
+    def has_name(self, name: str) -> bool:
+        return self._ring.has_name(name)
+
+    def all(self) -> list[Kept]:
+        return list(self._ring)
+
+    async def add(self, record: KeyRecord) -> None:
+        """Durable when it returns, and valid from then on."""
+        await self._change([Kept(record, self._now_ns())])
+
+    async def rotate(self, name: str, digest: bytes, overlap_ns: int, declared: Sequence[KeyRecord]) -> Kept:
+        """A new key for `name`, like its newest; the old ones end after `overlap_ns`, also those of the policy (`declared`).
+
+        Raises NoSuchKey where none of them is alive.
+        """
+        fresh, *old = rotation(self._ring, name, digest, overlap_ns, self._now_ns(), declared)
+        await self._change([fresh, *old])
+        return fresh
+
+    async def revoke(self, declared: Sequence[KeyRecord], *, name: str | None = None, id: str | None = None) -> list[Kept]:
+        """Every key of this name, or with this id, is dead for good, also those of the policy. Raises NoSuchKey."""
+        found = self._ring.named(name, declared) if name is not None else self._ring.with_id(id or "", declared)
+        if not found:
+            raise NoSuchKey(name or id)
+        dead = [revoked(kept, self._now_ns()) for kept in found]
+        await self._change(dead)
+        return dead
+
+    async def learn(self, others: Sequence[Kept]) -> None:
+        """What another sidecar knows."""
+        ring = Keyring(self._ring)
+        if news := ring.learn(others):
+            await self._keep(news)
+            self._ring.learn(news)
+
+    async def _change(self, changed: Sequence[Kept]) -> None:
+        await self.learn(changed)
+        self.on_news(changed)
+
+    async def _keep(self, news: Sequence[Kept]) -> None:
+        await asyncio.wrap_future(self._index.submit(lambda connection: sqlite.keep_keys(connection, news)))
+
+
+@contextmanager
+def keys_offline(path: Path) -> Iterator[OfflineKeys]:
+    """The keys in the state of a stopped process. Raises StateProblem, also where one runs."""
+    place = Place(path)
+    try:
+        index = sqlite.Index(path / LEDGER, str)
+        try:
+            yield OfflineKeys(index)
+        finally:
+            index.close()
+    finally:
+        place.close()
+
+
+class OfflineKeys:
+    """As `Keys`, for a command: it waits for the disk. Obtained by `keys_offline`."""
+
+    def __init__(self, index: sqlite.Index) -> None:
+        self._index = index
+        self._ring = Keyring(index.submit(sqlite.kept_keys).result())
+
+    def all(self) -> list[Kept]:
+        return list(self._ring)
+
+    def change(self, decide: Callable[[Keyring], Sequence[Kept]]) -> list[Kept]:
+        """Keeps what `decide` makes of the keys, and gives it back. What `decide` raises changes nothing."""
+        news = self._ring.learn(decide(self._ring))
+        self._index.submit(lambda connection: sqlite.keep_keys(connection, news)).result()
+        return news

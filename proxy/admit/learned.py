@@ -1,0 +1,125 @@
+"""How many tokens the calls of a model took, against their bound, learned from settled ones. Shrinks rates alone, never money."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.exchange import Usage
+
+MODELS = 128  # remembered; their names come from outside. What was forgotten starts again at the safe end
+CLASSES = 24  # kinds and sizes of the calls of one model
+ENOUGH = 10  # calls of one kind and size from which on they are believed
+RECENT = 512  # calls after which older ones count half, again and again
+QUANTILE_PCT = 95
+STEPS = 16  # buckets to a doubling: each is 4.4 % wide, and its upper edge is what is told
+FLOOR = 1 / 16  # of the bound. Whoever pads his calls makes others be held for no less than a token in 16 bytes
+
+Name = tuple[str, str]  # provider, model
+
+
+class Spread:
+    """How often values fell into each bucket of a logarithmic scale. Old ones fade."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, counts: Mapping[int, int] | None = None) -> None:
+        self.counts = dict(counts or {})
+        self.total = sum(self.counts.values())
+
+    def add(self, value: float) -> None:
+        bucket = math.ceil(STEPS * math.log2(max(value, 1e-6)))
+        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+        self.total += 1
+        if self.total >= 2 * RECENT:
+            self.counts = {at: count // 2 for at, count in self.counts.items() if count > 1}
+            self.total = sum(self.counts.values())
+
+    def quantile(self) -> float:
+        """No more than 5 in 100 were above it."""
+        left = self.total * (100 - QUANTILE_PCT) // 100
+        for bucket in sorted(self.counts, reverse=True):
+            left -= self.counts[bucket]
+            if left < 0:
+                break
+        return float(2.0 ** (bucket / STEPS))
+
+
+class Model:
+    """What is known of one model."""
+
+    __slots__ = ("inputs", "outputs")
+
+    def __init__(self, inputs: Mapping[tuple[int, int], Spread] | None = None, outputs: Spread | None = None) -> None:
+        self.inputs = dict(inputs or {})  # by kind of call and size: tokens taken, as a share of the bound
+        self.outputs = outputs or Spread()  # tokens of one answer, where the call named no most
+
+
+class Learned:
+    """All models, the last learned from last."""
+
+    def __init__(self) -> None:
+        self._models: OrderedDict[Name, Model] = OrderedDict()
+
+    def input_tokens(self, name: Name, kind: int, sent: int) -> int:
+        """Of a call that brings at most `sent` tokens; `sent` itself (a token a byte) until enough like it were settled."""
+        model = self._models.get(name)
+        spread = model.inputs.get((kind, _size(sent))) if model else None
+        if spread is None or spread.total < ENOUGH:
+            return sent
+        return math.ceil(sent * max(FLOOR, spread.quantile()))
+
+    def output_tokens(self, name: Name, default: int, most: int | None) -> int:
+        """Of one answer whose call names no most: `default` until enough were settled; never above `most`, the model's own."""
+        model = self._models.get(name)
+        told = default if model is None or model.outputs.total < ENOUGH else math.ceil(model.outputs.quantile())
+        return told if most is None else min(told, most)
+
+    def saw(self, name: Name, kind: int, sent: int, usage: Usage, answers: int | None) -> None:
+        """A call was settled by its provider's own figures. `answers`: of a whole answer whose call named no most, how many."""
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = Model()
+            if len(self._models) > MODELS:
+                self._models.popitem(last=False)
+        self._models.move_to_end(name)
+        if sent > 0 and usage.input > 0:
+            key = (kind, _size(sent))
+            if key in model.inputs or len(model.inputs) < CLASSES:
+                model.inputs.setdefault(key, Spread()).add(usage.input / sent)
+        if answers and usage.output > 0:
+            model.outputs.add(usage.output / answers)
+
+    def as_json(self) -> list[object]:
+        """For the state; `from_json` reads it back."""
+        return [
+            [
+                *name,
+                [[kind, size, list(spread.counts.items())] for (kind, size), spread in model.inputs.items()],
+                list(model.outputs.counts.items()),
+            ]
+            for name, model in self._models.items()
+        ]
+
+    @classmethod
+    def from_json(cls, stored: Any) -> Learned:
+        """Raises ValueError or TypeError for what `as_json` did not make."""
+        learned = cls()
+        for provider, model, inputs, outputs in stored[-MODELS:]:
+            spreads = {(int(kind), int(size)): _spread(counts) for kind, size, counts in inputs[:CLASSES]}
+            learned._models[str(provider), str(model)] = Model(spreads, _spread(outputs))
+        return learned
+
+
+def _spread(stored: Any) -> Spread:
+    counts = {int(bucket): int(count) for bucket, count in stored}
+    if any(count < 1 for count in counts.values()) or any(abs(bucket) > 64 * STEPS for bucket in counts):
+        raise ValueError("no counts")
+    return Spread(counts)
+
+
+def _size(sent: int) -> int:
+    """Sizes within a factor of four are alike: the smaller a body, the more of it is JSON and not text."""
+    return sent.bit_length() // 2

@@ -1,0 +1,45 @@
+"""What time it is for a state: rates follow the monotonic clock, money the calendar, and neither goes back. Counts nothing."""
+
+from __future__ import annotations
+
+from proxy.admit.counters import Moment
+from proxy.admit.periods import GRACE_NS, NS, Calendar, Period, Span
+from proxy.admit.records import ClockMark
+from proxy.ports import Clock
+
+
+class Moments:
+    """`boot_id` of the machine: while it is the same, rates count on by the monotonic clock over a restart, whatever the wall
+    clock did. "" is unknown: then they go on by the wall clock."""
+
+    def __init__(self, clock: Clock, calendar: Calendar, boot_id: str) -> None:
+        self._clock, self._calendar, self._boot_id = clock, calendar, boot_id
+        self._anchor = clock.now_ns() - round(clock.monotonic() * NS)
+        self._latest = 0  # the calendar rolls only forward, also when the clock is put back
+
+    def now(self) -> Moment:
+        """This instant, as rates and as money count it."""
+        wall = self._clock.now_ns()
+        self._latest = max(self._latest, wall)
+        ns = self.rate_ns()
+        return Moment(ns, self._calendar.at(self._latest), wall - ns)
+
+    def rate_ns(self) -> int:
+        """Wall time as of the start, then by the monotonic clock: no jump empties or freezes a window."""
+        return self._anchor + round(self._clock.monotonic() * NS)
+
+    def periods(self) -> dict[Period, tuple[Span, Span, Span]]:
+        """The previous, present and next span of each kind of period that ends."""
+        self.now()
+        return {period: self._calendar.around(self._latest, period) for period in ("day", "month")}
+
+    def mark(self) -> ClockMark:
+        """For the next process."""
+        return ClockMark(self._boot_id, self._anchor, self._latest)
+
+    def resume(self, mark: ClockMark) -> None:
+        """Goes on with the time of the process before, as far as that can be known."""
+        if self._boot_id and mark.boot_id == self._boot_id:
+            self._anchor = mark.anchor_ns
+        if mark.latest_ns <= self._clock.now_ns() + GRACE_NS:  # beyond that, the clock was wrong then
+            self._latest = mark.latest_ns

@@ -1,0 +1,143 @@
+"""Sums of the ledger's rows per hour, so that a question need not read the rows. Asks and answers in SQL alone.
+
+Rows are summed up to a mark, in order of arrival, by one transaction that moves the mark: each row once. What stands beyond the mark
+and what a question takes of an hour is read from the rows. `first` is the earliest row of a sum: all of the sum is told apart by day,
+so where the rows are gone a sum counts if its first row does, and days that begin within an hour stay exact.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+
+HOUR_NS = 3600 * 10**9
+FOR_EVER = 2**63 - 1
+STEP = 16_384  # rows of one transaction: some 40 ms, without the interpreter lock
+WHO = ("caller", "team", "tier", "provider", "model", "end")  # with the day, all that sums are told apart by
+FAILED = "(\"end\" <> 'done' OR status >= 400) IS TRUE"
+
+FIGURES = {
+    "requests": "kind IN ('first', 'turn')",
+    "attempts": "kind <> 'refusal'",
+    "refusals": "kind = 'refusal'",
+    "failed_attempts": f"kind <> 'refusal' AND {FAILED}",
+    **{f"{name}_tokens": f"{name}_tokens" for name in ("input", "cached_input", "cache_write", "output", "reasoning")},
+    "cost_nanousd": "cost_nanousd",
+    "failed_cost_nanousd": f"CASE WHEN {FAILED} THEN cost_nanousd ELSE 0 END",
+    "estimated_cost_nanousd": "CASE WHEN usage_source IN ('estimate', 'counted') THEN cost_nanousd ELSE 0 END",
+}
+
+_WHO = ", ".join(f'"{name}"' for name in WHO)
+_NAMES = ", ".join(FIGURES)
+_FRESH = ", ".join(f"COALESCE(\"{name}\", '')" for name in WHO)
+_SUMMED = ", ".join(f"SUM({figure})" for figure in FIGURES.values())
+_ADD = "ON CONFLICT DO UPDATE SET first = MIN(first, excluded.first), " + ", ".join(f"{it} = {it} + excluded.{it}" for it in FIGURES)
+_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in FIGURES)
+
+SCHEMA = f"""
+    CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS whos (who INTEGER PRIMARY KEY, {", ".join(f'"{name}" TEXT NOT NULL' for name in WHO)}, UNIQUE ({_WHO}));
+    CREATE TABLE IF NOT EXISTS sums (
+        hour INTEGER, day TEXT, who INTEGER, first INTEGER NOT NULL, {_COLUMNS}, PRIMARY KEY (hour, day, who)
+    ) WITHOUT ROWID;
+"""
+_MARK = "(SELECT COALESCE(MAX(value), 0) FROM marks WHERE name = 'summed')"
+_LINES = (
+    f"SELECT at / {HOUR_NS} AS hour, day, "
+    + ", ".join(f'COALESCE("{name}", \'\') AS "{name}"' for name in WHO)
+    + ", "
+    + ", ".join(f"{figure} AS {name}" for name, figure in FIGURES.items())
+    + " FROM rows"
+)  # as the sums are, one line for each row; a + keeps SQLite from the index of that column
+_STEPS = (
+    f"CREATE TEMP TABLE IF NOT EXISTS fresh (hour, day, {_WHO}, first, {_NAMES})",
+    f"""INSERT INTO fresh SELECT at / {HOUR_NS}, day, {_FRESH}, MIN(at), {_SUMMED} FROM rows WHERE n > :after AND n <= :through
+        GROUP BY {", ".join(str(it + 1) for it in range(2 + len(WHO)))}""",
+    f"INSERT OR IGNORE INTO whos ({_WHO}) SELECT {_WHO} FROM fresh",
+    f"""INSERT INTO sums SELECT hour, day, who, first, {_NAMES} FROM fresh JOIN whos USING ({_WHO}) WHERE true {_ADD}""",
+    "DELETE FROM fresh",
+    "INSERT OR REPLACE INTO marks VALUES ('summed', :through)",
+)
+_FOLD = (
+    f"INSERT INTO sums SELECT :to, day, who, first, {_NAMES} FROM sums WHERE hour = :hour {_ADD}",
+    "DELETE FROM sums WHERE hour = :hour",
+    "INSERT OR REPLACE INTO marks VALUES ('folded', :hour)",
+)
+
+
+def mark(connection: sqlite3.Connection, name: str) -> int:
+    """`summed`: rows up to this number are in the sums. `pruned`: of the time up to this instant (ns) rows may be
+    gone. `folded`: sums of hours up to this one were added to their day's."""
+    found = connection.execute("SELECT value FROM marks WHERE name = ?", (name,)).fetchone()
+    return int(found[0]) if found else 0
+
+
+def unsummed(connection: sqlite3.Connection) -> int:
+    """How many rows wait to be summed; at most, as numbers may be missing."""
+    last = connection.execute("SELECT MAX(n) FROM rows").fetchone()[0] or 0
+    return max(0, int(last) - mark(connection, "summed"))
+
+
+def advance(connection: sqlite3.Connection, least: int = 1) -> int:
+    """Sums the next STEP rows, if `least` wait; how many still wait. Raises sqlite3.Error, and then has changed nothing."""
+    after, waiting = mark(connection, "summed"), unsummed(connection)
+    if waiting < least:
+        return waiting
+    step = min(STEP, waiting)
+    _at_once(connection, _STEPS, {"after": after, "through": after + step})
+    return waiting - step
+
+
+def fold(connection: sqlite3.Connection) -> bool:
+    """Adds the sums of one hour to those of the first hour (UTC) of its day, if the day's rows are all gone; is there more to do?"""
+    gone = mark(connection, "pruned") // HOUR_NS // 24 * 24
+    begun = mark(connection, "folded")
+    query = "SELECT MIN(hour) FROM sums WHERE hour > ? AND hour < ? AND hour % 24 <> 0"
+    hour = connection.execute(query, (begun, gone)).fetchone()[0]
+    if hour is None:
+        return False
+    _at_once(connection, _FOLD, {"hour": hour, "to": hour // 24 * 24})
+    return True
+
+
+def _at_once(connection: sqlite3.Connection, statements: Sequence[str], values: dict[str, int]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in statements:
+            connection.execute(statement, values)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+# -- questions -----------------------------------------------------------------------------------------------------------
+
+
+def figures(since_ns: int | None, until_ns: int | None, pruned_ns: int) -> tuple[str, dict[str, int]]:
+    """A FROM clause, and its values: `hour`, `day`, WHO ('' for none) and FIGURES of all that began in [since, until).
+
+    Each line is a sum or a row, all of one moment. `pruned_ns`: the mark of that name.
+    """
+    since, until = (min(max(0, it), FOR_EVER) for it in (since_ns or 0, FOR_EVER if until_ns is None else until_ns))
+    first, last = since // HOUR_NS, until // HOUR_NS
+    parts: dict[int, tuple[int, int]] = {}  # of hours that are not asked for whole, and whose rows are there
+    if since % HOUR_NS and since > pruned_ns:
+        parts[first] = since, min(until, (first + 1) * HOUR_NS)
+    if until < FOR_EVER and last * HOUR_NS > pruned_ns:
+        parts.setdefault(last, (max(since, last * HOUR_NS), until))
+    low = first if since > pruned_ns else first - 24  # sums of a day whose rows are gone stand in its first hour
+    lines = [
+        f"SELECT hour, day, {_WHO}, {_NAMES} FROM sums JOIN whos USING (who) WHERE hour >= {low} AND hour <= {last}"
+        f" AND first >= :since AND first < :until AND hour NOT IN ({', '.join(map(str, parts))})",
+        f"{_LINES} WHERE n > {_MARK} AND +at >= :since AND +at < :until",
+        *(f"{_LINES} WHERE +n <= {_MARK} AND at >= {start} AND at < {end}" for start, end in parts.values() if start < end),
+    ]
+    return f"({' UNION ALL '.join(lines)})", {"since": since, "until": until}
+
+
+def row_figures(since_ns: int | None, until_ns: int | None) -> tuple[str, dict[str, int]]:
+    """`figures` of a ledger without sums: each line is a row."""
+    return f"({_LINES} WHERE at >= :since AND at < :until)", {"since": since_ns or 0, "until": FOR_EVER if until_ns is None else until_ns}

@@ -1,0 +1,168 @@
+"""Tokens a model takes of its bound: learned from settled calls, kept over a restart, bounded, and harmless to others."""
+
+import random
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.admit import EmbeddedState
+from proxy.admit.learned import CLASSES, ENOUGH, FLOOR, MODELS, RECENT, Learned, Spread
+from proxy.admit.lessons import FILE, OFTEN, Lessons
+from proxy.exchange import Usage
+
+MODEL = ("openai", "gpt-4o")
+
+
+def used(input=0, output=0):
+    return Usage(input=input, output=output, source="provider", ended=True)
+
+
+def taught(times=ENOUGH, sent=4000, tokens=1000, output=0, answers=None, name=MODEL):
+    learned = Learned()
+    for _ in range(times):
+        learned.saw(name, 0, sent, used(tokens, output), answers)
+    return learned
+
+
+def test_it_starts_at_a_token_a_byte_and_believes_calls_when_there_are_enough():
+    assert Learned().input_tokens(MODEL, 0, 4000) == 4000
+    assert taught(ENOUGH - 1).input_tokens(MODEL, 0, 4000) == 4000
+    assert 1000 <= taught().input_tokens(MODEL, 0, 4000) <= 1050
+    assert 1100 <= taught().input_tokens(MODEL, 0, 4400) <= 1155  # it is a share, not a number
+
+
+def test_calls_of_another_kind_or_size_or_model_or_provider_are_not_shrunk_by_these():
+    learned = taught()
+    assert learned.input_tokens(MODEL, 1, 4000) == 4000
+    assert learned.input_tokens(MODEL, 0, 400_000) == 400_000
+    assert learned.input_tokens(("openai", "other"), 0, 4000) == learned.input_tokens(("azure", "gpt-4o"), 0, 4000) == 4000
+
+
+def test_a_call_that_read_more_than_it_sent_is_learned_as_well():
+    assert taught(sent=300, tokens=30_000).input_tokens(MODEL, 0, 300) >= 30_000
+
+
+def test_answers_start_at_the_default_and_become_the_95th_percentile_never_above_the_models_own_most():
+    learned = Learned()
+    assert learned.output_tokens(MODEL, 4096, None) == 4096 and learned.output_tokens(MODEL, 4096, 1000) == 1000
+    lengths = [10 * n for n in range(1, 101)]
+    random.Random(1).shuffle(lengths)
+    for length in lengths:
+        learned.saw(MODEL, 0, 10, used(1, 2 * length), 2)  # two answers of that length
+    assert 950 <= learned.output_tokens(MODEL, 4096, None) <= 1000
+    assert learned.output_tokens(MODEL, 4096, 800) == 800
+    learned.saw(MODEL, 0, 10, used(1, 10**9), None)  # max_tokens was named: it says nothing of the others
+    assert learned.output_tokens(MODEL, 4096, None) <= 1000
+
+
+def test_longer_answers_than_the_default_are_learned_too():
+    assert taught(output=9000, answers=1).output_tokens(MODEL, 4096, None) >= 9000
+
+
+def test_who_pads_his_calls_shrinks_what_others_are_held_for_no_further_than_the_floor():
+    learned = taught(10 * RECENT, sent=1_000_000, tokens=1)
+    assert learned.input_tokens(MODEL, 0, 1_000_000) == 1_000_000 * FLOOR
+
+
+def test_what_changes_is_learned_anew():
+    learned = taught(RECENT)
+    for _ in range(RECENT):
+        learned.saw(MODEL, 0, 4000, used(2000), None)
+    assert learned.input_tokens(MODEL, 0, 4000) >= 2000
+    for _ in range(20 * RECENT):
+        learned.saw(MODEL, 0, 4000, used(500), None)
+    assert learned.input_tokens(MODEL, 0, 4000) <= 525
+
+
+def test_names_from_outside_are_bounded_and_the_forgotten_start_safely():
+    learned = taught()
+    for number in range(MODELS + 5):
+        learned.saw(("openai", f"made-up-{number}"), 0, 10, used(1), None)
+    assert len(learned.as_json()) == MODELS
+    assert learned.input_tokens(MODEL, 0, 4000) == 4000
+
+
+def test_kinds_and_sizes_of_one_model_are_bounded():
+    learned = Learned()
+    for number in range(10 * CLASSES):
+        learned.saw(MODEL, number % 8, 4**(number // 8), used(1), None)  # fmt: skip
+    assert len(learned._models[MODEL].inputs) <= CLASSES
+
+
+@given(st.lists(st.floats(0.001, 1000), min_size=ENOUGH, max_size=400))
+def test_no_more_than_five_in_a_hundred_were_above_what_is_told(values):
+    spread = Spread()
+    for value in values:
+        spread.add(value)
+    told = spread.quantile()
+    assert sum(value > told * (1 + 1e-9) for value in values) <= len(values) * 5 // 100
+    assert told <= max(values) * 2 ** (1 / 16) * (1 + 1e-9)
+
+
+def lessons(path):
+    written = []
+
+    def later(work):
+        written.append(work)
+        work(None)
+
+    return Lessons(path, later), written
+
+
+def test_it_is_kept_in_the_state_as_it_goes_and_at_the_end(tmp_path):
+    first, written = lessons(tmp_path)
+    for _ in range(OFTEN):
+        first.saw(MODEL, 0, 4000, used(1000, 50), 1)
+    assert len(written) == 1  # killed now, it knows all of them
+    again, _ = lessons(tmp_path)
+    assert again.input_tokens(MODEL, 0, 4000) == first.input_tokens(MODEL, 0, 4000) < 1100
+    assert again.output_tokens(MODEL, 4096, None) == first.output_tokens(MODEL, 4096, None) < 60
+    for _ in range(ENOUGH):
+        again.saw(("openai", "new"), 0, 4000, used(1000), None)
+    again.keep()
+    assert lessons(tmp_path)[0].input_tokens(("openai", "new"), 0, 4000) < 1100
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_without_a_directory_nothing_is_kept_and_all_else_works():
+    memory, written = lessons(None)
+    for _ in range(2 * OFTEN):
+        memory.saw(MODEL, 0, 4000, used(1000), None)
+    memory.keep()
+    assert not written and memory.input_tokens(MODEL, 0, 4000) < 1100
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b'{"version":2,"models":[]}', b'{"version":1,"models":[["a"]]}',
+     b'{"version":1,"models":[["a","b",[[0,0,[[1,-5]]]],[]]]}',
+     b'{"version":1,"models":[["a","b",[],[[99999999,1]]]]}'],
+)  # fmt: skip
+def test_a_damaged_file_teaches_nothing_and_stops_no_start(tmp_path, text):
+    (tmp_path / FILE).write_bytes(text)
+    one, _ = lessons(tmp_path)
+    assert one.input_tokens(MODEL, 0, 4000) == 4000
+    one.saw(MODEL, 0, 4000, used(1000), None)
+    one.keep()
+    assert orjson.loads((tmp_path / FILE).read_bytes())["version"] == 1
+
+
+def test_a_directory_that_cannot_be_written_costs_the_lessons_alone(tmp_path):
+    one, _ = lessons(tmp_path / "gone")
+    one.saw(MODEL, 0, 4000, used(1000), None)
+    one.keep()
+
+
+async def test_the_state_remembers_over_a_restart(tmp_path, clock):
+    async def opened():
+        return await EmbeddedState.open(tmp_path / "state", clock=clock, time_zone="UTC", max_keys=10)
+
+    state = await opened()
+    for _ in range(ENOUGH):
+        state.lessons.saw(MODEL, 0, 4000, used(1000), None)
+    await state.close()
+    again = await opened()
+    assert again.lessons.input_tokens(MODEL, 0, 4000) < 1100
+    await again.close()

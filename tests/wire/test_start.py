@@ -133,7 +133,7 @@ async def test_a_key_of_ours_on_an_open_address_wants_a_word_about_anonymous_cal
 
 
 async def test_a_wrong_state_url_is_named_without_its_password(tmp_path):
-    result = await serve(tmp_path, GOOD, "--state", "redis://user:hunter2secret@127.0.0.1/0")
+    result = await serve(tmp_path, GOOD, "--state", "redis://user:hunter2secret@127.0.0.1:66000/0")
     check(result)
     assert "hunter2" not in result[2][0]
 

@@ -194,7 +194,7 @@ def play(server: Server, examples: int, scripts: Scripts = SCRIPTS) -> None:
     with redis.Redis(port=server.port) as client:
         machine = type("Machine", (Machine,), {"client": client, "scripts": scripts})
         how = settings(
-            max_examples=examples, stateful_step_count=50, deadline=None, database=None, derandomize=True,
+            max_examples=examples, stateful_step_count=50, deadline=None, database=None, derandomize=scripts is SCRIPTS,
             suppress_health_check=list(HealthCheck), phases=(Phase.generate,), print_blob=False,
         )  # fmt: skip
         run_state_machine_as_test(machine, settings=how)
@@ -213,5 +213,7 @@ def test_a_fleet_never_spends_more_than_the_limit_with_or_without_its_store(serv
     ],
 )
 def test_the_machine_catches(server: Server, mutant: tuple[str, str, str]) -> None:
+    scripts = patched(*mutant)
     with pytest.raises(AssertionError):
-        play(server, examples=200, scripts=patched(*mutant))
+        for _ in range(8):  # each finds it most of the time
+            play(server, examples=200, scripts=scripts)

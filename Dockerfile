@@ -22,6 +22,7 @@ LABEL org.opencontainers.image.title="sluice" \
       org.opencontainers.image.description="A transparent, metering, policed reverse proxy in front of LLM providers." \
       org.opencontainers.image.licenses="Apache-2.0"
 # Two malloc arenas: a Python process with a few threads gives its memory back instead of keeping one arena a thread.
+# The state, or the journal of a shared one, stands in /var/lib/sluice; which of them, `state:` of the policy says (or SLUICE_STATE).
 ENV PATH=/opt/sluice/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -29,7 +30,7 @@ ENV PATH=/opt/sluice/bin:$PATH \
     SLUICE_POLICY=/etc/sluice/policy.yaml \
     SLUICE_LISTEN=0.0.0.0:8080 \
     SLUICE_ADMIN=0.0.0.0:9090 \
-    SLUICE_STATE=sqlite:/var/lib/sluice
+    XDG_STATE_HOME=/var/lib
 COPY --from=build /opt/sluice /opt/sluice
 COPY --from=build --chown=10001:10001 /var/lib/sluice /var/lib/sluice
 COPY config/examples/container.yaml /etc/sluice/policy.yaml

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 ARGS ?=
 
-.PHONY: run install dev check test demo bench crash accuracy frozen bench-ledger prices schema docs lock chroot clean
+.PHONY: run install dev check test demo bench bench-money simulate crash accuracy frozen bench-ledger prices schema docs lock chroot clean
 
 run: install  ## start Sluice on 127.0.0.1:8080 with config/policy.yaml
 	@exec $(BIN)/sluice serve --policy config/policy.yaml $(ARGS)
@@ -48,6 +48,12 @@ demo: install  ## a dozen calls against a fake provider: no key, no network
 
 bench: dev  ## the table of docs/performance.md (needs a C compiler)
 	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-money: dev  ## what spend limits cost a call: embedded, synced to the disk, shared (needs a C compiler; some three minutes)
+	@PYTHONPATH=. $(BIN)/python tests/bench/spend.py $(ARGS)
+
+simulate: dev  ## docs/fleet.md: a thousand sidecars on one Redis, from costs measured on a real server
+	@PYTHONPATH=. $(BIN)/python tests/bench/fleet.py $(ARGS)
 
 crash: dev  ## kill -9 of a sidecar 50 times under load: nothing unaccounted (2 minutes)
 	@$(BIN)/python tests/bench/crash.py $(ARGS)

@@ -39,6 +39,7 @@ from proxy.record.stream import LedgerStream, stream_key
 from proxy.record.webhook import Webhook
 from proxy.rooms import Generation, Rooms
 from proxy.states import StatePlace, States, open_states
+from proxy.under_way import KeyNews
 
 ADMIN_SHUTDOWN_S = 1.0
 LAST_WORDS_S = 2.0  # for cancelled calls to say so and settle
@@ -69,7 +70,7 @@ class App:
         state = self._state = states.own
         self._table = PriceTable.read()
         self._generation = self._compiled(loaded.rulebook)
-        self._names = self._known_names()
+        self._names = self._generation.names(self._table.models())
         self._is_ready = self._is_draining = False
         self._over = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -99,6 +100,7 @@ class App:
             clock=clock,
             dice=random.random,
         )
+        state.keys.on_news = KeyNews(rooms.under_way.revoked, self.log.event, shown)
         self._stream = LedgerStream(state.outgoing, self.log.event)
         self._upkeep = state.upkeep(lambda: self.rules, clock, self.log.event)
         self._bridge = Bridge(rooms)
@@ -232,7 +234,7 @@ class App:
         gone = removed_limits(self._generation.rules, rules)
         spent = self._state.held_spend([limit.name for limit in gone])
         self._generation = self._compiled(rules)
-        self._names = self._known_names()
+        self._names = self._generation.names(self._table.models())
         self._metrics.policy(rules.generation)
         self.log.set_level(rules.log_level)
         self._states.told(rules)
@@ -251,17 +253,6 @@ class App:
     def _settings(self) -> Settings:
         rules = self._generation.rules
         return Settings(rules.providers, rules.default_provider, rules.server.hosts, rules.server.cors, self._is_draining)
-
-    def _known_names(self) -> dict[str, frozenset[str]]:
-        rules = self._generation.rules
-        callers = {key.name for key in rules.callers.keys} | {token.record.name for token in rules.callers.tokens}
-        return {
-            "provider": frozenset(rules.providers),
-            "model": rules.known_models | self._table.models(),
-            "caller": frozenset(callers | {"anonymous"}),
-            "team": rules.callers.teams,
-            "tier": rules.callers.tiers,
-        }
 
     def _is_known(self, kind: str, name: str) -> bool:
         """May a label hold this name? Those of the policy, the price table, and the keys of the state."""

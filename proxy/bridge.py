@@ -43,6 +43,7 @@ class Bridge:
         generation = self._rooms.current()
         story = Story(call, generation=generation.rules.generation, operation="realtime", streamed=True)
         self._rooms.metrics.in_flight(1)
+        self._rooms.under_way.begin(story)
         try:
             plan, facts = await self._plan(generation, call, story)
             async with self._connected(call, plan, generation) as upstream:
@@ -64,9 +65,10 @@ class Bridge:
             raise
         except asyncio.CancelledError:
             if story.started is None:  # a session says itself how it ended
-                story.end = "client_gone" if request.transport is None else "stopped:drain"
+                story.end = "client_gone" if request.transport is None else f"stopped:{story.stopping}"
             raise
         finally:
+            self._rooms.under_way.end(story)
             for try_ in story.tries:
                 if try_.row is None:
                     try_.end = story.end

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from proxy.admit.estimate import Bound, bound
+from proxy.admit.jobs import job_id
+from proxy.dialect.jobs import WORK_UNITS, Job
 from proxy.dialect.wire import Asked, Operation
-from proxy.exchange import Story, Try, Usage, value
-from proxy.meter.price import Prices, Quote, bound_cost
-from proxy.policy.plan import Plan, Provider, Target
+from proxy.exchange import Row, Story, Try, Usage, value
+from proxy.meter.price import UNITS, Prices, Quote, bound_cost
+from proxy.policy.plan import Plan, Pricing, Provider, Target
 from proxy.ports import Intent, Standing
 from proxy.rooms import Rooms
 
+WORK = Operation("other")  # billed and metered: the usage of a job is known when it is priced
+TIERLESS = (None, "auto")  # the tier is a default of the provider's account, which replies alone tell
 TIMED = frozenset({"audio_ms", "characters"})  # of what is billed by these, no context window bounds the input
 
 
@@ -35,6 +39,8 @@ async def hold(
     Raises Refusal 400 `unpriced_model`, `unmetered_operation`, `exceeds_limit`; 402, 429, 503: then nothing is held. Else `try_` is
     worth its estimate from now on, whatever happens, until it is settled or released.
     """
+    if asked.tier in TIERLESS and (tier := rooms.store.lessons.tier((try_.provider, try_.model or ""))):
+        asked = replace(asked, tier=tier)
     quote, most, cost = quoted(prices, plan, Target(provider, try_.model, None), op, asked, text_bytes, try_.at_ns)
     nanousd = cost(output_tokens=most.output_tokens)
     try_.held_tokens = likely_tokens(rooms, plan, try_, most, asked, quote.row.window) if op.is_billed else 0
@@ -60,6 +66,8 @@ def quoted(
     prices: Prices, plan: Plan, target: Target, op: Operation, asked: Asked, text_bytes: int, at_ns: int
 ) -> tuple[Quote, Bound, Callable[..., int]]:
     """By which row an attempt is priced, what it may use at most, and what it costs (nano-dollars) with so many `output_tokens`."""
+    if asked.media and target.model:
+        asked = replace(asked, model=target.model)  # the model that answers counts images in its own way
     tools = tuple(unit for unit, _ in asked.tools)
     quote = prices.quote(plan.pricing, plan.is_under_spend_limit, target.provider, target.model, op, at_ns, tools)
     window = quote.row.window
@@ -83,11 +91,13 @@ def likely_tokens(rooms: Rooms, plan: Plan, try_: Try, most: Bound, asked: Asked
     return read + lessons.output_tokens(name, plan.pricing.default_max_tokens, window) * max(1, asked.choices)
 
 
-def learn(rooms: Rooms, try_: Try, most: Bound, usage: Usage, answers: int) -> None:
+def learn(rooms: Rooms, try_: Try, most: Bound, usage: Usage, asked: Asked) -> None:
     """What the provider states of a call that is over teaches what the next one like it will take."""
     if usage.source == "provider" and most.sent_tokens:
-        whole = answers if most.is_open and usage.ended else None
-        rooms.store.lessons.saw((try_.provider, try_.model or ""), most.kind, most.sent_tokens, usage, whole)
+        lessons, name = rooms.store.lessons, (try_.provider, try_.model or "")
+        lessons.saw(name, most.kind, most.sent_tokens, usage, asked.choices if most.is_open and usage.ended else None)
+        if asked.tier in TIERLESS:
+            lessons.saw_tier(name, usage.tier)
 
 
 def release(rooms: Rooms, try_: Try) -> None:
@@ -104,10 +114,81 @@ def settle(rooms: Rooms, prices: Prices, story: Story, try_: Try, quote: Quote, 
     rooms.books.settle(story, try_)
 
 
+def defer(rooms: Rooms, story: Story, try_: Try, quote: Quote, job: Job) -> None:
+    """The provider works on after its answer, and bills it later: what is held stays held, for the job."""
+    if quote.note:  # `unmetered: flag`: no bound of it is known
+        rooms.metrics.unpriced(try_.provider, try_.model, quote.note)
+    try_.ended = rooms.clock.monotonic()
+    id = job_id(try_.provider, job.id)
+    later = replace(rooms.books.row_of(story, try_), id=id, kind="job", attempt=1, parent_id=f"{story.call.id}/{try_.number}")
+    try_.usage, try_.cost_nanousd, try_.price_row = (
+        Usage(note=f"{quote.note},job" if quote.note else "job", detail={"job": job.id}),
+        0,
+        None,
+    )
+    rooms.books.defer(story, try_, id, later)
+
+
+def settle_job(rooms: Rooms, prices: Prices, pricing: Pricing, provider: Provider, job: Job) -> None:
+    """A later answer shows what the job used: it is settled, for whoever began it, in the periods of its hold. Once."""
+
+    def true(row: Row) -> Sequence[Row]:
+        rows = _job_rows(rooms, prices, pricing, provider, row, job)
+        for one in rows:
+            rooms.metrics.job(one)
+        return rows
+
+    rooms.store.settle_job(job_id(provider.name, job.id), true)
+
+
+def _job_rows(rooms: Rooms, prices: Prices, pricing: Pricing, provider: Provider, row: Row, job: Job) -> Sequence[Row]:
+    """What it did use. `row`: as it is held, worth its estimate."""
+    if job.usages and job.usages[0].units.keys() & WORK_UNITS:
+        model = row.model or job.usages[0].model
+        rooms.metrics.unpriced(provider.name, model, UNITS)
+        return [replace(row, model=model, usage_detail=job.usages[0].detail, usage_note=UNITS)]
+    if job.usages:
+        return [_job_row(rooms, prices, pricing, provider, row, usage, number) for number, usage in enumerate(job.usages, 1)]
+    if not job.is_free:
+        return [replace(row, usage_note="usage_missing")]
+    return [_with_usage(row, Usage(), "", 0, None)]
+
+
+def _job_row(rooms: Rooms, prices: Prices, pricing: Pricing, provider: Provider, row: Row, usage: Usage, number: int) -> Row:
+    """`number`: of the models of the job."""
+    pricing = replace(pricing, unknown_price="flag") if pricing.unknown_price == "deny" else pricing  # it is too late to refuse
+    model = row.model if number == 1 and row.model else usage.model
+    priced = prices.priced(prices.quote(pricing, False, provider, model, WORK, row.at), usage, row.held_nanousd)
+    if priced.unpriced:
+        rooms.metrics.unpriced(provider.name, model, priced.unpriced)
+    found = _with_usage(replace(row, model=model), usage, priced.note, priced.cost_nanousd, priced.price_row)
+    took_ms = round(max(0, rooms.clock.now_ns() - row.at) / 1e6, 3)
+    if number == 1:
+        return replace(found, duration_ms=took_ms)
+    return replace(found, id=f"{row.id.rpartition('/')[0]}/{number}", attempt=number, held_nanousd=0, duration_ms=took_ms)
+
+
+def _with_usage(row: Row, usage: Usage, note: str, nanousd: int, price_row: Mapping[str, object] | None) -> Row:
+    return replace(
+        row,
+        input_tokens=usage.input,
+        cached_input_tokens=usage.cached_input,
+        cache_write_tokens=usage.cache_write,
+        output_tokens=usage.output,
+        reasoning_tokens=usage.reasoning,
+        usage_detail=usage.detail,
+        usage_source=usage.source,
+        usage_note=note,
+        cost_nanousd=nanousd,
+        price_row=price_row,
+    )
+
+
 def reckon(rooms: Rooms, prices: Prices, try_: Try, quote: Quote, usage: Usage, op: Operation) -> None:
     """What the attempt cost, for the books to settle. An estimated usage costs what was held; a read-back costs nothing."""
     priced = prices.priced(quote, usage, try_.held_nanousd)
     try_.ended = rooms.clock.monotonic()
+    try_.is_read_back = op.is_read_back
     try_.usage = usage if usage.note == priced.note else replace(usage, note=priced.note)
     try_.cost_nanousd = 0 if op.is_read_back else priced.cost_nanousd
     try_.price_row = priced.price_row

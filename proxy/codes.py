@@ -87,6 +87,7 @@ _TABLE = {
     "upstream_cut": Code(None, "the provider broke off in the middle of its answer", "retry the call"),
     "stopped_money": Code(None, "the budget ended while the answer ran", "wait for the reset, ask for more"),
     "stopped_drain": Code(None, "this process shut down while the answer ran", "retry the call"),
+    "stopped_revoked": Code(None, "the key was revoked while the answer ran", "ask for a new key"),
     "stopped_output": Code(None, "the answer held something that the policy does not let through", "ask for another `guard:`"),
 }
 CODES: Mapping[str, Code] = MappingProxyType(_TABLE)

@@ -170,6 +170,7 @@ class Try:
     held_tokens: int = 0
     is_held: bool = False  # a durable intent exists and wants a settle or a void
     is_sent: bool = False  # the provider may have the whole request, and bill it
+    is_read_back: bool = False  # its tokens are those of another call: they stand in its row, and count nowhere
     usage: Usage = Usage()
     cost_nanousd: int = 0
     price_row: Mapping[str, object] | None = None
@@ -188,6 +189,7 @@ class Story:
     generation: int = 0
     status: int | None = None  # sent to the client
     end: str = "done"  # done | refused:<code> | upstream_cut | client_gone | stopped:<reason>
+    stopping: str = "drain"  # why its task was cancelled, if it was and the client is there: drain | revoked
     tries: list[Try] = field(default_factory=list)
     found: dict[tuple[str, str, str], int] = field(default_factory=dict)  # (entity, direction, action) → count
     limit: str | None = None  # the tightest, or the refusing one

@@ -16,7 +16,7 @@ from proxy.exchange import Call, Caller, RawHeaders, Story, value
 from proxy.forwarding import Forwarding
 from proxy.guard.mask import Blocked, inspect, inspect_other
 from proxy.guard.vault import Vault
-from proxy.identify.who import end_user
+from proxy.identify.who import REVOKED_KEY, end_user
 from proxy.listen.headers import forwardable
 from proxy.listen.peek import Peeked
 from proxy.listen.reply import reply_headers
@@ -29,6 +29,7 @@ from proxy.rooms import Generation, Ready, Rooms
 from proxy.stream.body import read_json
 from proxy.stream.coding import decode, without_body_fields
 from proxy.stream.multipart import FormField
+from proxy.under_way import REVOKED
 
 NOTHING_ASKED = Asked()
 FORMLESS = frozenset({"files", "batches", "models"})  # operations whose forms name no model
@@ -66,6 +67,7 @@ class Pipeline:
         generation = self._rooms.current()
         story = Story(call, generation=generation.rules.generation)
         self._rooms.metrics.in_flight(1)
+        self._rooms.under_way.begin(story)
         peeked = Peeked(body)
         known = Known(generation.rules.providers[call.route.provider].dialect)
         try:
@@ -84,6 +86,7 @@ class Pipeline:
             self._rooms.log.failure(call.id, error)
             self._refuse(known, Refusal(500, "internal", _INTERNAL, should_retry=False), sink, story)
         finally:
+            self._rooms.under_way.end(story)
             peeked.close()
             for try_ in story.tries:
                 if try_.row is None:
@@ -214,11 +217,13 @@ class Pipeline:
         story.status = sink.refuse(no, known.speaks, headers)
 
     def _stopped(self, known: Known, sink: Sink, story: Story) -> None:
-        """Cancelled from outside: the client left, or the drain is over."""
+        """Cancelled from outside: the client left, the drain is over, or the key was revoked."""
         if sink.is_gone:
             story.end = "client_gone"
         elif sink.is_started:
-            story.end = "stopped:drain"
+            story.end = f"stopped:{story.stopping}"
+        elif story.stopping == REVOKED:
+            self._refuse(known, Refusal(401, "invalid_credentials", REVOKED_KEY, should_retry=False, close=True), sink, story)
         else:
             self._refuse(known, Refusal(503, "draining", "this Sluice is shutting down", retry_after=1, close=True), sink, story)
 

@@ -195,6 +195,14 @@ class Lessons(Protocol):
         """What an answer is likely to take where the call names no most; `default` until enough were seen."""
         ...
 
+    def tier(self, name: tuple[str, str]) -> str | None:
+        """The service tier that a call gets which names none; None until a reply has told."""
+        ...
+
+    def saw_tier(self, name: tuple[str, str], tier: str | None) -> None:
+        """The reply to a call that named none stated it. Comes after `saw`."""
+        ...
+
     def saw(self, name: tuple[str, str], kind: int, sent: int, usage: Usage, answers: int | None) -> None:
         """The provider's own figures of a call. `answers`: how many, of a whole reply whose call named no most; else None."""
         ...
@@ -245,6 +253,16 @@ class Store(Protocol):
         """Nothing was sent: tokens and money go back. The row (cost 0) is written if given."""
         ...
 
+    def defer(self, id: str, job: str, row: Row, later: Row) -> None:
+        """The provider goes on after its answer: what is held under `id` is held under `job` from now on, in its own periods, and
+        also after a restart. `row` is the attempt's, written now; `later` the job's, should nobody ever read it back."""
+        ...
+
+    def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]]) -> None:
+        """`true` gives the job's row its true figures (rows, where it used several models): they are settled, once. A job that is not
+        known, or is settled already: nothing, and nobody is asked. Never awaits, never fails."""
+        ...
+
     def leave(self, call_uid: str) -> None:
         """The call is over: its slots are free. Idempotent."""
         ...
@@ -268,6 +286,7 @@ class Metrics(Protocol):
     def breaker(self, provider: str, model: str | None, state: str) -> None: ...
     def limits(self, standings: Sequence[Standing]) -> None: ...
     def unpriced(self, provider: str, model: str | None, reason: str) -> None: ...
+    def job(self, row: Row) -> None: ...
 
 
 Fields = Mapping[str, str]

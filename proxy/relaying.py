@@ -8,7 +8,9 @@ from dataclasses import field
 import orjson
 
 from proxy.at_limit import MoneyEnded, Purse, purse
-from proxy.charging import Charge, learn, reckon, settle
+from proxy.charging import Charge, defer, learn, reckon, settle, settle_job
+from proxy.dialect.fields import plain_path
+from proxy.dialect.jobs import RESULTS
 from proxy.dialect.wire import Dialect
 from proxy.exchange import RawHeaders, Story, Try, Usage, value
 from proxy.forward.breaker import Turn
@@ -27,6 +29,7 @@ from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Ready, Rooms
 from proxy.stream.coding import decode, without_body_fields
 from proxy.stream.tail import Tail
+from proxy.under_way import REVOKED
 
 MAX_LIST = 4 * 1024 * 1024  # bytes of a list of models
 LIST_S = 10.0
@@ -95,17 +98,17 @@ class Relaying:
         except MoneyEnded as ended:
             self._stop(ended, sent, sink, story, tail, form)
         except BaseException as left:
-            sent.of.try_.end = _end_of(left, sink)
+            sent.of.try_.end = _end_of(left, sink, story)
             if isinstance(left, asyncio.CancelledError) and not sink.is_gone and sink.is_started:
                 sink.push(tail.end())
-                sink.abort(last_words(sent.of.dialect, ready, tail, form, "stopped_drain", _DRAIN))
+                sink.abort(last_words(sent.of.dialect, ready, tail, form, f"stopped_{story.stopping}", _STOPPED[story.stopping]))
             raise
         finally:
             answer.close()
             now = clock.monotonic()
             story.upstream_s += now - began
             sent.of.turn.saw(_healthy(ok, sent, watch), now)
-            self._settle(sent, ready, story, watch.usage())
+            self._settle(sent, ready, story, watch)
 
     def _purse(self, sent: Sent, ready: Ready, watch: Watch) -> Purse | None:
         of = sent.of
@@ -240,21 +243,36 @@ class Relaying:
         if is_decoded and watch.is_cut_short:
             raise UpstreamCut("upstream_cut", "the content coding of the answer ended too early")
 
-    def _settle(self, sent: Sent, ready: Ready, story: Story, usage: Usage) -> None:
-        learn(self._rooms, sent.of.try_, sent.of.charge.most, usage, ready.asked.choices)
+    def _settle(self, sent: Sent, ready: Ready, story: Story, watch: Watch) -> None:
+        job = watch.job(_named(ready.call.route.path))
+        if job is not None and ready.op.is_billed and not job.is_over:
+            return defer(self._rooms, story, sent.of.try_, sent.of.charge.quote, job)
+        usage = watch.usage()
+        learn(self._rooms, sent.of.try_, sent.of.charge.most, usage, ready.asked)
         settle(self._rooms, ready.prices, story, sent.of.try_, sent.of.charge.quote, usage, ready.op)
+        is_all = ready.op.variant != RESULTS or sent.of.try_.end == "done"  # of results, no line tells that it is the last
+        if job is not None and job.is_over and is_all and not ready.op.is_billed:
+            settle_job(self._rooms, ready.prices, ready.plan.pricing, sent.of.target.provider, job)
         if self._rooms.alerts.is_on and sent.of.try_.cost_nanousd > sent.of.charge.nanousd:  # no hold has shown so much
             stopped = story.limit if sent.of.try_.end == "stopped:money" else None
             self._rooms.alerts.saw(ready.plan.claims, self._rooms.store.standings(ready.plan.claims), stopped)
 
 
-def _end_of(left: BaseException, sink: Sink) -> str:
+def _named(path: str) -> str | None:
+    """The job whose results this path asks for."""
+    *_, before, last = ("", "", *plain_path(path).split("/"))
+    return before if last == "results" else None
+
+
+def _end_of(left: BaseException, sink: Sink, story: Story) -> str:
     """Why an answer was not relayed to its end; a defect of ours cuts it off."""
     match left:
         case Refusal():
             return f"refused:{left.code}"
         case asyncio.CancelledError() if not sink.is_gone:
-            return "stopped:drain" if sink.is_started else "refused:draining"
+            if sink.is_started:
+                return f"stopped:{story.stopping}"
+            return "refused:invalid_credentials" if story.stopping == REVOKED else "refused:draining"
         case ClientGone() | asyncio.CancelledError():
             return "client_gone"
         case _:
@@ -271,4 +289,7 @@ def _healthy(ok: bool | None, sent: Sent, watch: Watch) -> bool | None:
 
 
 _CUT = "the provider's answer broke off; what came before this is all there is"
-_DRAIN = "this Sluice is shutting down and its time to finish streams is over"
+_STOPPED = {
+    "drain": "this Sluice is shutting down and its time to finish streams is over",
+    REVOKED: "the key that this call came with was revoked",
+}

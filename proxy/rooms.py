@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.dialect.wire import Asked, Dialect, Operation
 from proxy.exchange import Call, Caller, RawHeaders, value
@@ -18,6 +18,7 @@ from proxy.ports import Clock, Metrics, Standing, Store, Upstream
 from proxy.record.alerts import Alerts
 from proxy.record.books import Books
 from proxy.record.log import Log
+from proxy.under_way import UnderWay
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,17 @@ class Generation:
 
     rules: Rulebook
     prices: Prices
+
+    def names(self, models: frozenset[str]) -> dict[str, frozenset[str]]:
+        """What a label may hold, by kind: what the policy names, and these models."""
+        callers = self.rules.callers
+        return {
+            "provider": frozenset(self.rules.providers),
+            "model": self.rules.known_models | models,
+            "caller": frozenset({key.name for key in callers.keys} | {token.record.name for token in callers.tokens} | {"anonymous"}),
+            "team": callers.teams,
+            "tier": callers.tiers,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,7 @@ class Rooms:
     log: Log
     clock: Clock
     dice: Dice
+    under_way: UnderWay = field(default_factory=UnderWay)
 
 
 @value(frozen=True, slots=True)

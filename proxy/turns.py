@@ -15,7 +15,8 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from proxy.charging import hold, settle
+from proxy.admit.estimate import Bound
+from proxy.charging import hold, learn, settle
 from proxy.dialect import realtime
 from proxy.dialect.wire import Asked
 from proxy.exchange import Story, Try, Usage
@@ -23,6 +24,7 @@ from proxy.meter.price import Quote
 from proxy.policy.plan import Facts, Plan
 from proxy.refusal import Refusal
 from proxy.rooms import Generation, Rooms
+from proxy.under_way import REVOKED
 
 POLICY_VIOLATION, GOING_AWAY, SERVER_ERROR = 1008, 1001, 1011  # RFC 6455, 7.4.1
 MAX_INPUT = 128_000  # tokens of a realtime session's context: no turn reads more
@@ -33,7 +35,7 @@ _TURNS = (
     b"usageMetadata", b"transcription.completed", b'"error"',
 )  # fmt: skip
 
-Turn = tuple[Try, Quote]
+Turn = tuple[Try, Quote, Bound | None]  # None: nothing could be held
 Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
 
@@ -53,7 +55,7 @@ class Session:
         self._rooms, self._generation, self._plan, self._facts, self._story = rooms, generation, plan, facts, story
         self._client, self._upstream = client, upstream
         self._model = plan.model
-        self._sent = 0  # bytes of text the client has sent: what a turn may read, at most
+        self._sent = 0  # bytes the client has sent, and tokens it was answered with: what a turn may read, at most
         self._transcriber: str | None = None  # the model that writes down what is heard
         self._asked: deque[Turn] = deque()  # held, and not yet begun by the provider
         self._live: dict[str, Turn] = {}  # begun, by the response's id: several may be under way at once
@@ -75,11 +77,11 @@ class Session:
             await self._close(code, message)
         except asyncio.CancelledError:
             if not is_told:
-                self._story.end = "client_gone" if is_client_gone() else "stopped:drain"
+                self._story.end = "client_gone" if is_client_gone() else f"stopped:{self._story.stopping}"
             for pump in pumps:
                 pump.cancel()
             await asyncio.wait(pumps)
-            await self._close(GOING_AWAY, b"")
+            await self._close(*((POLICY_VIOLATION, b"stopped_revoked") if self._story.stopping == REVOKED else (GOING_AWAY, b"")))
             raise
         finally:
             for pump in pumps:
@@ -209,7 +211,7 @@ class Session:
             try_, plan, prices = self._story.tries[-1], self._plan, self._generation.prices
             pricing = replace(plan.pricing, unknown_price="flag", unmetered="flag")
             quote = prices.quote(pricing, False, plan.targets[0].provider, model, realtime.REALTIME, try_.at_ns)
-            self._settle((try_, quote), usage)
+            self._settle((try_, quote, None), usage)
             raise
         self._settle(turn, usage)
 
@@ -227,10 +229,13 @@ class Session:
             rooms, self._generation.prices, plan, story, try_, target.provider, realtime.REALTIME, NOTHING_NAMED, min(self._sent, MAX_INPUT)
         )
         try_.status, try_.is_sent = 101, True
-        return try_, charge.quote
+        return try_, charge.quote, charge.most
 
     def _settle(self, turn: Turn, usage: Usage) -> None:
-        try_, quote = turn
+        try_, quote, most = turn
+        self._sent += usage.output  # later turns read it
+        if most is not None:
+            learn(self._rooms, try_, most, usage, NOTHING_NAMED)
         if usage.source == "estimate":
             try_.end = self._story.end
         settle(self._rooms, self._generation.prices, self._story, try_, quote, usage, realtime.REALTIME)

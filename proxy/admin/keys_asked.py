@@ -22,8 +22,8 @@ MOST_OVERLAP_S = 90 * 86400.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
-def read_key_asked(raw: bytes, digest: bytes, rules: CallerRules, time_zone: str) -> KeyRecord:
-    """The record of a key to be minted, from the JSON body. Raises AdminProblem 400."""
+def read_key_asked(raw: bytes, digest: bytes, rules: CallerRules, time_zone: str, now_ns: int = 0) -> KeyRecord:
+    """The record of a key to be minted, from the JSON body. `now_ns`: it must outlive this instant. Raises AdminProblem 400."""
     doc = _object(raw, FIELDS)
     name = doc.get("name")
     if not (isinstance(name, str) and _NAME.fullmatch(name)) or name == "anonymous":
@@ -34,8 +34,10 @@ def read_key_asked(raw: bytes, digest: bytes, rules: CallerRules, time_zone: str
     except ValidationError as error:
         path, _, sentence = findings(error, KeyEntry)[0]
         raise bad(f"`{path_text(path)}`: {sentence}", "the words are those of `callers.keys` in the policy; see `sluice schema`") from None
-    except (OverflowError, ValueError):
+    except ValueError:
         raise bad("`expires` is no date", "give YYYY-MM-DD") from None
+    if record.expires_ns is not None and record.expires_ns <= now_ns:
+        raise bad("`expires` is over already", "give a day to come, or leave it out")
     for field, given, declared in (("tier", entry.tier, rules.tiers), ("team", entry.team, rules.teams)):
         if given is not None and given not in declared:
             raise bad(f"`{field}` is not declared in the policy", f"declare it under {field}s:, or leave it out")
@@ -63,13 +65,14 @@ def _object(raw: bytes, known: tuple[str, ...]) -> dict[str, object]:
     """Without the fields that are null; lists as tuples, as the policy's values have them."""
     try:
         doc = orjson.loads(raw)
-    except ValueError:
-        raise bad("the body is not JSON", f"send an object with {', '.join(known)}") from None
-    if not isinstance(doc, dict):
+        frozen = _frozen(doc)
+    except (ValueError, RecursionError):
+        raise bad("the body is not JSON, or nested too deep", f"send an object with {', '.join(known)}") from None
+    if not isinstance(frozen, dict):
         raise bad("the body is not a JSON object", f"send an object with {', '.join(known)}")
-    if any(name not in known for name in doc):
+    if any(name not in known for name in frozen):
         raise bad("there is a field that is not known here", "known are " + ", ".join(known))
-    return {name: _frozen(value) for name, value in doc.items() if value is not None}
+    return {name: value for name, value in frozen.items() if value is not None}
 
 
 def _frozen(value: object) -> object:

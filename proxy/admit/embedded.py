@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -13,6 +13,7 @@ from proxy.admit import sqlite
 from proxy.admit.counters import Charge, Counters, Hold, Moment, charges_of
 from proxy.admit.flood import Flood
 from proxy.admit.growth import has_room
+from proxy.admit.jobs import Jobs, is_job
 from proxy.admit.journal import Journal
 from proxy.admit.lessons import Lessons
 from proxy.admit.limits import denied_entry, denied_hold, entry_standings, hold_standings, worst
@@ -56,6 +57,7 @@ class EmbeddedState(Questions):
         self._storage: Storage | None = None
         self._journal: Journal | None = None
         self._flood = Flood()
+        self.jobs = Jobs(self._counters, clock, self)
 
     @classmethod
     async def open(
@@ -73,6 +75,7 @@ class EmbeddedState(Questions):
             index = sqlite.Index(path / LEDGER if path else None, Calendar(time_zone).day_of)
             state = cls(place, clock, moments, max_keys, index)
             await state._recover(durability)
+            state.jobs.look()
         except BaseException:
             if index is not None:
                 index.close()
@@ -98,7 +101,7 @@ class EmbeddedState(Questions):
         except OSError as problem:
             raise unwritable(path, problem) from problem
         self._storage, self._journal = storage, storage.journal
-        crashed = self._crashed()
+        crashed = [(id, hold) for id, hold in self._counters.holds.items() if not is_job(id)]  # nobody lives to settle them
         for id, hold in crashed:
             self._close(id, hold.tokens, hold.nanousd, row_held(hold))
         storage.journal.flush()
@@ -107,13 +110,10 @@ class EmbeddedState(Questions):
         await asyncio.wrap_future(self._index.submit(lambda _: None))
         self.recovery = Recovery(len(crashed), found.torn_bytes, found.damaged_bytes)
 
-    def _crashed(self) -> list[tuple[str, Hold]]:
-        """Attempts of the process before that nobody lives to settle."""
-        return list(self._counters.holds.items())
-
     async def close(self) -> None:
         """Everything settled is written and synced, the lock released."""
         self.lessons.keep()
+        self.jobs.close()
         try:
             if self._storage is not None:
                 await self._storage.close()
@@ -231,7 +231,13 @@ class EmbeddedState(Questions):
 
     def _close(self, id: str, tokens: int, nanousd: int, row: Values | None, *, is_void: bool = False) -> None:
         if self._counters.close(id, tokens, nanousd):
-            self._note(("v", id, row) if is_void or row is None else ("s", id, tokens, nanousd, row), row)
+            self.note(("v", id, row) if is_void or row is None else ("s", id, tokens, nanousd, row), row)
+
+    def defer(self, id: str, job: str, row: Row, later: Row) -> None:
+        self.jobs.defer(id, job, values_of(row), values_of(later))
+
+    def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]]) -> None:
+        self.jobs.settle(job, true)
 
     def leave(self, call_uid: str) -> None:
         """The call's slots are free. Idempotent."""
@@ -243,9 +249,10 @@ class EmbeddedState(Questions):
             self.refusal_rows_dropped += 1
             return
         values = values_of(row)
-        self._note(("w", values), values)
+        self.note(("w", values), values)
 
-    def _note(self, record: Sequence[object], row: Values | None) -> None:
+    def note(self, record: Sequence[object], row: Values | None) -> None:
+        """For the journal, and the row it writes for the ledger."""
         if self._journal is not None:
             self._journal.append(encode(record), row)
         elif row is not None:

@@ -17,7 +17,7 @@ FRAMED = 96  # tokens that Anthropic takes for an image beside its patches
 
 FILE_TOKENS = 258_000  # of a PDF or any other part that we cannot read: Google takes 1,000 pages of 258, others less
 SOUND_PER_S, SOUND_BYTES_PER_S = 32, 1_000  # tokens (Google; OpenAI takes 10), and bytes of speech at 8 kbit/s
-MORE_TOKENS = 131_072  # of what the provider's tools find or it has stored: OpenAI lets web search fill 128,000
+MORE_TOKENS = 131_072  # of what the provider's tools find: OpenAI lets web search fill 128,000. What it has stored may fill the window
 USES = 10  # of a tool that the provider runs, where the request bounds it nowhere
 MOST_USES = 10_000  # more are no bound, but a number
 EDITED_TOKENS = 16 * 8_192 + 32_000  # of an image edit's form: at most 16 images and 32,000 characters (OpenAI's reference)
@@ -68,7 +68,11 @@ def bound(
     """
     made = op.name == "images"  # there `asked.images` are those to be made
     sent = body_len - sum(one.size for one in asked.media) + asked.added + sum(_tokens(one, family, asked.model) for one in asked.media)
-    given = sent + MORE_TOKENS if asked.reads_more else sent
+    given = sent
+    if asked.reads_stored:
+        given += max(MORE_TOKENS, window or 0)
+    elif asked.reads_more:
+        given += MORE_TOKENS
     if window is not None and op.name in _WINDOWED:
         sent, given = min(sent, window), min(given, window)
     if _MINI.match(asked.model or ""):  # its images are billed beyond its window too

@@ -16,7 +16,7 @@ from proxy.exchange import Allow
 from proxy.policy.plan import Rate, Spend
 from proxy.policy.plan_callers import KeyRecord
 
-SHOWN_DIGITS = 8  # hex digits of a digest that name a key in lists
+SHOWN_DIGITS = 12  # hex digits of a digest that name a key in lists: no two of a million are alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Keyring:
 
     def __init__(self, kept: Iterable[Kept] = ()) -> None:
         self._kept: dict[bytes, Kept] = {}
-        self._names: dict[str, int] = {}
+        self._names: set[str] = set()
         self.learn(kept)
 
     def __iter__(self) -> Iterator[Kept]:
@@ -144,18 +144,23 @@ class Keyring:
     def has_name(self, name: str) -> bool:
         return name in self._names
 
-    def learn(self, others: Iterable[Kept]) -> list[Kept]:
-        """What is news among them, joined with what is known; valid from now on."""
-        news = []
+    def news(self, others: Iterable[Kept]) -> list[Kept]:
+        """What is news among them, each key once and joined with what is known."""
+        news: dict[bytes, Kept] = {}
         for other in others:
-            known = self._kept.get(other.record.digest)
+            digest = other.record.digest
+            known = news.get(digest) or self._kept.get(digest)
             kept = other if known is None else joined(known, other)
-            if kept == known:
-                continue
-            if known is None:
-                self._names[kept.record.name] = self._names.get(kept.record.name, 0) + 1
+            if kept != known:
+                news[digest] = kept
+        return list(news.values())
+
+    def learn(self, others: Iterable[Kept]) -> list[Kept]:
+        """As `news`; valid from now on."""
+        news = self.news(others)
+        for kept in news:
             self._kept[kept.record.digest] = kept
-            news.append(kept)
+            self._names.add(kept.record.name)
         return news
 
     def named(self, name: str, declared: Sequence[KeyRecord]) -> list[Kept]:
@@ -165,7 +170,7 @@ class Keyring:
         return minted + [Kept(record) for record in declared if record.name == name and record.digest not in known]
 
     def with_id(self, id: str, declared: Sequence[KeyRecord]) -> list[Kept]:
-        """The keys whose digest begins with `id`, at least 8 hex digits."""
+        """The keys whose digest begins with `id`, at least as long as it is shown."""
         if len(id) < SHOWN_DIGITS:
             return []
         known = {kept.record.digest for kept in self}

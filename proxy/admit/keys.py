@@ -19,7 +19,9 @@ class Keys:
     def __init__(self, index: sqlite.Index, now_ns: Callable[[], int]) -> None:
         self._index, self._now_ns = index, now_ns
         self._ring = Keyring()
-        self.on_news: Callable[[Sequence[Kept]], None] = lambda news: None  # what changed here, for those who share the keys
+        self._turn = asyncio.Lock()  # what is written of a key is all that is known of it, however many change it at once
+        self.on_change: Callable[[Sequence[Kept]], None] = lambda changed: None  # made here, for those who share the keys
+        self.on_news: Callable[[Sequence[Kept]], None] = lambda news: None  # made anywhere, once it is valid here
 
     async def load(self) -> None:
         self._ring.learn(await asyncio.wrap_future(self._index.submit(sqlite.kept_keys)))
@@ -57,18 +59,26 @@ class Keys:
         return dead
 
     async def learn(self, others: Sequence[Kept]) -> None:
-        """What another sidecar knows."""
-        ring = Keyring(self._ring)
-        if news := ring.learn(others):
-            await self._keep(news)
-            self._ring.learn(news)
+        """What another sidecar knows. It is valid here also where it cannot be written: it may be a revocation."""
+        async with self._turn:
+            try:
+                await self._write(others)
+            finally:
+                self._know(others)
 
     async def _change(self, changed: Sequence[Kept]) -> None:
-        await self.learn(changed)
-        self.on_news(changed)
+        async with self._turn:
+            await self._write(changed)
+            self._know(changed)
+        self.on_change(changed)
 
-    async def _keep(self, news: Sequence[Kept]) -> None:
-        await asyncio.wrap_future(self._index.submit(lambda connection: sqlite.keep_keys(connection, news)))
+    async def _write(self, changed: Sequence[Kept]) -> None:
+        if news := self._ring.news(changed):
+            await asyncio.wrap_future(self._index.submit(lambda connection: sqlite.keep_keys(connection, news)))
+
+    def _know(self, changed: Sequence[Kept]) -> None:
+        if news := self._ring.learn(changed):
+            self.on_news(news)
 
 
 @contextmanager

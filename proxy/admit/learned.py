@@ -1,4 +1,4 @@
-"""How many tokens the calls of a model took, against their bound, learned from settled ones. Shrinks rates alone, never money."""
+"""How many tokens the calls of a model took, against their bound, learned from settled ones. Never makes less of money than its bound."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ ENOUGH = 10  # calls of one kind and size from which on they are believed
 RECENT = 512  # calls after which older ones count half, again and again
 QUANTILE_PCT = 95
 STEPS = 16  # buckets to a doubling: each is 4.4 % wide, and its upper edge is what is told
+TIER_CHARS = 32  # of a service tier's name
 FLOOR = 1 / 16  # of the bound. Whoever pads his calls makes others be held for no less than a token in 16 bytes
 
 Name = tuple[str, str]  # provider, model
@@ -50,11 +51,14 @@ class Spread:
 class Model:
     """What is known of one model."""
 
-    __slots__ = ("inputs", "outputs")
+    __slots__ = ("inputs", "outputs", "tier")
 
-    def __init__(self, inputs: Mapping[tuple[int, int], Spread] | None = None, outputs: Spread | None = None) -> None:
+    def __init__(
+        self, inputs: Mapping[tuple[int, int], Spread] | None = None, outputs: Spread | None = None, tier: str | None = None
+    ) -> None:
         self.inputs = dict(inputs or {})  # by kind of call and size: tokens taken, as a share of the bound
         self.outputs = outputs or Spread()  # tokens of one answer, where the call named no most
+        self.tier = tier  # of service, as the last reply stated it whose call named none: a default of the provider's account
 
 
 class Learned:
@@ -76,6 +80,16 @@ class Learned:
         model = self._models.get(name)
         told = default if model is None or model.outputs.total < ENOUGH else math.ceil(model.outputs.quantile())
         return told if most is None else min(told, most)
+
+    def tier(self, name: Name) -> str | None:
+        """The service tier that a call gets which names none, as far as a reply has told."""
+        model = self._models.get(name)
+        return model.tier if model else None
+
+    def saw_tier(self, name: Name, tier: str | None) -> None:
+        """A reply stated it, and its call had named none. What is not known of is not kept."""
+        if (model := self._models.get(name)) is not None:
+            model.tier = tier[:TIER_CHARS] if tier else None
 
     def saw(self, name: Name, kind: int, sent: int, usage: Usage, answers: int | None) -> None:
         """A call was settled by its provider's own figures. `answers`: of a whole answer whose call named no most, how many."""
@@ -99,6 +113,7 @@ class Learned:
                 *name,
                 [[kind, size, list(spread.counts.items())] for (kind, size), spread in model.inputs.items()],
                 list(model.outputs.counts.items()),
+                model.tier,
             ]
             for name, model in self._models.items()
         ]
@@ -107,9 +122,9 @@ class Learned:
     def from_json(cls, stored: Any) -> Learned:
         """Raises ValueError or TypeError for what `as_json` did not make."""
         learned = cls()
-        for provider, model, inputs, outputs in stored[-MODELS:]:
+        for provider, model, inputs, outputs, tier in stored[-MODELS:]:
             spreads = {(int(kind), int(size)): _spread(counts) for kind, size, counts in inputs[:CLASSES]}
-            learned._models[str(provider), str(model)] = Model(spreads, _spread(outputs))
+            learned._models[str(provider), str(model)] = Model(spreads, _spread(outputs), None if tier is None else str(tier)[:TIER_CHARS])
         return learned
 
 

@@ -206,6 +206,6 @@ def _behind(path: Path, position: tuple[int, int]) -> int:
         if number < position[0]:
             continue
         for payload, end in read_frames(file.read_bytes()):
-            if (number, end) > position and payload[:4] in (b'["s"', b'["v"', b'["w"'):
+            if (number, end) > position and payload[:4] in (b'["s"', b'["v"', b'["w"', b'["d"'):
                 count += orjson.loads(payload)[-1] is not None
     return count

@@ -14,7 +14,7 @@ from proxy.admit.learned import Learned, Name
 from proxy.exchange import Usage
 
 FILE = "learned.json"
-VERSION = 1
+VERSION = 2
 OFTEN = 256  # lessons between two writes
 
 
@@ -31,6 +31,12 @@ class Lessons:
 
     def output_tokens(self, name: Name, default: int, most: int | None) -> int:
         return self._learned.output_tokens(name, default, most)
+
+    def tier(self, name: Name) -> str | None:
+        return self._learned.tier(name)
+
+    def saw_tier(self, name: Name, tier: str | None) -> None:
+        self._learned.saw_tier(name, tier)
 
     def saw(self, name: Name, kind: int, sent: int, usage: Usage, answers: int | None) -> None:
         self._learned.saw(name, kind, sent, usage, answers)

@@ -2,7 +2,7 @@
 
 A record is a JSON list: `["e", at, charges]` a call began · `["h", id, at, tokens, nanousd, charges, row]` a hold ·
 `["x", id, nanousd]` it has grown to so much · `["s", id, tokens, nanousd, row]` settled · `["v", id, row]` voided ·
-`["w", row]` a row without a hold · `["n"]` nothing.
+`["w", row]` a row without a hold · `["d", id, job, later, row]` held for a job from now on · `["n"]` nothing.
 A segment begins with `["seg", version, columns, number of the one before, boot id, anchor, latest]`; in version 1 with a snapshot,
 `["snap", 1, columns, accounts, open holds]`. Snapshots are files of their own since (`snapshots`).
 """
@@ -113,7 +113,7 @@ class Fold:
 
     def row_of(self, record: list[Any]) -> Values | None:
         """The ledger row that a record writes, if any; an open intent writes none."""
-        if record[0] not in ("s", "v", "w") or record[-1] is None:
+        if record[0] not in ("s", "v", "w", "d") or record[-1] is None:
             return None
         return self._in_order(record[-1])
 
@@ -131,6 +131,9 @@ class Fold:
             case ["x", str(id), int(nanousd)]:
                 if (open_ := self._counters.release(id)) is not None:
                     self._counters.hold_again(id, grown(open_, nanousd))
+            case ["d", str(id), str(job), later, _]:
+                if (open_ := self._counters.release(id)) is not None and job not in self._counters.holds:
+                    self._counters.hold_again(job, self._deferred(job, open_, later))
             case ["s", str(id), int(tokens), int(nanousd), _]:
                 self._close(id, tokens, nanousd, position)
             case ["v", str(id), _]:
@@ -142,6 +145,10 @@ class Fold:
         hold = self._counters.release(id)
         if hold is not None:
             self._counters.settle(hold, self._new(hold.charges, position), tokens, nanousd)
+
+    def _deferred(self, job: str, hold: Hold, later: list[Any]) -> Hold:
+        record = hold_record(job, hold.at, hold.tokens, hold.nanousd, hold.charges, self._in_order(later))
+        return Hold(hold.at, hold.tokens, hold.nanousd, hold.charges, record)
 
     def _new(self, charges: tuple[Charge, ...], position: Position) -> Sequence[Charge]:
         """Those whose account does not stand at this position yet."""

@@ -278,8 +278,13 @@ def keep_keys(connection: sqlite3.Connection, kept: Sequence[Kept]) -> None:
     """On the disk when it returns. What is known of a digest is replaced."""
     rows = [(it.record.digest, it.record.name, dumped(it).decode()) for it in kept]
     connection.execute("BEGIN")
-    connection.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", rows)
-    connection.execute("COMMIT")
+    try:
+        connection.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", rows)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
     connection.execute("PRAGMA wal_checkpoint(FULL)")
 
 

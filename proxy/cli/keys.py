@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--team", metavar="T", help="a team of the policy")
     new.add_argument("--expires", metavar="YYYY-MM-DD", help="dead from the first instant of that day, in the policy's time zone")
     for name, unit in NUMBERS.items():
-        new.add_argument(f"--{name}", metavar=unit, action="append", help=f"its own {name}, in place of its tier's; may be repeated")
-    new.add_argument("--concurrency", metavar="N", type=int, help="its own calls at the same time, in place of its tier's")
+        new.add_argument(
+            f"--{name}", metavar=unit, action="append", help=f"its own {name}, in place of its tier's, or off; may be repeated"
+        )
+    new.add_argument("--concurrency", metavar="N", type=_count, help="its own calls at the same time, in place of its tier's")
     for field, flag in ALLOWED.items():
         new.add_argument(flag, metavar="GLOB", action="append", dest=f"allow_{field}", help=f"the only {field} it may use; repeatable")
     new.add_argument("--print", action="store_true", dest="is_printed", help="touch nothing: print the line for callers.keys, and the key")
@@ -50,8 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--namespace", metavar="NAME", default="default", help="of a shared state, as in the policy (default: default)")
 
 
+def _count(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdecimal() else text
+
+
 def run(options: argparse.Namespace) -> int:
     try:
+        if options.action == "revoke" and options.name and options.id:
+            raise ValueError("give a NAME, which ends all its keys, or the --id of one key, not both")
         if options.action == "new" and options.is_printed:
             return _print(options)
         doc = _online(options)
@@ -78,7 +87,8 @@ def _print(options: argparse.Namespace) -> int:
 def asked_of(options: argparse.Namespace) -> Doc:
     """The body of POST /admin/keys."""
     asked: Doc = {name: value for name in ("name", "tier", "team", "expires") if (value := getattr(options, name)) is not None}
-    overrides = {name: value for name in (*NUMBERS, "concurrency") if (value := getattr(options, name)) is not None}
+    numbers = {name: value[0] if len(value) == 1 else value for name in NUMBERS if (value := getattr(options, name)) is not None}
+    overrides = numbers if options.concurrency is None else numbers | {"concurrency": options.concurrency}
     allow = {field: value for field in ALLOWED if (value := getattr(options, f"allow_{field}")) is not None}
     return asked | ({"overrides": overrides} if overrides else {}) | ({"allow": allow} if allow else {})
 
@@ -87,7 +97,7 @@ def record_of(options: argparse.Namespace, digest: bytes) -> KeyRecord:
     """The name is held to the rule of the admin API; whether tier and team exist, only a process with a policy knows."""
     asked = asked_of(options)
     declared = CallerRules(tiers=frozenset({asked.get("tier", "")}), teams=frozenset({asked.get("team", "")}))
-    return read_key_asked(json.dumps(asked).encode(), digest, declared, "UTC")
+    return read_key_asked(json.dumps(asked).encode(), digest, declared, "UTC", time.time_ns())
 
 
 def _online(options: argparse.Namespace) -> Doc | None:

@@ -43,7 +43,10 @@ def new(options: argparse.Namespace, record_of: RecordOf) -> Doc:
         keys.change(lambda _: [Kept(record, time.time_ns())])
     where, since = state_place(admin.state_asked(options.state)), "once `sluice serve` uses it"
     valid = "in every sidecar within two seconds" if isinstance(where, Fleet) else since
-    hint(f"no process asked; minted into the state {where}, valid {valid}, and shown this once")
+    what = f"the state {where}" + (f", namespace {options.namespace}" if isinstance(where, Fleet) else "")
+    hint(f"no process asked; minted into {what}, valid {valid}, and shown this once")
+    if record.expires_ns is not None:
+        hint("no policy is known here: the day that it expires begins as in UTC")
     if record.tier or record.team:
         hint("whether the policy declares this tier and team was not checked: it refuses the key with 403 if not")
     return {"key": key, **shown(Kept(record, time.time_ns()), time.time_ns())}

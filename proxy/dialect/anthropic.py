@@ -36,6 +36,7 @@ TABLE: tuple[tuple[tuple[str, ...], str, Operation], ...] = (
     (("POST",), r"messages/count_tokens", Operation("count_tokens", is_billed=False)),
     (("POST",), r"messages/batches", Operation("batches", is_metered=False)),
     (("POST",), r"messages/batches/.+", Operation("batches", body="none", is_billed=False)),
+    (("GET",), r"messages/batches/[^/]+/results", Operation("batches", body="none", is_billed=False, variant="results")),
     (FREE, r"messages/batches(?:/.+)?", Operation("batches", body="none", is_billed=False)),
     (("POST",), r"complete", Operation("completions")),
     (("GET", "HEAD"), r"models(?:/.+)?", Operation("models", body="none", is_billed=False)),

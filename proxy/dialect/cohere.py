@@ -100,6 +100,7 @@ class Cohere:
             tools=(("searches", _searches(items(doc.get("documents")))),) if op.name == "rerank" else (),
             added=ADDED * (2 if doc.get("tools") or doc.get("documents") else 1) if op.name == "chat" else 0,
             reads_more=bool(doc.get("connectors") or doc.get("conversation_id")),
+            reads_stored=bool(doc.get("conversation_id")),
         )
         return with_media(asked, _media(doc))
 

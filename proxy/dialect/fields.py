@@ -76,8 +76,21 @@ def output_limit(doc: Json, *names: str) -> int | None:
 
 
 def several(*values: object) -> int:
-    """How many answers are asked for: the largest usable figure, 1 where there is none."""
-    return max((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), default=1)
+    """How many answers are asked for: the largest usable figure, 1 where there is none. Providers read "4" and 4.0 as 4, too."""
+    return max((number for value in values if (number := _meant(value)) > 0), default=1)
+
+
+def _meant(value: object) -> int:
+    match value:
+        case bool():
+            return 0
+        case int():
+            return value
+        case float() if value.is_integer():
+            return int(value)
+        case str() if len(value) < 20 and value.strip().isdecimal():
+            return int(value)
+    return 0
 
 
 class Figures:

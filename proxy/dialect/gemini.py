@@ -58,19 +58,22 @@ class Gemini:
         return operation_of(method, path, query)
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
-        config = mapping(doc.get("generationConfig")) or mapping(doc.get("generation_config"))
+        configs = [mapping(doc.get(name)) for name in ("generationConfig", "generation_config")]  # where both are named, the larger counts
+        limits = [output_limit(config, "maxOutputTokens", "max_output_tokens") for config in configs]
         used = {name for tool in _listed(doc.get("tools")) for name in mapping(tool)}
+        is_cached = bool(doc.get("cachedContent") or doc.get("cached_content"))
         asked = Asked(
             model=op.model,
             stream=op.variant in ("sse", "array"),
             wants_usage=True,  # every stream carries it
-            max_tokens=output_limit(config, "maxOutputTokens", "max_output_tokens"),
-            choices=several(config.get("candidateCount"), config.get("candidate_count")),
+            max_tokens=max((limit for limit in limits if limit is not None), default=None),
+            choices=several(*(config.get(name) for config in configs for name in ("candidateCount", "candidate_count"))),
             images=several(at(doc, "parameters", "sampleCount")) if op.name == "images" else 0,
             tier=text(doc.get("serviceTier")) or text(doc.get("service_tier")),
             tools=(("searches", 0),) if any(name in GROUNDED for name in used) else (),
             added=ADDED if used else 0,
-            reads_more=bool(used - OWN) or any(doc.get(name) for name in ("cachedContent", "cached_content")),
+            reads_more=bool(used - OWN) or is_cached,
+            reads_stored=is_cached,
         )
         return with_media(asked, _media(doc))
 

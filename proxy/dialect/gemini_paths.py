@@ -14,6 +14,7 @@ FREE = ("GET", "HEAD", "OPTIONS", "DELETE")
 VERB = re.compile(r"(?:/[^/]+)*?/(?P<kind>models|tunedModels|endpoints)/(?P<model>[^/:]+):(?P<verb>\w+)")
 LIVE = re.compile(r"/ws/.+BidiGenerateContent(?:Constrained)?")
 FILES = re.compile(r"(?:/upload|/download)?/v[^/]+/(?:files|fileSearchStores)(?:[/:].+)?")
+BATCHES = re.compile(r"/v[^/]+/batches(?:/[^/:]+)?")
 CACHED = re.compile(r"(?:/[^/]+)*?/cachedContents")
 MODELS = re.compile(r"(?:/[^/]+)*?/models(?:/[^/:]+)?")
 OTHER = Operation("other", body="stream", is_metered=False)
@@ -29,6 +30,7 @@ VERBS = {
 }
 PLAIN: tuple[tuple[tuple[str, ...], re.Pattern[str], Operation], ...] = (
     (("GET",), LIVE, Operation("realtime", body="none")),
+    (FREE, BATCHES, Operation("batches", body="none", is_billed=False)),
     (FREE, FILES, Operation("files", body="none", is_billed=False)),
     (("POST", "PUT"), FILES, Operation("files", body="stream", is_billed=False)),
     (("POST",), CACHED, Operation("other", variant="cached", is_metered=False)),  # billed by the hour it is kept

@@ -9,7 +9,7 @@ import orjson
 from proxy.dialect.ending import Ending
 from proxy.dialect.fields import at, items, mapping, output_limit, several, text
 from proxy.dialect.media import distinct, media, with_media
-from proxy.dialect.openai_asked import added, pixels, reads_more, tools_asked
+from proxy.dialect.openai_asked import added, pixels, reads_more, reads_stored, tools_asked
 from proxy.dialect.openai_ending import ChunksEnding
 from proxy.dialect.openai_paths import operation_of, with_query
 from proxy.dialect.openai_texts import ANSWERS, ENDS_ALL, SURFACES, key_of, said_of
@@ -55,6 +55,7 @@ class OpenAI:
             tools=tools_asked(op, doc),
             added=added(doc),
             reads_more=op.variant == "assistants" or reads_more(doc),
+            reads_stored=op.variant == "assistants" or reads_stored(doc),
         )
         return with_media(asked, _media(doc))
 

@@ -12,7 +12,8 @@ CLAUDES = 1_024  # the same of Claude, behind a router; recorded: up to 560
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 GIGABYTES = {"1g": 1, "4g": 4, "16g": 16, "64g": 64}  # of a code interpreter's container, billed by memory (OpenAI, Pricing)
 SEARCHES = re.compile(r"(?:openrouter:)?(?:web_search|browser_search)(?:_preview)?(?:_\d.*)?")
-STORED = ("previous_response_id", "conversation", "plugins", "web_search_options", "search_parameters")
+TALKS = ("previous_response_id", "conversation")  # stored at the provider
+MORE = ("plugins", "web_search_options", "search_parameters")
 OWN = ("function", "custom", "computer_use_preview", "computer", "local_shell", "apply_patch")  # tools that the caller runs
 
 
@@ -48,8 +49,15 @@ def added(doc: Json) -> int:
 
 def reads_more(doc: Json) -> bool:
     """Does the model read what is not in this body?"""
-    is_stored = isinstance(doc.get("prompt"), dict) or any(doc.get(name) is not None for name in STORED)
-    return is_stored or any((text(at(tool, "type")) or "function") not in OWN for tool in items(doc.get("tools")))
+    is_told = isinstance(doc.get("prompt"), dict) or any(doc.get(name) is not None for name in MORE)
+    return is_told or reads_stored(doc) or any((text(at(tool, "type")) or "function") not in OWN for tool in items(doc.get("tools")))
+
+
+def reads_stored(doc: Json) -> bool:
+    """Does it name a stored conversation, or a stored item of one? Such an item needs no type, only its id."""
+    entries = (entry for entry in items(doc.get("input")) if isinstance(entry, dict) and "content" not in entry)
+    is_item = any((text(entry.get("type")) or "item_reference") == "item_reference" and entry.get("id") for entry in entries)
+    return is_item or any(doc.get(name) is not None for name in TALKS)
 
 
 def is_searching(model: str | None) -> bool:

@@ -65,6 +65,7 @@ class Asked:
     tools: tuple[tuple[str, int], ...] = ()  # tools that the provider runs for a fee: unit of the price row, uses at most (0: not named)
     added: int = 0  # tokens that the provider puts in front by itself: its prompt for tools
     reads_more: bool = False  # the model may read what is not in this body: results of the provider's tools, a stored conversation
+    reads_stored: bool = False  # the latter: it may fill the model's window
 
 
 @value(frozen=True, slots=True)

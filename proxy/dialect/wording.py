@@ -13,7 +13,8 @@ ANTHROPIC_TYPES = {401: "authentication_error", 402: "billing_error", 403: "perm
 GOOGLE_STATUSES = {401: "UNAUTHENTICATED", 402: "RESOURCE_EXHAUSTED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
                    408: "DEADLINE_EXCEEDED", 409: "ABORTED", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 501: "UNIMPLEMENTED",
                    502: "UNAVAILABLE", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}  # fmt: skip
-STREAM_STATUSES = {"stopped_money": 402, "stopped_drain": 503, "stopped_output": 400, "upstream_idle_timeout": 504, "upstream_timeout": 504}
+STREAM_STATUSES = {"stopped_money": 402, "stopped_drain": 503, "stopped_revoked": 401, "stopped_output": 400,
+                   "upstream_idle_timeout": 504, "upstream_timeout": 504}  # fmt: skip
 CREDIT_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error", "insufficient_balance",
                 "quota_exceeded", "insufficient_credits", "credit_exhausted"}  # fmt: skip
 CREDIT_WORDS = ("credit balance", "insufficient balance", "used all available credits", "insufficient credits",

@@ -17,6 +17,7 @@ from proxy.ports import Clock
 from proxy.refusal import Refusal
 
 ANONYMOUS_KEY = "sluice"  # for SDKs that insist on some key
+REVOKED_KEY = "this key was revoked; ask for a new one"
 SEND_ONE = "send a Sluice key (slk-…) or a token as `Authorization: Bearer`, x-api-key, api-key, x-goog-api-key or ?key="
 
 
@@ -46,7 +47,7 @@ class Identify:
         digest = digest_of(credential)
         known = self._find_key(digest)
         if known is not None and known.is_revoked:  # also where the policy file lists it: a revocation always wins
-            raise invalid("this key was revoked; ask for a new one")
+            raise invalid(REVOKED_KEY)
         self._check_alive(known)  # a policy file cannot revive a key that the state let end
         if credential.startswith(PREFIX):
             return self._of_key(credential, digest, known)

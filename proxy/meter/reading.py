@@ -11,7 +11,7 @@ from typing import Protocol
 
 import orjson
 
-from proxy.dialect.fields import at, texts_at
+from proxy.dialect.fields import at, mapping, texts_at
 from proxy.dialect.openai_usage import UNFINISHED
 from proxy.dialect.wire import Dialect, Json, Operation, Path, StreamFormat
 from proxy.exchange import Usage
@@ -58,6 +58,10 @@ class Reading(Protocol):
         """Output tokens counted from the text; None where the text cannot be read."""
         ...
 
+    def doc(self) -> Json | None:
+        """What the answer says of itself: its JSON; of a stream the `response` that an event of its beginning or end carries."""
+        ...
+
 
 class StreamReading:
     """Events, split lazily: only those that state usage, the last few, and where counting is needed the rest, are parsed."""
@@ -77,10 +81,12 @@ class StreamReading:
         self._uncounted: deque[bytes] = deque()
         self._uncounted_bytes = 0
         self._count = _Count()
+        self._first = b""
 
     def take(self, data: bytes) -> None:
         self._looked = False
         for block in self._split(data):
+            self._first = self._first or block
             self._fold(block)
             self._uncounted.append(block)
             self._uncounted_bytes += len(block)
@@ -108,6 +114,12 @@ class StreamReading:
     def counted(self) -> int:
         self._count_down_to(0)
         return self._count.tokens
+
+    def doc(self) -> Json | None:
+        for block in (*reversed((*self._latest, bytes(self._rest))), self._first):
+            if b'"response"' in block and (event := _json(self._payload(block))) and isinstance(event.get("response"), dict):
+                return mapping(event["response"])
+        return None
 
     def _split(self, data: bytes) -> list[bytes]:
         if self._form == "json-array":
@@ -211,6 +223,9 @@ class WholeReading:
         if self._doc is not None:
             self.usage = self._dialect.usage(self._op, self._doc, self._headers)
             self.error = self._dialect.error_of(self._op, self._doc)
+
+    def doc(self) -> Json | None:
+        return None if self._is_tail else self._doc
 
     def counted(self) -> int | None:
         if self._doc is None or self._is_tail or len(self._body) > MAX_WHOLE:

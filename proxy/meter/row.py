@@ -204,7 +204,7 @@ def bound_cost(
 ) -> int:
     """Nano-dollars that an attempt may cost at most: each bound at the dearest rate that could apply to it.
 
-    `tier` is the service tier asked for; a tier that only the reply names is not foreseen. `fees`: tools that the provider
+    `tier` is the service tier asked for, or what replies to calls that asked for none have told. `fees`: tools that the provider
     runs, and how often at most.
     """
     if row.mark == "free":

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from proxy.dialect.jobs import RESULTS, Job, job_of
 from proxy.dialect.wire import Asked, Dialect, Operation, stream_format_of
 from proxy.exchange import Usage
 from proxy.meter.reading import STEP, Reading, StreamReading, TooLong, WholeReading
+from proxy.meter.results import LinesReading
 from proxy.refusal import UpstreamCut
 from proxy.stream.coding import READABLE, Inflater
 
 MAX_DECODED = 64 * 1024 * 1024  # bytes of one compressed answer that are decoded for the meter (faults.md U23)
 UNPARSED, MISSING = "usage_unparsed", "usage_missing"
+JOBS = frozenset({"responses", "batches", "other"})  # operations whose work may go on after their answer
 _TALKING = frozenset({"chat", "messages", "responses", "completions", "generate", "audio"})
 
 
@@ -37,13 +40,15 @@ class Watch:
         uploaded: Callable[[], int] | None = None,
     ) -> None:
         self._uploaded = uploaded
-        self._op, self._asked, self._status = op, asked, status
+        self._op, self._asked, self._status, self._dialect = op, asked, status, dialect
         self._input_bound, self._output_bound = input_bound, output_bound
         self._chunks: list[bytes] = []
         self._waiting = 0
         form = stream_format_of(op, content_type)
         self._reading: Reading | None = None
-        if form is not None:
+        if op.variant == RESULTS and status == 200:
+            self._reading = LinesReading()
+        elif form is not None:
             self._reading = StreamReading(dialect, op, form)
         elif "json" in content_type.lower():
             self._reading = WholeReading(dialect, op, headers or {})
@@ -106,6 +111,15 @@ class Watch:
         partial = stated or Usage(input=self._input_bound, units=self._units())
         note = partial.note or (UNPARSED if reading is not None and reading.is_odd else "")
         return replace(partial, output=max(counted, partial.output), source="counted", note=note, ended=self.ended)
+
+    def job(self, id: str | None = None) -> Job | None:
+        """The job that the answer speaks of, which its provider bills later. `id`: as the path names it, where the answer may not."""
+        if self._status >= 300 or self._op.name not in JOBS or (reading := self._look()) is None:
+            return None
+        if isinstance(reading, LinesReading):
+            return Job(id, reading.is_whole and not reading.is_odd and self.ended, reading.usages) if id else None
+        doc = reading.doc()
+        return None if doc is None else job_of(self._dialect.name, self._op, doc)
 
     def _counted(self, reading: Reading | None) -> int | None:
         """Output tokens; None where nothing can be counted."""

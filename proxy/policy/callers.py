@@ -62,7 +62,13 @@ def is_local(listen: str) -> bool:
 
 
 def expiry_ns(day: str, time_zone: str) -> int:
-    """The first instant of that day in the zone, ns since the epoch (where clocks skip midnight, the first one after it)."""
+    """The first instant of that day in the zone, ns since the epoch (where clocks skip midnight, the first one after it).
+
+    Days before 1970 and after 2262 stand at the nearest that 64 bits hold. Raises ValueError for what is no day.
+    """
+    year = date.fromisoformat(day).year
+    if not 1970 < year < 2262:
+        return 1 if year <= 1970 else 2**63 - 1
     zone = ZoneInfo(time_zone)
     start = datetime.combine(date.fromisoformat(day), datetime.min.time(), zone)
     while start.astimezone(ZoneInfo("UTC")).astimezone(zone).replace(fold=0) != start:

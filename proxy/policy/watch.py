@@ -141,7 +141,7 @@ class Watch:
 
 
 def keeping(old: Loaded, new: Loaded) -> tuple[Loaded, tuple[str, ...]]:
-    """The new generation with the old server and state, and a sentence for each that changed."""
+    """The new generation with the old server, state, time zone and namespace, and a sentence for each that changed."""
     restarts = []
     before, after = old.document.model, new.document.model
     for name in type(before.server).model_fields:
@@ -153,10 +153,13 @@ def keeping(old: Loaded, new: Loaded) -> tuple[Loaded, tuple[str, ...]]:
         restarts.append("time_zone changed: needs a restart, the state counts days and months by it")
     if before.durability != after.durability:
         restarts.append("durability changed: needs a restart")
+    if old.rulebook.namespace != new.rulebook.namespace:
+        restarts.append("namespace changed: needs a restart, all that is shared is counted under it")
     server = replace(old.rulebook.server, admin_token=new.rulebook.server.admin_token)  # where it stands is the same, what it is may not be
     if before.server.admin_token != after.server.admin_token:
         server = old.rulebook.server
-    rulebook = replace(new.rulebook, server=server, state=old.rulebook.state, time_zone=old.rulebook.time_zone)
+    first = old.rulebook
+    rulebook = replace(new.rulebook, server=server, state=first.state, time_zone=first.time_zone, namespace=first.namespace)
     return replace(new, rulebook=rulebook), tuple(restarts)
 
 

@@ -20,6 +20,7 @@ class Ledger(Protocol):
 
     def settle(self, id: str, tokens: int, nanousd: int, row: Row) -> None: ...
     def void(self, id: str, row: Row | None) -> None: ...
+    def defer(self, id: str, job: str, row: Row, later: Row) -> None: ...
     def leave(self, call_uid: str) -> None: ...
     def write(self, row: Row) -> None: ...
 
@@ -97,7 +98,13 @@ class Books:
         elif try_.status is None and try_.usage.source == "none":
             self._store.void(try_.id, row)
         else:
-            self._store.settle(try_.id, try_.usage.input + try_.usage.output, try_.cost_nanousd, row)
+            tokens = 0 if try_.is_read_back else try_.usage.input + try_.usage.output
+            self._store.settle(try_.id, tokens, try_.cost_nanousd, row)
+
+    def defer(self, story: Story, try_: Try, job: str, later: Row) -> None:
+        """The attempt is over and its provider is not: what is held for it is held for the job, whose row is `later`."""
+        row = try_.row = self.row_of(story, try_)
+        self._store.defer(try_.id, job, row, later)
 
     def refused(self, story: Story, no: Refusal) -> None:
         """Counts the refusal; a row only for an identified caller, and only where no attempt's own row tells of the same failure."""

@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from proxy import __version__
-from proxy.exchange import NANO, Story, Try
+from proxy.exchange import NANO, Row, Story, Try
 from proxy.ports import Clock, Standing
 from proxy.record.figures import FIGURES, PREFIX, Figure
 from proxy.record.redact import plain
@@ -25,6 +25,8 @@ RECENT_S = 60.0  # the highest ratio of a limit is shown for one to two of these
 
 Labels = tuple[str, ...]
 NO_LABELS: Labels = ()
+KINDS = ("input", "cached_input", "cache_write", "output", "reasoning")  # of tokens
+NO_COUNTS = (0, 0, 0, 0, 0)
 _NOT_MET = (-2, 0.0, 0.0)  # in no minute
 
 
@@ -78,10 +80,10 @@ class _Series:
         return plain_family
 
 
-def _why(one: Try) -> str:
+def _why(note: str, end: str) -> str:
     """Why the provider's own figures are missing: what the meter noted, else how the attempt ended."""
-    noted = next((part for part in one.usage.note.split(",") if part in NOTES), "")
-    return noted or one.end.partition(":")[0]
+    noted = next((part for part in note.split(",") if part in NOTES), "")
+    return noted or end.partition(":")[0]
 
 
 def _cumulated(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
@@ -104,6 +106,7 @@ class Metrics(Collector):
         self._reads: dict[str, Callable[[], int | float]] = {}
         self._ratios: dict[Labels, tuple[int, float, float]] = {}  # (limit, kind) → minute, highest in it, highest in the one before
         self._breakers: dict[Labels, dict[str | None, int]] = {}
+        self._callers: set[str] = set()  # as known ones show, also where that tells nobody their name
         self._series["build_info"].set((__version__,), 1)
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -215,26 +218,37 @@ class Metrics(Collector):
 
     def _used(self, one: Try, who: Labels) -> None:
         usage, target = one.usage, self._target(one.provider, one.model)
-        if usage.source in ("counted", "estimate"):
-            self._series["estimated_usage_total"].add((*target, usage.source, _why(one)))
-        if one.cost_nanousd:
-            self._series["cost_usd_total"].add((*target, *who), one.cost_nanousd)
+        self._estimated(target, usage.source, usage.note, one.end)
+        counts = (usage.input, usage.cached_input, usage.cache_write, usage.output, usage.reasoning)
+        self._paid((*target, *who), one.cost_nanousd, NO_COUNTS if one.is_read_back else counts)
+
+    def job(self, row: Row) -> None:
+        """A job that was billed later is settled: what it cost and used, for whoever began it."""
+        target = self._target(row.provider, row.model)
+        is_known = row.caller in self._callers or self._known("caller", row.caller)
+        who = (row.caller if is_known else OTHER, self._label("team", row.team), self._label("tier", row.tier))
+        self._estimated(target, row.usage_source, row.usage_note, row.end)
+        counts = (row.input_tokens, row.cached_input_tokens, row.cache_write_tokens, row.output_tokens, row.reasoning_tokens)
+        self._paid((*target, *who), row.cost_nanousd, counts)
+
+    def _estimated(self, target: Labels, source: str, note: str, end: str) -> None:
+        if source in ("counted", "estimate"):
+            self._series["estimated_usage_total"].add((*target, source, _why(note, end)))
+
+    def _paid(self, labels: Labels, nanousd: int, counts: tuple[int, ...]) -> None:
+        if nanousd:
+            self._series["cost_usd_total"].add(labels, nanousd)
         tokens = self._series["tokens_total"]
-        for kind, count in (
-            ("input", usage.input),
-            ("cached_input", usage.cached_input),
-            ("cache_write", usage.cache_write),
-            ("output", usage.output),
-            ("reasoning", usage.reasoning),
-        ):
+        for kind, count in zip(KINDS, counts, strict=True):
             if count:
-                tokens.add((*target, *who, kind), count)
+                tokens.add((*labels, kind), count)
 
     def _who(self, story: Story) -> Labels:
         caller = story.caller
         if caller is None:
             return ("", "", "")
         name = self._shown(caller.name) if self._known("caller", caller.name) else OTHER
+        self._callers.add(name)
         return (name, self._label("team", caller.team), self._label("tier", caller.tier))
 
     def _target(self, provider: str, model: str | None) -> Labels:

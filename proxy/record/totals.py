@@ -33,7 +33,7 @@ def dearest(rows: Iterable[Shown], limit: int) -> list[Sums]:
     """As `/admin/usage/dearest`: the calls that cost most, all attempts of a call together."""
     calls: dict[str, Sums] = {}
     for row in sorted(rows, key=lambda it: int(it["attempt"]), reverse=True):  # the first attempt is met last and says who and what
-        call = row["id"] if row["kind"] == "job" else str(row["id"]).rpartition("/")[0]
+        call = str(row["id"]).rpartition("/")[0]  # also of a job, whose rows are its models
         so_far = calls.get(call, {"attempts": 0, "cost_nanousd": 0, "at": row["at"]})
         calls[call] = {
             **{name: row[name] for name in ("request_id", "at", "caller", "team", "provider", "model")},

@@ -237,7 +237,7 @@ async def test_a_key_is_shown_once_and_only_its_digest_is_kept(world):
     assert (answer.status, answer.headers["cache-control"]) == (201, "no-store")
     (kept,) = world.ledger.keys.all()
     assert answer.doc == {
-        "id": keys.digest_of(key).hex()[:8], "name": "ci", "tier": "free", "team": None, "state": "active", "source": "state",
+        "id": keys.digest_of(key).hex()[:12], "name": "ci", "tier": "free", "team": None, "state": "active", "source": "state",
         "created": "2026-09-21T14:13:20.000Z", "expires": "2027-03-01T00:00:00.000Z", "revoked": None, "own_limits": [],
     }  # fmt: skip
     assert keys.is_well_formed(key) and kept.record.digest == keys.digest_of(key)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.admin.keys_asked import read_key_asked, read_overlap_asked
 from proxy.admin.say import AdminProblem
+from proxy.admit.keyring import Kept, dumped, loaded
 from proxy.exchange import Allow
 from proxy.policy.plan import Rate, Spend
 from proxy.policy.plan_callers import CallerRules
@@ -38,6 +39,7 @@ def test_a_key_expires_with_the_first_instant_of_the_day_in_the_policys_zone():
         b'{"name":"a","expires":"soon"}', b'{"name":"a","expires":"2027-02-30"}', b'{"name":"a","expires":"20270301"}',
         b'{"name":"a","expires":1}', b'{"name":"anonymous"}',
         b'{"name":"a","overrides":{"requests":"10"}}', b'{"name":"a","overrides":{"rpm":"10/min"}}',
+        b'{"name":"a","overrides":' + b"[" * 900 + b"]" * 900 + b"}", b"[" * 900 + b"]" * 900,
         b'{"name":"a","allow":{"model":"x"}}', b'{"name":"a","hash":"sha256:00"}', b'{"name":"a","key":"env:HOME"}',
     ],
 )  # fmt: skip
@@ -45,6 +47,21 @@ def test_a_key_that_cannot_be_made_is_refused_with_the_fix(body):
     with pytest.raises(AdminProblem) as no:
         read_key_asked(body, DIGEST, RULES, "UTC")
     assert no.value.status == 400 and no.value.fix
+
+
+def test_a_key_that_would_be_dead_at_once_is_refused():
+    with pytest.raises(AdminProblem) as no:
+        read_key_asked(b'{"name":"a","expires":"2026-11-21"}', DIGEST, RULES, "UTC", 1_795_219_200 * 10**9)
+    assert no.value.status == 400 and "over already" in no.value.message
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+@pytest.mark.parametrize("day", ["0001-01-01", "1970-01-01", "2262-04-12", "9999-12-31"])
+def test_a_day_far_away_makes_a_key_that_can_be_kept(day, zone):
+    record = read_key_asked(b'{"name":"a","expires":"%b"}' % day.encode(), DIGEST, RULES, zone)
+    assert loaded(DIGEST, dumped(Kept(record, 1))) == Kept(record, 1)
+    assert record.expires_ns == (1 if day < "2000" else 2**63 - 1)
+    assert rfc3339(record.expires_ns)
 
 
 @given(st.binary(max_size=60))

@@ -42,6 +42,9 @@ OPEN = {"sent_tokens": 500, "is_open": True}
         (CHAT, Asked(added=50), None, None, Bound(550, 4096, sent_tokens=550, kind=2, is_open=True)),
         (CHAT, Asked(reads_more=True), None, None, Bound(500 + MORE_TOKENS, 4096, kind=4, **OPEN)),
         (CHAT, Asked(reads_more=True), None, 9000, Bound(9000, 4096, kind=4, **OPEN)),
+        (CHAT, Asked(reads_more=True), None, 10**6, Bound(500 + MORE_TOKENS, 4096, kind=4, **OPEN)),
+        (CHAT, Asked(reads_more=True, reads_stored=True), None, None, Bound(500 + MORE_TOKENS, 4096, kind=4, **OPEN)),
+        (CHAT, Asked(reads_more=True, reads_stored=True), None, 10**6, Bound(10**6, 4096, kind=4, **OPEN)),  # a long conversation
         (CHAT, Asked(tools=(("searches", 3), ("containers", 0))), None, None,
          Bound(500, 4096, fees=(("searches", 3), ("containers", USES)), **OPEN)),
         (Operation("other", variant="assistants"), Asked(reads_more=True), None, None, Bound(500 + MORE_TOKENS, 4096, kind=4, **OPEN)),

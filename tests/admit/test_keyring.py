@@ -100,5 +100,5 @@ def test_an_id_names_a_key_and_a_piece_of_one_does_not():
     ring = Keyring([BOB])
     assert ring.with_id(BOB.id, ()) == [BOB]
     assert ring.with_id(BOB.id[:7], ()) == ring.with_id("0" * 8, ()) == []
-    assert ring.with_id(OLD.digest.hex()[:10], (OLD,)) == [Kept(OLD)]
+    assert ring.with_id(OLD.digest.hex()[:16], (OLD,)) == [Kept(OLD)]
     assert ring.has_name("bob") and not ring.has_name("ann")

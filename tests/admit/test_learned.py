@@ -121,7 +121,12 @@ def test_it_is_kept_in_the_state_as_it_goes_and_at_the_end(tmp_path):
     assert again.output_tokens(MODEL, 4096, None) == first.output_tokens(MODEL, 4096, None) < 60
     for _ in range(ENOUGH):
         again.saw(("openai", "new"), 0, 4000, used(1000), None)
+    again.saw_tier(("openai", "new"), "priority" * 100)
+    again.saw_tier(("openai", "never heard of"), "priority")
     again.keep()
+    assert (lessons(tmp_path)[0].tier(("openai", "new")) or "").startswith("priority")
+    assert (again.tier(MODEL), again.tier(("openai", "never heard of"))) == (None, None)
+    assert (tmp_path / FILE).stat().st_size < 4000
     assert lessons(tmp_path)[0].input_tokens(("openai", "new"), 0, 4000) < 1100
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
 
@@ -136,9 +141,9 @@ def test_without_a_directory_nothing_is_kept_and_all_else_works():
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"[]", b'{"version":2,"models":[]}', b'{"version":1,"models":[["a"]]}',
-     b'{"version":1,"models":[["a","b",[[0,0,[[1,-5]]]],[]]]}',
-     b'{"version":1,"models":[["a","b",[],[[99999999,1]]]]}'],
+    [b"", b"{", b"[]", b'{"version":1,"models":[]}', b'{"version":2,"models":[["a"]]}',
+     b'{"version":2,"models":[["a","b",[[0,0,[[1,-5]]]],[],null]]}',
+     b'{"version":2,"models":[["a","b",[],[[99999999,1]],null]]}'],
 )  # fmt: skip
 def test_a_damaged_file_teaches_nothing_and_stops_no_start(tmp_path, text):
     (tmp_path / FILE).write_bytes(text)
@@ -146,7 +151,7 @@ def test_a_damaged_file_teaches_nothing_and_stops_no_start(tmp_path, text):
     assert one.input_tokens(MODEL, 0, 4000) == 4000
     one.saw(MODEL, 0, 4000, used(1000), None)
     one.keep()
-    assert orjson.loads((tmp_path / FILE).read_bytes())["version"] == 1
+    assert orjson.loads((tmp_path / FILE).read_bytes())["version"] == 2
 
 
 def test_a_directory_that_cannot_be_written_costs_the_lessons_alone(tmp_path):

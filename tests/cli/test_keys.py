@@ -173,10 +173,15 @@ def test_a_key_in_the_state_of_a_stopped_process_is_listed_rotated_and_revoked(s
     assert [(key["state"], key["own_limits"]) for key in listed] == [("expired", ["spend"]), ("active", ["spend"])]
     assert sluice("keys", "revoke", "bob", env=env).stdout.count("revoked: bob") == 2
     assert "there are no keys yet" in sluice("keys", "list", env={"SLUICE_STATE": f"sqlite:{tmp_path / 'other'}"}).stdout
-    for words in (("rotate", "ann"), ("revoke", "ann"), ("revoke",), ("rotate", "bob", "--overlap", "soon")):
+    free = sluice("keys", "new", "ann", "--requests", "off", "--tokens", "5k/min", "--tokens", "1M/day", "--concurrency", "off", env=env)
+    assert KEY.fullmatch(free.stdout)
+    listed = json.loads(sluice("keys", "list", "--json", env=env).stdout)["keys"]
+    assert listed[0]["own_limits"] == ["concurrency", "requests", "tokens"]
+    both = ("revoke", "ann", "--id", listed[0]["id"])
+    for words in (("rotate", "eve"), ("revoke", "eve"), ("revoke",), both, ("rotate", "bob", "--overlap", "soon")):
         done = sluice("keys", *words, env=env)
         assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
-    for bad in (("--requests", "5"), ("--spend", "5/day"), ("--expires", "soon"), ("--concurrency", "-1")):
+    for bad in (("--requests", "5"), ("--spend", "5/day"), ("--expires", "soon"), ("--expires", "2020-01-01"), ("--concurrency", "-1")):
         assert sluice("keys", "new", "eve", *bad, env=env).returncode == 1
 
 

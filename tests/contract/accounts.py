@@ -45,10 +45,16 @@ def not_counted(exchange: Exchange) -> str | None:
 
 
 def differences(exchange: Exchange, rows: list[dict]) -> Iterator[str]:
+    jobs, rows = [row for row in rows if row["kind"] == "job"], [row for row in rows if row["kind"] != "job"]
     if len(rows) != 1:
         yield f"{len(rows)} rows in the ledger"
         return
     (row,) = rows
+    for job in jobs:  # begun by this exchange, settled when a later one read its usage
+        if (job["parent_id"], job["usage_source"]) != (f"{row['request_id']}/1", "provider") or "job" not in row["usage_note"]:
+            yield f"a job told as {job}"
+        if not job["cost_nanousd"] == recompute(job) > 0 or row["cost_nanousd"]:
+            yield f"a job of {job['cost_nanousd']}, recomputed {recompute(job)}; its creation cost {row['cost_nanousd']}"
     if (cost := recompute(row)) != row["cost_nanousd"]:
         yield f"cost {row['cost_nanousd']}, recomputed {cost}"
     end = "upstream_cut" if exchange.has_no_end else "done"

@@ -58,6 +58,7 @@ def test_null_is_absent(dialect):
         ("openai", "/v1/responses", {"max_output_tokens": 11}, 11),
         ("anthropic", "/v1/complete", {"max_tokens_to_sample": 12}, 12),
         ("gemini", None, {"generation_config": {"max_output_tokens": 13}}, 13),
+        ("gemini", None, {"generationConfig": {"maxOutputTokens": 5}, "generation_config": {"maxOutputTokens": 13}}, 13),
     ],
 )
 def test_the_limit_is_found_under_every_name(dialect, path, body, limit):
@@ -69,7 +70,10 @@ def test_the_limit_is_found_under_every_name(dialect, path, body, limit):
     [
         ("openai", None, {"n": 3}, 3),
         ("openai", None, {"n": 0}, 1),
-        ("openai", None, {"n": "3"}, 1),
+        ("openai", None, {"n": "3"}, 3),  # as lenient providers read it: else it multiplies what is paid, and not what is held
+        ("openai", None, {"n": 3.0}, 3),
+        ("openai", None, {"n": 2.5}, 1),
+        ("openai", None, {"n": "many"}, 1),
         ("openai", None, {"n": True}, 1),
         ("openai", None, {"n": 10**6}, 10**6),
         ("openai", "/v1/completions", {"n": 2, "best_of": 5}, 5),
@@ -77,7 +81,7 @@ def test_the_limit_is_found_under_every_name(dialect, path, body, limit):
         ("openai", "/v1/completions", {"prompt": [[1, 2], [3, 4]]}, 2),
         ("openai", "/v1/completions", {"prompt": [1, 2, 3]}, 1),
         ("gemini", None, {"generationConfig": {"candidateCount": 4}}, 4),
-        ("gemini", None, {"generation_config": {"candidate_count": 2}}, 2),
+        ("gemini", None, {"generation_config": {"candidate_count": "2"}}, 2),  # protobuf takes numbers as texts
         ("cohere", "/v1/generate", {"num_generations": 3}, 3),
     ],
 )
@@ -214,6 +218,32 @@ SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 def test_tools_for_a_fee_and_input_from_elsewhere_are_known_before_a_call_is_sent(dialect, path, body, tools, reads_more):
     found = asked(dialect, body, path)
     assert (found.tools, found.reads_more) == (tools, reads_more)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "body", "is_stored"),
+    [
+        ("openai", "/v1/responses", {"previous_response_id": "resp_1"}, True),
+        ("openai", "/v1/responses", {"conversation": {"id": "conv_1"}}, True),
+        ("openai", "/v1/responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}, True),
+        ("openai", "/v1/responses", {"input": [{"id": "msg_1"}]}, True),  # the type may be left out
+        ("openai", "/v1/responses", {"input": [{"id": "msg_1", "role": "user", "content": "hi"}]}, False),
+        (
+            "openai",
+            "/v1/responses",
+            {"input": [{"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f"}]},
+            False,
+        ),
+        ("openai", "/v1/responses", {"input": "hi", "tools": [{"type": "web_search"}]}, False),
+        ("gemini", None, {"cached_content": "cachedContents/1"}, True),
+        ("gemini", None, {"tools": [{"googleSearch": {}}]}, False),
+        ("cohere", "/v1/chat", {"conversation_id": "c"}, True),
+    ],
+)
+def test_what_the_provider_has_stored_of_a_conversation_is_known_to_be_read(dialect, path, body, is_stored):
+    found = asked(dialect, body, path)
+    assert found.reads_stored is is_stored
+    assert found.reads_more or not is_stored
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
 
@@ -11,7 +12,9 @@ from aiohttp import web
 from support.inside import inside, slk
 
 from proxy.bridge import Bridge
+from proxy.identify.keys import digest_of
 from proxy.listen.edge import Edge, Settings
+from proxy.policy.plan_callers import KeyRecord
 
 PATH = "/openai/v1/realtime?model=gpt-4o"
 CREATE = json.dumps({"type": "response.create"})
@@ -350,6 +353,27 @@ async def test_a_drain_closes_both_sides_with_1001(bridged):
     await path.assert_nothing_is_left()
 
 
+async def test_a_key_that_is_revoked_ends_its_session_with_1008(bridged):
+    async def begins(ws):
+        await ws.receive()
+        await ws.send_str(CREATED)
+
+    path, provider, connect, _ = await bridged(begins)
+    async with await connect() as ws:
+        await ws.send_str(CREATE)
+        await ws.receive()
+        assert path.rooms.under_way.revoked([KeyRecord("bob", digest_of(slk("bob"))), KeyRecord("ann", digest_of("another"))]) == 0
+        assert path.rooms.under_way.revoked([KeyRecord("ann", digest_of(slk("ann")))]) == 1
+        message = await ws.receive()
+        assert (message.type, message.data, message.extra) == (aiohttp.WSMsgType.CLOSE, 1008, "stopped_revoked")
+        await ws.close()
+    await asyncio.wait_for(provider.closed.wait(), 20)
+    await settled(path)
+    (row,) = await path.rows()
+    assert (path.story.end, row["end"]) == ("stopped:revoked", "stopped:revoked")
+    await path.assert_nothing_is_left()
+
+
 async def test_responses_under_way_at_once_are_attempts_of_their_own_whatever_order_they_end_in(bridged):
     used = {"a": 3, "b": 5}
 
@@ -392,3 +416,41 @@ async def test_a_budget_for_one_response_does_not_let_a_second_begin_beside_it(b
     rows = sorted(await path.rows(), key=lambda row: row["kind"])
     assert [(row["kind"], row["cost_nanousd"] > 0) for row in rows] == [("refusal", False), ("turn", True)]
     await path.assert_nothing_is_left()
+
+
+async def take_turns(bridged, turns, usage, more=""):
+    """So many turns in one session, each with that usage; the path with their rows."""
+    done = json.dumps({"type": "response.done", "response": {"id": "r", "usage": usage}})
+
+    async def play(ws):
+        for _ in range(turns):
+            await ws.receive()
+            await ws.send_str(CREATED)
+            await ws.send_str(done)
+
+    path, provider, connect, _ = await bridged(play, more)
+    async with await connect() as ws:
+        for _ in range(turns):
+            await ws.send_str(CREATE)
+            assert [(await ws.receive()).data for _ in range(2)] == [CREATED, done]
+        await ws.close()
+    await asyncio.wait_for(provider.closed.wait(), 20)
+    await settled(path)
+    return path
+
+
+async def test_a_turn_may_read_what_the_ones_before_it_were_answered_with(bridged):
+    answered = 3_000
+    path = await take_turns(bridged, 3, {"total_tokens": 3_001, "input_tokens": 1, "output_tokens": answered})
+    held = sorted(row["held_nanousd"] for row in await path.rows())
+    token = 2_500  # nano-dollars of input
+    assert [after - before for before, after in itertools.pairwise(held)] == [(answered + len(CREATE)) * token] * 2
+
+
+async def test_what_turns_take_is_learned_and_rates_are_held_for_no_more(bridged):
+    path = await take_turns(
+        bridged, 17, {"total_tokens": 5, "input_tokens": 3, "output_tokens": 2}, "limits: [{name: few, tokens: 100k/min}]"
+    )
+    lessons, name = path.store.lessons, ("openai", "gpt-4o")
+    assert lessons.output_tokens(name, 4_096, None) <= 3
+    assert lessons.input_tokens(name, 0, 300) <= 300 / 4, "a hundredth of its bytes was read, and a sixteenth is the least"

@@ -157,6 +157,19 @@ def test_server_and_state_keep_their_values_and_ask_for_a_restart(policy):
     assert (kept.rulebook.server, kept.rulebook.state, kept.rulebook.time_zone) == (old.rulebook.server, "sqlite:", "UTC")
 
 
+def test_how_and_under_which_name_the_state_is_kept_asks_for_a_restart(policy):
+    old = load(policy, environ={}, generation=1)
+    policy.write_text("durability: disk\nnamespace: prod\n")
+    kept, restarts = keeping(old, load(policy, environ={}, generation=2))
+    assert restarts == (
+        "durability changed: needs a restart",
+        "namespace changed: needs a restart, all that is shared is counted under it",
+    )
+    assert kept.rulebook.namespace == "default"
+    policy.write_text("namespace: default\n")
+    assert keeping(old, load(policy, environ={}, generation=3))[1] == (), "what it is without being named"
+
+
 def test_a_limit_that_held_money_and_is_gone_is_found(rulebook):
     old = rulebook("tiers: {a: {spend: $1/day}, b: {requests: 1/min}}\nlimits: [{name: x, spend: $1/day}, {name: y, spend: $1/day}]")
     new = rulebook("tiers: {a: {spend: $2/day}}\nlimits: [{name: x, requests: 1/min}]")

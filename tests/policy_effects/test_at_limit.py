@@ -212,3 +212,22 @@ async def test_a_shared_state_ends_streams_and_degrades_too(here, tmp_path):
             while (refused := await one.chat("stream-tiered", model="unlisted", headers=[("x-usage", "0,0")])).status == 200:
                 await asyncio.sleep(0.1)
         assert (refused.status, refused.code) == (402, "budget_exhausted")
+
+
+async def test_images_are_held_as_the_model_counts_them_that_answers(tmp_path):
+    """gpt-4o-mini bills an image at 33 times the tokens that gpt-4o does."""
+    policy = """
+    providers: {openai: {url: A_URL}}
+    limits: [{name: purse, spend: $1000/total, at_limit: {degrade: {from: 0.1%, models: {gpt-4o: gpt-4o-mini}}}}]
+    callers: {anonymous: none, default_tier: none}
+    tiers: {none: {}}
+    """
+    parts = [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}] * 2
+    ask = {"max_tokens": 10, "messages": [{"role": "user", "content": parts}]}
+    async with world(tmp_path, policy) as one:
+        direct = await one.chat(model="gpt-4o-mini", **ask)
+        await one.chat(model="o1-pro", max_tokens=10, headers=[("x-usage", "20000,0")])  # 0.3% of the purse
+        degraded = await one.chat(model="gpt-4o", **ask)
+        assert degraded.header("x-sluice-model") == "gpt-4o-mini"
+        held = [float(got.header("x-sluice-reserved-usd")) for got in (direct, degraded)]
+        assert held[0] == pytest.approx(held[1], rel=0.01) and held[0] > 2 * 33 * 1_445 * 0.15e-6

@@ -95,8 +95,13 @@ async def test_an_operation_without_a_stated_cost_is_flagged_or_under_a_spend_li
 
 SAID = {
     "deny": ("unknown_price: deny\nunmetered: deny", (400, "unpriced_model"), (400, "unmetered_operation"), None),
-    "flag": ("unknown_price: flag\nunmetered: flag", (200, None), (200, None), ("fallback_price", 10 * 7_000 + 10 * 21_000, "unmetered")),
-    "allow": ("unknown_price: allow\nunmetered: allow", (200, None), (200, None), ("unpriced", 0, "")),
+    "flag": (
+        "unknown_price: flag\nunmetered: flag",
+        (200, None),
+        (200, None),
+        ("fallback_price", 10 * 7_000 + 10 * 21_000, "unmetered,job"),
+    ),
+    "allow": ("unknown_price: allow\nunmetered: allow", (200, None), (200, None), ("unpriced", 0, "job")),
 }
 
 

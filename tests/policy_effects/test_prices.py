@@ -180,3 +180,26 @@ async def test_unpriced_and_estimated_charges_show_with_their_reason(here):
     async with asyncio.timeout(10):
         while not await value("estimated_usage_total", model="gpt-4o", source=row["usage_source"], reason="done"):
             await asyncio.sleep(0.02)
+
+
+async def test_a_service_tier_that_only_the_account_sets_is_held_for_once_a_reply_has_told_it(here):
+    """OpenAI's projects have a default tier, which no request names; that of `gpt-4.1` costs more."""
+    told = "priority"
+
+    async def tiered(seen, reply):
+        usage = {"prompt_tokens": 20, "completion_tokens": 100, "total_tokens": 120}
+        choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+        await reply.json({"id": "c", "model": "gpt-4.1", "service_tier": told, "choices": [choice], "usage": usage})
+
+    async def call(**more):
+        got = await here.chat(model="gpt-4.1", max_tokens=100, **more)
+        return nanousd(got), (await here.row(got))["cost_nanousd"]
+
+    here.provider.script = tiered
+    (first, paid), (second, _) = await call(), await call()
+    assert first < paid <= second, "nobody could know before the first reply"
+    assert (await call(service_tier="auto"))[0] > first
+    assert (await call(service_tier="default"))[0] < paid, "who names a tier gets that one"
+    told = "default"
+    await call()
+    assert (await call())[0] == first

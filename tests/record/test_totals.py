@@ -24,7 +24,7 @@ class Clock:
 
 
 def calls(dice: random.Random):
-    """Calls of one to three attempts, refusals and turns among them, over three days."""
+    """Calls of one to three attempts, refusals, turns and jobs of one or two models among them, over three days."""
     for number in range(120):
         at = START + dice.randrange(72 * 3600 * 1000) * 10**6
         who = {"caller": dice.choice(["ann", "bob"]), "team": dice.choice([None, "finance"]), "tier": dice.choice([None, "free"])}
@@ -45,6 +45,11 @@ def calls(dice: random.Random):
                 input_tokens=dice.randrange(10**6), cached_input_tokens=dice.randrange(100), cache_write_tokens=dice.randrange(100),
                 output_tokens=dice.randrange(10**5), reasoning_tokens=dice.randrange(100),
                 usage_source=dice.choice(["provider", "counted", "estimate", "none"]), cost_nanousd=dice.randrange(10**14),
+            )  # fmt: skip
+        for model in range(1, dice.choice([0, 0, 1, 2]) + 1):
+            yield row(
+                number, **who, id=f"job/openai/batch_{number}/{model}", request_id=asked, attempt=model, kind="job", at=at,
+                parent_id=f"{asked}/1", provider="openai", model=f"model-{model}", cost_nanousd=dice.randrange(2 * 10**14),
             )  # fmt: skip
 
 

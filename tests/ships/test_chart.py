@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -286,7 +287,9 @@ async def test_what_the_pod_runs_starts_with_the_policy_of_the_chart_and_passes_
     policy = tmp_path / "policy.yaml"
     policy.write_text(of_kind(docs, "ConfigMap")["data"]["policy.yaml"])
     admin = free_port()
-    ours = {"--policy": str(policy), "--state": f"sqlite:{tmp_path / 'state'}"}
+    ours = {"--policy": str(policy)}
+    assert "--state" not in "".join(container["args"]), "it would take the place of the policy's `state:`"
+    environ = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}  # the image's is the folder that is mounted
     args = []
     for arg in container["args"]:
         option, is_pair, value = arg.partition("=")
@@ -294,7 +297,7 @@ async def test_what_the_pod_runs_starts_with_the_policy_of_the_chart_and_passes_
             value = f"{value.rpartition(':')[0]}:{admin if option == '--admin' else free_port()}"
         args.append(f"{option}={ours.get(option, value)}" if is_pair else option)
     with (tmp_path / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy", *args, cwd=ROOT, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "proxy", *args, cwd=ROOT, env=environ, stdout=log, stderr=log)
     try:
         async with aiohttp.ClientSession() as session:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):

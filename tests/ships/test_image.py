@@ -83,7 +83,7 @@ async def test_what_the_image_runs_starts_without_an_argument_and_its_health_che
         "SLUICE_POLICY": str(ROOT / last("COPY").split()[0]),
         "SLUICE_LISTEN": f"0.0.0.0:{free_port()}",
         "SLUICE_ADMIN": f"0.0.0.0:{admin}",
-        "SLUICE_STATE": f"sqlite:{tmp_path}",
+        "XDG_STATE_HOME": str(tmp_path),
     }
     assert last("COPY").split()[1] == settings["SLUICE_POLICY"]
     assert ours.keys() <= settings.keys()
@@ -157,8 +157,9 @@ def test_compose_mounts_a_policy_that_exists_and_the_state_where_the_image_keeps
     default, place = re.match(r"\$\{SLUICE_POLICY_FILE:-(.+)\}:(.+):ro", volumes[0]).groups()
     assert (ROOT / "config" / default).exists()
     assert place == environment()["SLUICE_POLICY"]
-    assert f"sqlite:{volumes[1].partition(':')[2]}" == environment()["SLUICE_STATE"]
+    assert volumes[1].partition(":")[2] == environment()["XDG_STATE_HOME"] + "/sluice"
+    assert "SLUICE_STATE" not in environment(), "it would take the place of the policy's `state:`"
 
 
-def test_the_redis_of_compose_is_not_started_as_long_as_sluice_does_not_use_one() -> None:
+def test_the_redis_of_compose_is_started_only_where_it_is_asked_for() -> None:
     assert COMPOSE["services"]["redis"]["profiles"] == ["redis"]

@@ -45,7 +45,6 @@ args:
   - --policy=/etc/sluice/policy/policy.yaml
   - --listen={{ .host }}:{{ .root.Values.ports.proxy }}
   - --admin=0.0.0.0:{{ .root.Values.ports.admin }}
-  - --state=sqlite:/var/lib/sluice
 {{- with .root.Values.secrets.env }}
 env:
   {{- range $name, $from := . }}

@@ -27,7 +27,6 @@ class Told:
     numbers: Sequence[int]
     held: tuple[Charge, ...] | None  # of a hold that was known
     live: int
-    epoch: str
 
 
 class Seen(Ring):
@@ -70,7 +69,7 @@ def answer(take: Take, around: Around, told: Told) -> Taken:
         standings.extend(hold_standings(counters, want.claims, names, now))
         held = charges_of(want.claims, names, now, "tokens") if told.held is None else told.held
     failing = tuple([it for it in denied if it is not None])
-    return Taken(told.at_ns, failing, tuple(standings), tuple(entered), held, told.live, told.epoch)
+    return Taken(told.at_ns, failing, tuple(standings), tuple(entered), held, told.live)
 
 
 def _read(

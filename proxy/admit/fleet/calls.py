@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from proxy.admit.counters import Charge, windows_of
-from proxy.admit.fleet.ops import Adopt, Count, Join, Op
+from proxy.admit.fleet.ops import Adopt, Count, Entry, Join, Op
 from proxy.admit.fleet.shares import Key
 from proxy.policy.plan import Claim, Spend
 from proxy.ports import Standing
@@ -39,6 +39,10 @@ class Stay:
 
     def charges(self) -> tuple[Charge, ...]:
         return tuple([Charge(it.limit.name, it.account, windows_of(it.limit, "requests"), ()) for it in self.claims])
+
+
+def entries_of(stays: Sequence[Stay]) -> tuple[Entry, ...]:
+    return tuple([Entry(stay.name(), stay.claims) for stay in stays])
 
 
 @dataclass(slots=True)

@@ -233,6 +233,16 @@ class ClusterState:
         region = self._closed(id, 0, 0)
         (self.own if region is None else region.state).void(id, row)
 
+    def defer(self, id: str, job: str, row: Row, later: Row) -> None:
+        """See `ports.Store`: what was granted for the attempt is the job's."""
+        attempt = self._attempts.pop(id, None)
+        if attempt is not None and job not in self._attempts:
+            self._attempts[job] = attempt
+        (self.own if attempt is None or attempt.region is None else attempt.region.state).defer(id, job, row, later)
+
+    def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]]) -> None:
+        self.own.settle_job(job, true)
+
     def _closed(self, id: str, tokens: int, nanousd: int) -> Region | None:
         attempt = self._attempts.pop(id, None)
         if attempt is None or attempt.region is None:

@@ -44,11 +44,6 @@ class Took:
     denied: list[Denied] = field(default_factory=list)
     used: list[tuple[Place, Used]] = field(default_factory=list)
 
-    def parted(self) -> tuple[Took, Took]:
-        """What belongs to the call, and what to the attempt."""
-        of_attempt = [it for it in self.used if it[1].wish.is_hold]
-        return Took([], [it for it in self.used if not it[1].wish.is_hold]), Took([], of_attempt)
-
     def close(self, tokens: int, nanousd: int) -> None:
         """Once: the true figures of an attempt; 0 and 0 for one that was not sent."""
         for place, used in self.used:

@@ -6,6 +6,7 @@ A Redis that forgot is told again by everybody: nothing comes back to life, as a
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +15,8 @@ from proxy.admit.fleet.ops import Down, Link, Script
 from proxy.admit.keyring import Kept, dumped, joined, loaded
 from proxy.admit.keys import Keys
 from proxy.admit.records import encode
+
+log = logging.getLogger("sluice.keys")
 
 EVERY_S = 1.0  # between two looks: a key is valid, or dead, everywhere within twice that
 MOST = 200  # keys of one call
@@ -34,16 +37,17 @@ class KeyBook:
     async def news(self) -> tuple[bool, list[Kept]]:
         """Did Redis forget what it had? And what is newer than what was asked before."""
         found: list[Kept] = []
+        seen = self._seen
         while True:
-            born, version, seen, told = await self._call((), since=self._seen)
+            born, version, seen, told = await self._call((), since=seen)
             is_forgotten = version < self._version or (bool(self._born) and born != self._born)
             self._born, self._version = born, version
             if is_forgotten:
                 self._seen = 0
                 return True, found
-            found += [_kept(*it) for it in told]
-            self._seen = seen
+            found += [kept for it in told if (kept := _kept(*it)) is not None]
             if len(told) < MOST:
+                self._seen = seen  # not before all of it is here
                 return False, found
 
     async def _call(self, kept: Sequence[Kept], since: int) -> tuple[bytes, int, int, list[list[bytes]]]:
@@ -57,13 +61,14 @@ class SharedKeys:
 
     def __init__(self, keys: Keys, book: KeyBook) -> None:
         self._keys, self._book = keys, book
-        self._untold: list[Kept] = []
+        self.has_met = False  # the others, at least once
+        self._untold: list[Kept] = keys.all()  # what it learnt while it was away from the others
+        self._is_failing = False
         self._is_new = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        keys.on_news = self._has_news
+        keys.on_change = self._has_changed
 
     def start(self) -> None:
-        self._untold = self._keys.all()  # what it learnt while it was away from the others
         self._task = asyncio.get_running_loop().create_task(self._run(), name="shared keys")
 
     async def close(self) -> None:
@@ -74,14 +79,21 @@ class SharedKeys:
         with suppress(Down):
             await self._tell()
 
-    def _has_news(self, news: Sequence[Kept]) -> None:
-        self._untold += news
+    def _has_changed(self, changed: Sequence[Kept]) -> None:
+        self._untold += changed
         self._is_new.set()
 
     async def _run(self) -> None:
         while True:
-            with suppress(Down):
+            try:
                 await self.meet()
+                self._is_failing = False
+            except Down:
+                pass  # the state says so
+            except Exception as error:  # of our own disk: what the others know is valid here all the same
+                if not self._is_failing:
+                    log.error("what the fleet knows of the keys cannot be kept here: %s", type(error).__name__)
+                self._is_failing = True
             with suppress(TimeoutError):
                 async with asyncio.timeout(EVERY_S):
                     await self._is_new.wait()
@@ -91,10 +103,13 @@ class SharedKeys:
         """Tells and asks, once. Raises Down; what was not told is told the next time."""
         await self._tell()
         is_forgotten, news = await self._book.news()
-        await self._keys.learn(news)
-        if is_forgotten:
-            self._untold = self._keys.all()
-            await self._tell()
+        try:
+            await self._keys.learn(news)
+        finally:
+            if is_forgotten:
+                self._untold = self._keys.all()
+        await self._tell()
+        self.has_met = True
 
     async def _tell(self) -> None:
         untold, self._untold = self._untold, []
@@ -111,8 +126,13 @@ def _told(kept: Kept) -> list[str]:
     return [kept.record.digest.hex(), dumped(record).decode(), *("" if it is None else f"{it:019d}" for it in ends)]
 
 
-def _kept(digest: bytes, record: bytes, *ends: bytes) -> Kept:
-    kept = loaded(bytes.fromhex(digest.decode()), record)
-    expires_ns, rotated_ns, revoked_ns = (int(it) if it else None for it in ends)
+def _kept(digest: bytes, record: bytes, *ends: bytes) -> Kept | None:
+    """None for what no Sluice of this version wrote: the other keys are good for all that."""
+    try:
+        kept = loaded(bytes.fromhex(digest.decode()), record)
+        expires_ns, rotated_ns, revoked_ns = (int(it) if it else None for it in ends)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        log.warning("a key in the shared state cannot be read, and is left out")
+        return None
     after = replace(kept, record=replace(kept.record, expires_ns=expires_ns, is_revoked=revoked_ns is not None))
     return joined(kept, replace(after, rotated_ns=rotated_ns, revoked_ns=revoked_ns))

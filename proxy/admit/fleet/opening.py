@@ -55,19 +55,23 @@ async def open_shared(asked: Asked, clock: Clock) -> tuple[SharedState | Cluster
     own: EmbeddedState | None = None
     try:
         own, folder = await _own(asked, clock)
+        keys = SharedKeys(own.keys, KeyBook(link, load("keys"), asked.namespace, os.urandom))
         with suppress(Down, TimeoutError):
             async with asyncio.timeout(FIRST_S):
                 _check_memory(await link.ask_each("INFO", "memory"), asked.limits)
                 await _secret_of_all(link, f"sluice:{{{asked.namespace}}}:secret", own, folder / "secret")
+                await keys.meet()  # what was revoked elsewhere is dead here from the first call on
         who = _instance(folder)
         remote = Remote(link, instance=who, time_zone=asked.time_zone, max_keys=asked.max_keys, recover_ms=asked.recover_ms)
         space = Space(asked.namespace, remote, own, clock, folder / "shares.json")
         state = SharedState(own, space, link, clock, asked.rules)
         state.set_rules(asked.rules, asked.limits)
-        state.keys = SharedKeys(own.keys, KeyBook(link, load("keys"), asked.namespace, os.urandom))
+        state.keys = keys
         if asked.address.topology == "cluster":
             space.counts_here = lambda limit, account: False
             return open_cluster(state, asked, link, who, folder, clock), folder
+        own.jobs.settled_by = state.settle
+        state.take_up_jobs()
     except BaseException:
         await link.close()
         if own is not None:
@@ -99,6 +103,7 @@ def open_cluster(base: SharedState, asked: Asked, link: Link, instance: str, fol
     )
     state = ClusterState(base, Regions(open_space, asked.namespace, clock, asked.rules), granter)
     state.set_rules(asked.rules, asked.limits)
+    own.jobs.settled_by = state.settle
     return state
 
 

@@ -40,11 +40,7 @@ class Down(Exception):
 
 
 class Lost(Exception):
-    """The store forgot what it had acknowledged to this process: rebase. Nothing was taken. `epoch` is the store's present one."""
-
-    def __init__(self, epoch: str) -> None:
-        super().__init__(epoch)
-        self.epoch = epoch
+    """The store forgot what it had acknowledged to this process: rebase. Nothing was taken."""
 
 
 class Recovering(Exception):
@@ -53,6 +49,10 @@ class Recovering(Exception):
 
 class Gone(Exception):
     """A void, a leave or an expiry came before: this id may not be taken any more. Nothing was taken."""
+
+
+class Broken(Exception):
+    """What the store keeps of an account of this take cannot be read: its text names the keys. Nothing was taken; all others are well."""
 
 
 class Squeezed(Exception):
@@ -105,7 +105,6 @@ class Taken:
     entered: tuple[tuple[Charge, ...], ...]  # of each entry, in order: where its request was counted
     held: tuple[Charge, ...]  # of the hold; of an id that is held already, as it was taken then
     live: int  # processes of the fleet
-    epoch: str  # another one: the store began anew
 
 
 # -- closing: the ordered operations of a batch ------------------------------------------------------------------------------
@@ -227,7 +226,6 @@ class Share:
     """
 
     period: str
-    ends_at_ns: int  # 0: never
     nanousd: int
 
 
@@ -236,11 +234,9 @@ class Pulse:
     seq: int
     at_ns: int  # by the server
     live: int
-    epoch: str
     is_lost: bool  # rebase: see Lost
     is_recovering: bool
     shares: tuple[Share, ...]  # one for each watch, in order
-    keys_version: int
     expired: str = ""  # an instance without a heartbeat, some of whose holds (charged at the estimate) and slots went back now
     freed: str = ""  # an instance whose shares were in doubt for an hour, and are free now
 
@@ -258,7 +254,6 @@ class Found:
 @value(frozen=True, slots=True)
 class Resumed:
     seq: int  # of the last batch; the next is one more
-    epoch: str
     holds: tuple[Found, ...]  # open: settle or void each
     charged: tuple[Found, ...]  # taken for dead and charged at the estimate: settle those that cost something else
     calls: tuple[str, ...]  # uids that hold slots: leave each

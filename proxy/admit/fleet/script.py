@@ -11,7 +11,23 @@ from typing import Any, Self
 from proxy.admit.fleet.almanac import Almanac, Around
 from proxy.admit.fleet.answer import Told, answer
 from proxy.admit.fleet.encode import claims_of, op_of, read_charges, request_of, spans, watch_of
-from proxy.admit.fleet.ops import Batch, Found, Gone, Link, Lost, Pulse, Recovering, Resumed, Script, Share, Squeezed, Take, Taken, Watch
+from proxy.admit.fleet.ops import (
+    Batch,
+    Broken,
+    Found,
+    Gone,
+    Link,
+    Lost,
+    Pulse,
+    Recovering,
+    Resumed,
+    Script,
+    Share,
+    Squeezed,
+    Take,
+    Taken,
+    Watch,
+)
 from proxy.admit.records import encode
 
 LUA = Path(__file__).parent / "lua"
@@ -76,20 +92,22 @@ class Remote:
     async def take(self, space: str, take: Take) -> Taken:
         """Entries and a hold, all or nothing, in one trip; idempotent by uid and id.
 
-        Raises Squeezed, Gone, Recovering, Lost: then nothing was taken.
+        Raises Squeezed, Gone, Recovering, Lost, Broken: then nothing was taken.
         """
         acked, around, claims = self._of(space), self._almanac.around(take.now_ns), claims_of(take)
         request = {"seq": acked.seq, "takes": acked.takes, "max_keys": self.max_keys, **spans(around), **request_of(take, claims)}
-        status, now_us, live, epoch, *rest = await self._call(self._scripts.take, space, request)
+        status, now_us, live, *rest = await self._call(self._scripts.take, space, request)
         if no := REFUSALS.get(status):
             raise no()
+        if status == b"broken":
+            raise Broken(", ".join([key.decode("utf-8", "replace") for key in rest[0]]))
         if status == b"lost":
-            raise Lost(epoch.decode())
+            raise Lost
         if status == b"taken":
             acked.takes += 1
         names, numbers, held = rest
         by_claim = {id(claim): name.decode() for claim, name in zip(claims, names, strict=True)}
-        told = Told(now_us * 1000, status == b"denied", by_claim, numbers, read_charges(held), live, epoch.decode())
+        told = Told(now_us * 1000, status == b"denied", by_claim, numbers, read_charges(held), live)
         return answer(take, around, told)
 
     async def send(self, space: str, batch: Batch, *, asks_run: bool = True) -> Pulse:
@@ -106,28 +124,28 @@ class Remote:
             **spans(around),
         }
         reply = await self._call(self._scripts.send, space, request)
-        now_us, seq, live, epoch, is_lost, is_recovering, keys, shares, expired, freed = reply
+        now_us, seq, live, is_lost, is_recovering, shares, expired, freed = reply
         acked.seq = max(acked.seq, batch.seq)
         told = tuple([_share(watch, around, *share) for watch, share in zip(batch.watch, shares, strict=True)])
         is_off = bool(is_lost), bool(is_recovering)
-        return Pulse(seq, now_us * 1000, live, epoch.decode(), *is_off, told, keys, expired.decode(), freed.decode())
+        return Pulse(seq, now_us * 1000, live, *is_off, told, expired.decode(), freed.decode())
 
     async def resume(self, space: str) -> Resumed:
         """What this process left open there before its restart. Changes nothing."""
         found: dict[str, dict[str, Found]] = {"hold": {}, "charged": {}, "call": {}}  # by id: a scan may show one twice
-        seq, epoch = 0, b""
+        seq = 0
         for which in ("o", "x"):
             cursor = "0"
             while True:
                 request = {"which": which, "cursor": cursor}
-                next_cursor, seq, epoch, items = await self._call(self._scripts.resume, space, request)
+                next_cursor, seq, items = await self._call(self._scripts.resume, space, request)
                 for kind, id, *figures in items:
                     found[kind.decode()][id.decode()] = _found(id, *figures)
                 cursor = next_cursor.decode()
                 if cursor == "0":
                     break
         self._of(space).seq = seq
-        return Resumed(seq, epoch.decode(), tuple(found["hold"].values()), tuple(found["charged"].values()), tuple(found["call"]))
+        return Resumed(seq, tuple(found["hold"].values()), tuple(found["charged"].values()), tuple(found["call"]))
 
     async def forgo(self, space: str) -> None:
         """Every share told to this process goes back. Only once all that it spent of them is known there."""
@@ -151,7 +169,7 @@ REFUSALS: Mapping[bytes, type[Exception]] = {b"gone": Gone, b"squeezed": Squeeze
 
 def _share(watch: Watch, around: Around, which: int, nanousd: int) -> Share:
     span = around.span(watch.spend.period, which)
-    return Share(span.id, span.end_ns, nanousd)
+    return Share(span.id, nanousd)
 
 
 def _found(id: bytes, at_us: int = 0, tokens: int = 0, nanousd: int = 0) -> Found:

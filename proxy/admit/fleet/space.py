@@ -7,6 +7,7 @@ Decides about no call.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from proxy.admit.fleet.script import Remote
 from proxy.admit.fleet.shares import Key, Shares
 from proxy.policy.plan import Claim, Spend
 from proxy.ports import Clock
+
+log = logging.getLogger("sluice.state")
 
 BEAT_S = 1.0
 GATHER_S = 0.005  # closes wait this long for company
@@ -88,7 +91,7 @@ class Space:
     # -- in the request path ------------------------------------------------------------------------------------------
 
     async def take(self, take: Take) -> Taken:
-        """Raises Squeezed, Gone, Forgot: then nothing was taken. Raises Down."""
+        """Raises Squeezed, Gone, Forgot, Broken: then nothing was taken. Raises Down."""
         names = [it.uid for it in take.entries] + ([take.hold.id] if take.hold else [])
         self._taking.update(names)
         try:
@@ -205,6 +208,10 @@ class Space:
             self._asked_at = began
         pulse = await self._remote.send(self._tag, Batch(seq, ops, watch, self._clock.now_ns()), asks_run=is_beat)
         self.outbox.is_acked(seq)
+        if pulse.expired:
+            log.warning("sidecar %s gives no sign of life: what it had open is charged at its estimate, its slots are free", pulse.expired)
+        if pulse.freed:
+            log.warning("sidecar %s is silent for an hour: the share of the money that was kept for it is free", pulse.freed)
         self.skew_ns = pulse.at_ns - self._own.now().ns
         if asks and not (pulse.is_lost or pulse.is_recovering):
             self._told_shares(watch, pulse, began if is_beat else None)

@@ -13,11 +13,12 @@ from dataclasses import replace
 from proxy.admit.counters import charges_of
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.fleet.alone import Alone
-from proxy.admit.fleet.calls import MIRROR, Held, Stay, keys_of
+from proxy.admit.fleet.calls import MIRROR, Held, Stay, entries_of, keys_of
+from proxy.admit.fleet.jobs import SharedJobs
 from proxy.admit.fleet.keys import SharedKeys
 from proxy.admit.fleet.link import Link
 from proxy.admit.fleet.mode import Mode
-from proxy.admit.fleet.ops import Count, Down, Entry, Gone, Leave, Settle, Squeezed, Take, Taken, Uncount, Void, Want
+from proxy.admit.fleet.ops import Broken, Count, Down, Gone, Leave, Settle, Squeezed, Take, Taken, Uncount, Void, Want
 from proxy.admit.fleet.refused import Refused, kept_by_others
 from proxy.admit.fleet.shares import is_shared, unbounded
 from proxy.admit.fleet.space import Forgot, Space
@@ -36,7 +37,7 @@ READY_AFTER_S = 30.0  # faults.md S1
 MAY_PASS = ("state_unavailable", "rate_limited", "too_many_in_flight", "budget_exhausted")  # refusals that Redis might not make
 
 
-class SharedState:
+class SharedState(SharedJobs):
     def __init__(self, own: EmbeddedState, space: Space, link: Link, clock: Clock, rules: OnStateDown) -> None:
         self.own, self._space, self._link, self._clock = own, space, link, clock
         self._began = clock.monotonic()
@@ -70,7 +71,8 @@ class SharedState:
     @property
     def is_ready(self) -> bool:
         """Has Redis been reached, or has it been waited for long enough?"""
-        self._was_shared = self._was_shared or self.mode is Mode.SHARED
+        is_shared = self.mode is Mode.SHARED and (self.keys is None or self.keys.has_met)
+        self._was_shared = self._was_shared or is_shared
         return self._was_shared or self._clock.monotonic() - self._began > READY_AFTER_S
 
     @property
@@ -120,7 +122,7 @@ class SharedState:
             if not space.health.is_shared:
                 return await self._alone.decide(space, stays)
             with suppress(Down, Gone, Forgot):
-                taken, _ = await self._take(Take(_entries(stays), None, self._clock.now_ns()), stays)
+                taken, _ = await self._take(Take(entries_of(stays), None, self._clock.now_ns()), stays)
                 self._entered(stays, taken)
 
     def uncount(self, call_uid: str) -> None:
@@ -184,7 +186,7 @@ class SharedState:
         stays = space.calls.undecided(intent.call_uid)
         id = f"{intent.id}~{lost}" if lost else intent.id
         want = Want(id, tuple(shared), min(intent.tokens, MOST), min(intent.nanousd, MOST))
-        taken, mark = await self._take(Take(_entries(stays), want, self._clock.now_ns()), stays)
+        taken, mark = await self._take(Take(entries_of(stays), want, self._clock.now_ns()), stays)
         self._entered(stays, taken, intent)
         held = Held(intent.id, want.claims, taken.held, taken.at_ns - space.skew_ns, want.tokens, want.nanousd, id, mark)
         space.calls.held[intent.id] = held
@@ -215,6 +217,9 @@ class SharedState:
             taken = await space.take(take)
             is_sure = bool(taken.denied)
             return taken, mark
+        except Broken as problem:
+            is_sure = True
+            raise self._refused.unreadable(problem, self._clock.monotonic()) from None
         except (Squeezed, Gone, Forgot):
             is_sure = True
             raise
@@ -243,7 +248,7 @@ class SharedState:
         more = f"{id}+{len(held.more) + 1}"
         try:
             taken, _ = await self._take(Take((), Want(more, wanted, 0, nanousd), self._clock.now_ns()))
-        except (Down, Squeezed, Gone, Forgot):
+        except (Down, Squeezed, Gone, Forgot, Refusal):
             return False
         if taken.denied:
             return False
@@ -284,10 +289,6 @@ class SharedState:
 
     def find_key(self, digest: bytes) -> KeyRecord | None:
         return self.own.find_key(digest)
-
-
-def _entries(stays: Sequence[Stay]) -> tuple[Entry, ...]:
-    return tuple([Entry(stay.name(), stay.claims) for stay in stays])
 
 
 def _parted(claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:

@@ -80,6 +80,7 @@ def callers(them: list[Sidecar]) -> list[Caller]:
     return [Caller(one, f"bot-{team}-{n}", team) for n, one in enumerate(them) for team in TEAMS]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_teams_live_in_slots_of_their_own_and_a_limit_of_all_is_kept_to_the_last_nano_dollar(nodes, tmp_path):
     async with sidecars(nodes, tmp_path) as them:
         assert all(isinstance(one.state, ClusterState) for one in them)
@@ -111,6 +112,7 @@ def balance_key(team: str) -> str:
     return f"sluice:{{tests:team={team}}}:b:total|team {team}|team={team}"
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_team_budget_is_decided_in_one_slot_for_all_its_callers_on_all_sidecars(nodes, tmp_path):
     async with sidecars(nodes, tmp_path) as them:
         reds = [Caller(them[n % 3], f"red-{n}", "red") for n in range(9)]
@@ -118,6 +120,7 @@ async def test_a_team_budget_is_decided_in_one_slot_for_all_its_callers_on_all_s
         assert Counter(ends) == {"": 10, "budget_exhausted": 80}
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_caller_without_a_team_has_a_slot_of_its_own(nodes, tmp_path):
     async with sidecars(nodes, tmp_path, 2) as them:
         mine = Claim(Limit("tier free", ("caller",), requests=(Rate(5, 60),)), "caller=zoe")
@@ -126,6 +129,7 @@ async def test_a_caller_without_a_team_has_a_slot_of_its_own(nodes, tmp_path):
         assert nodes.owner("sluice:{tests:caller=zoe}:meta").ask("EXISTS", "sluice:{tests:caller=zoe}:meta") == 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_rates_and_slots_that_cross_are_never_exceeded_and_a_refused_call_costs_nothing(nodes, tmp_path):
     everything = Claim(
         Limit("limit all", ("total",), requests=(Rate(40, 60),), tokens=(Rate(10_000, 60),), concurrency=12, is_shared=True), "total"
@@ -142,6 +146,7 @@ async def test_rates_and_slots_that_cross_are_never_exceeded_and_a_refused_call_
         assert more.count("") >= 40 - 12 - 3 * 4
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_refusal_by_a_budget_of_the_team_gives_the_grants_of_the_call_back(nodes, tmp_path):
     async with sidecars(nodes, tmp_path, 1) as them:
         red, blue = Caller(them[0], "r", "red"), Caller(them[0], "b", "blue")
@@ -149,6 +154,7 @@ async def test_a_refusal_by_a_budget_of_the_team_gives_the_grants_of_the_call_ba
         assert await blue.begin("two", blue.claims(total(100)), 100) == ""
 
 
+@pytest.mark.usefixtures("patient")
 async def test_callers_of_an_issuer_keep_their_own_account_whatever_team_they_come_with(nodes, tmp_path):
     mine = Claim(Limit("tier free", ("caller",), spend=(Spend(10, "total"),)), "caller=corp:alice")
     async with sidecars(nodes, tmp_path, 2) as them:
@@ -158,6 +164,7 @@ async def test_callers_of_an_issuer_keep_their_own_account_whatever_team_they_co
         assert ends.count("") == 10
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_restarted_sidecar_tells_what_it_had_spent_of_its_grants(nodes, tmp_path):
     async with sidecar_on(nodes.url, tmp_path, ends=False) as first:
         me = Caller(first, "r", "red")

@@ -242,6 +242,35 @@ async def test_a_full_redis_is_worked_without(tmp_path):
             await adds_up(server, load, one)
 
 
+@pytest.mark.parametrize("damage", [("SET", "x"), ("HSET", "settled", "a lot"), ("HSET", "held", "")])
+async def test_what_cannot_be_read_stops_its_own_account_alone_and_can_be_repaired(server, tmp_path, caplog, damage):
+    """faults.md S12."""
+    key = "sluice:{tests}:b:total|hurt|total"
+    hurt, well, (command, *value) = [budget(100 * CALL, "hurt")], [budget(1000 * CALL, "budget")], damage
+    async with sidecar_on(server.url, tmp_path) as one:
+        for name in ("before", "open"):
+            assert await one.begin(name, hurt, CALL) == ""
+        one.end("before", CALL)
+        await one.told()
+        if command == "SET":
+            server.ask("DEL", key)
+        server.ask(command, key, *value)
+        one.modes.clear()
+        assert [await one.begin(f"hurt{n}", hurt, CALL) for n in range(3)] == ["state_unavailable"] * 3
+        one.end("open", CALL)
+        assert [await one.begin(f"well{n}", well, CALL) for n in range(20)] == [""] * 20
+        await one.told()
+        assert not one.modes and settled(server) == (0, 20 * CALL), "nobody else notices"
+        said = [it.getMessage() for it in caplog.records if it.name == "sluice.state"]
+        assert said == [f"what the shared state keeps of an account cannot be read: {key}"]
+        server.ask("DEL", key)
+        server.ask("HDEL", "sluice:{tests}:meta", "run")
+        await recovering(one)
+        await one.told()
+        assert settled(server, "hurt") == (2 * CALL, 0), "by its journal"
+        assert [await one.begin(f"again{n}", hurt, 49 * CALL) for n in range(3)] == ["", "", "budget_exhausted"]
+
+
 async def test_a_redis_that_became_a_replica_is_worked_without(server, tmp_path):
     claims = [budget(100_000 * CALL)]
     async with sidecar_on(server.url, tmp_path) as one:
@@ -381,7 +410,7 @@ async def test_a_sidecar_that_starts_without_redis_spends_what_its_journal_says_
             assert got[:8] == [""] * 8 and got[-1] == "state_unavailable", "a tenth of the share is left alone"
             server.restart()
             await again.told()
-            assert again.state.is_ready
+            await until(lambda: again.state.is_ready)
             assert settled(server) == (10 * CALL, got.count("") * 10 * CALL)
 
 

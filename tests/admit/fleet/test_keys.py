@@ -2,7 +2,7 @@
 
 import os
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 from support.valkey import valkey
@@ -108,3 +108,66 @@ async def test_many_keys_travel_in_pages(server):
             await one.add(KeyRecord(f"bot-{number}", number.to_bytes(32, "big")))
         await all_of.meet()
         assert len(two.all()) == 2 * MOST + 1
+
+
+class Failing:
+    """A link whose calls fail from the `number`th on, once."""
+
+    def __init__(self, link, number):
+        self._link, self._left = link, number
+
+    async def call(self, *asked):
+        self._left -= 1
+        if self._left == 0:
+            raise Down("gone")
+        return await self._link.call(*asked)
+
+
+async def test_a_server_that_goes_away_between_two_pages_costs_no_key(server):
+    async with fleet(server, 2) as all_of:
+        one, two = all_of.keys
+        for number in range(MOST + 1):
+            await one.add(KeyRecord(f"bot-{number}", number.to_bytes(32, "big")))
+        await all_of.shared[0].meet()
+        link = open_link(read_address(server.url))
+        try:
+            late = SharedKeys(two, KeyBook(Failing(link, 2), load("keys"), "prod", os.urandom))
+            with pytest.raises(Down):
+                await late.meet()
+            assert not late.has_met
+            await late.meet()
+        finally:
+            await link.close()
+        assert late.has_met and len(two.all()) == MOST + 1
+
+
+async def test_a_key_that_no_sluice_of_this_version_wrote_hides_no_other(server):
+    async with fleet(server, 2) as all_of:
+        one, two = all_of.keys
+        await one.add(KeyRecord("bob", b"1" * 32))
+        await all_of.meet()
+        for digest, record in (("zz", "{}"), ("00" * 32, "no json"), ("01" * 32, '{"tier":1}'), ("02" * 32, "[]")):
+            server.ask("HSET", "sluice:{prod}:keys", digest, record)
+            server.ask("ZADD", "sluice:{prod}:keys_log", server.ask("HINCRBY", "sluice:{prod}:meta", "keys", "1"), digest)
+        await one.add(KeyRecord("ann", b"2" * 32))
+        await all_of.meet()
+        assert {kept.record.name for kept in two.all()} == {"bob", "ann"}
+
+
+async def test_a_server_of_another_run_is_told_all_again_as_it_may_have_lost_what_was_told_last():
+    with valkey(appendonly=True) as server:
+        async with fleet(server, 1) as all_of:
+            (one,) = all_of.keys
+            await one.add(KeyRecord("bob", b"1" * 32))
+            await all_of.meet()
+            await one.revoke((), name="bob")
+            await all_of.meet()
+            server.ask("HDEL", "sluice:{prod}:keys", (b"1" * 32).hex() + ":revoked")  # what a failover loses, the version made up for since
+            assert server.ask("HLEN", "sluice:{prod}:keys") == 2
+            server.kill9()
+            server.restart()
+            with suppress(Down):  # the connection of before
+                await all_of.meet()
+            assert server.ask("HEXISTS", "sluice:{prod}:keys", "born"), "it has kept what it had"
+            await all_of.meet()
+            assert server.ask("HGET", "sluice:{prod}:keys", (b"1" * 32).hex() + ":revoked")

@@ -11,6 +11,7 @@ from proxy.policy.plan import Claim, Limit, Spend
 from proxy.refusal import Refusal
 
 CALL = 1_000_000_000
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,16 @@ async def test_what_a_killed_sidecar_held_is_charged_at_its_estimate_and_its_slo
         assert settled(server) == (CALL // 2 + CALL // 4 + CALL, 0)
         assert [await again.begin(f"new{n}", claims, 1) for n in range(4)] == ["", "", "", "too_many_in_flight"]
         assert again.state.own.recovery.crashed == 1
+
+
+async def test_a_sidecar_that_fell_silent_is_named_in_the_log(server, tmp_path, caplog):
+    async with sidecar_on(server.url, tmp_path):
+        server.ask("ZADD", "sluice:{tests}:live", "1", "f00d")  # its lease is long over, and so is the hour after it
+        await until(lambda: len(caplog.records) >= 2)
+    assert [it.getMessage().split(":")[0] for it in caplog.records] == [
+        "sidecar f00d gives no sign of life",
+        "sidecar f00d is silent for an hour",
+    ]
 
 
 async def test_a_stream_under_way_gets_more_money_only_where_the_fleet_has_some(server, tmp_path):

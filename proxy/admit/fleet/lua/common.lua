@@ -2,9 +2,8 @@
 local prefix = string.sub(KEYS[1], 1, -5) -- of "<prefix>meta"
 local request = cjson.decode(ARGV[1])
 local me = request.instance
-local meta = redis.call('HMGET', KEYS[1], 'last', 'epoch', 'recovering', 'keys', 'run')
+local meta = redis.call('HMGET', KEYS[1], 'last', 'began', 'recovering', 'keys', 'run')
 local now = math.max(clock(prefix), tonumber(meta[1] or 0)) -- a clock that went back stands still
-local epoch = meta[2] or (me .. '-' .. string.format('%.0f', now))
 
 local HOUR, DAY = 3600000000, 86400000000 -- µs
 local GRACE = 25 * HOUR -- as periods.GRACE_NS
@@ -110,14 +109,16 @@ local function ring_empty_at(ring)
 end
 
 -- Accounts (slots and rings) and balances (money of one period) are read once, changed here, and written at the end.
+-- One that cannot be read (its key is of another type, its numbers are none) is `is_broken`: it counts as 0 here and is never written.
 local accounts, balances = {}, {}
 
 local function read_account(place)
-  local found, fields = redis.call('HGETALL', prefix .. 'a:' .. place), {}
+  local found, fields = redis.pcall('HGETALL', prefix .. 'a:' .. place), {}
   for at = 1, #found, 2 do
     fields[found[at]] = found[at + 1]
   end
-  return { place = place, n = tonumber(fields.n or 0), stay = tonumber(fields.stay or 0), kept_to = tonumber(fields.kept_to or 0),
+  local n, stay, kept_to = tonumber(fields.n or 0), tonumber(fields.stay or 0), tonumber(fields.kept_to or 0)
+  return { place = place, is_broken = found.err or not (n and stay and kept_to), n = n or 0, stay = stay or 0, kept_to = kept_to or 0,
     fields = fields, rings = {} }
 end
 
@@ -133,7 +134,11 @@ end
 local function ring_in(account, kind, period_s)
   local field = kind .. period_s
   if not account.rings[field] then
-    account.rings[field] = ring_of(account.fields[field], period_s)
+    local packed = account.fields[field]
+    if packed and #packed % WIDTH ~= 8 then
+      packed, account.is_broken = nil, true
+    end
+    account.rings[field] = ring_of(packed, period_s)
   end
   return account.rings[field]
 end
@@ -143,10 +148,15 @@ local function balance_of(limit, name, period, end_us)
   local balance = balances[place]
   if not balance then
     local key = prefix .. 'b:' .. place
-    local found = redis.call('HMGET', key, 'settled', 'held', 'told', 'tight', 'g:' .. me)
-    balance = { key = key, place = place, period = period, is_new = not found[2], settled = tonumber(found[1] or 0),
-      held = tonumber(found[2] or 0), told = tonumber(found[3] or 0), tight = tonumber(found[4] or 0), mine = tonumber(found[5] or 0) }
-    balance.was_mine = balance.mine
+    local found, numbers, is_broken = redis.pcall('HMGET', key, 'settled', 'held', 'told', 'tight', 'g:' .. me), {}, false
+    for at = 1, 5 do
+      numbers[at] = tonumber(found[at] or 0)
+      is_broken = is_broken or found.err or not numbers[at]
+      numbers[at] = numbers[at] or 0
+    end
+    local settled, held, told, tight, mine = unpack(numbers)
+    balance = { key = key, place = place, period = period, is_broken = is_broken, is_new = not found[2], settled = settled, held = held,
+      told = told, tight = tight, mine = mine, was_mine = mine }
     balances[place] = balance
   end
   balance.end_us = balance.end_us or end_us
@@ -213,20 +223,16 @@ end
 
 local function write_all()
   for _, balance in pairs(balances) do
-    if balance.is_changed then
+    if balance.is_changed and not balance.is_broken then
       write_balance(balance)
     end
   end
   for _, account in pairs(accounts) do
-    if account.is_changed then
+    if account.is_changed and not account.is_broken then
       write_account(account)
     end
   end
-  if meta[2] then
-    redis.call('HSET', KEYS[1], 'last', int(now))
-  else
-    redis.call('HSET', KEYS[1], 'last', int(now), 'epoch', epoch)
-  end
+  redis.call('HSET', KEYS[1], 'last', int(now), 'began', meta[2] or int(now))
 end
 
 -- Everybody stops taking for a moment, so that all can say what they know before anybody counts on what is here.
@@ -261,9 +267,9 @@ local function free_shares(instance, most)
   local list = prefix .. 's:' .. instance
   for _, place in ipairs(redis.call('HRANDFIELD', list, most)) do
     local key = prefix .. 'b:' .. place
-    local share = redis.call('HGET', key, 'g:' .. instance)
-    if share then
-      redis.call('HINCRBY', key, 'told', '-' .. share)
+    local share = redis.pcall('HGET', key, 'g:' .. instance)
+    if type(share) == 'string' then -- else it is given back already, or cannot be read
+      redis.pcall('HINCRBY', key, 'told', '-' .. share)
       redis.call('HDEL', key, 'g:' .. instance)
     end
     redis.call('HDEL', list, place)

@@ -2,6 +2,7 @@
 -- money and slots as a level that the process tells anew with each call, rates as taken at the instant the grant ends.
 local place = place_of(request.limit, request.account)
 local account = account_of(request.limit, request.account)
+assert(not account.is_broken, 'WRONGTYPE what is kept of this account cannot be read')
 local ledger = prefix .. 'g:' .. place -- by process: number of its last call, slots it has, end of its lease
 
 local function told_by(packed)
@@ -26,6 +27,7 @@ end
 local function grant_money(kind, most, period, keep, need, want, chunk)
   local id, end_us, which = period_at(kind)
   local balance = balance_of(request.limit, request.account, id, end_us)
+  assert(not balance.is_broken, 'WRONGTYPE what is kept of this account cannot be read')
   if period ~= id then -- what the process has is of another period
     keep, need = 0, want
   end
@@ -41,6 +43,7 @@ end
 -- `now + valid_us`.
 local function grant_rate(kind, most, period_s, need, chunk, valid_us, backs)
   local ring = ring_in(account, kind, period_s)
+  assert(not account.is_broken, 'WRONGTYPE what is kept of this account cannot be read')
   for _, back in ipairs(backs) do
     ring_add(ring, -back[2], back[1], false)
   end

@@ -26,7 +26,8 @@ end
 if version > tonumber(meta[4] or 0) then
   redis.call('HSET', KEYS[1], 'keys', int(version))
 end
-redis.call('HSETNX', book, 'born', request.nonce) -- another one: all that was here is gone
+redis.call('HSETNX', book, 'born', request.nonce) -- another one: all that was here is gone; in another process some of it may be
+local run = #request.keys == 0 and string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 local told, seen = {}, request.since
 local newer = redis.call('ZRANGEBYSCORE', log, '(' .. int(request.since), '+inf', 'WITHSCORES', 'LIMIT', 0, request.most)
 for at = 1, #newer, 2 do
@@ -35,4 +36,4 @@ for at = 1, #newer, 2 do
   told[#told + 1] = { digest, found[1] or '', found[2] or '', found[3] or '', found[4] or '' }
   seen = tonumber(newer[at + 1])
 end
-return { redis.call('HGET', book, 'born'), version, seen, told }
+return { redis.call('HGET', book, 'born') .. run, version, seen, told }

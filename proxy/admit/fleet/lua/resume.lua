@@ -11,4 +11,4 @@ for at = 1, #found[2], 2 do
     items[#items + 1] = { which == 'o' and 'hold' or 'charged', id, record[1], record[2], record[3] }
   end
 end
-return { found[1], tonumber(redis.call('HGET', prefix .. 'i:' .. me, 'seq') or 0), epoch, items }
+return { found[1], tonumber(redis.call('HGET', prefix .. 'i:' .. me, 'seq') or 0), items }

@@ -153,6 +153,9 @@ end
 
 function OPS.rebase(limit, name, period, nanousd)
   local balance = balance_of(limit, name, period)
+  if balance.is_broken then
+    return
+  end
   local known = tonumber(redis.call('HGET', balance.key, 'c:' .. me) or 0) + (balance.by and balance.by[me] or 0)
   if nanousd > known then
     settle_on(balance, me, nanousd - known)
@@ -210,6 +213,9 @@ local function share_of(watch, live)
   local limit, name, kind, nanousd, left, is_wanted = unpack(watch)
   local period, end_us, which = period_at(kind)
   local balance = balance_of(limit, name, period, end_us)
+  if balance.is_broken then
+    return { which, 0 }
+  end
   local room = nanousd - balance.settled - balance.held
   if balance.tight > 0 and room * 5 > nanousd and now - balance.tight > 2000000 then
     balance.tight = 0
@@ -254,4 +260,4 @@ for at, watch in ipairs(request.watch) do
   shares[at] = share_of(watch, live)
 end
 write_all()
-return { now, seq, live, epoch, is_lost and 1 or 0, is_recovering() and 1 or 0, tonumber(meta[4] or 0), shares, expired, free_doubt() }
+return { now, seq, live, is_lost and 1 or 0, is_recovering() and 1 or 0, shares, expired, free_doubt() }

@@ -2,7 +2,7 @@
 local LIMIT, ACCOUNT, UNBOUNDED, CONCURRENCY, REQUESTS, TOKENS, SPENDS = 1, 2, 3, 4, 5, 6, 7
 
 local function reply(status, ...)
-  return { status, now, live_count(), epoch, ... }
+  return { status, now, live_count(), ... }
 end
 
 -- 1. May this process take at all?
@@ -39,8 +39,9 @@ end
 -- 3. Accounts of unbounded identities: beyond max_keys they share one, and idle ones are forgotten, the longest unseen first.
 local function counts_still(span, place, may_go)
   local key = prefix .. 'b:' .. span[1] .. '|' .. place
-  local settled, held = unpack(redis.call('HMGET', key, 'settled', 'held'))
-  if tonumber(held or 0) > 0 or tonumber(settled or 0) > 0 and not (span[2] and span[2] + GRACE <= now) then
+  local found = redis.pcall('HMGET', key, 'settled', 'held')
+  local settled, held = found[1], found[2]
+  if found.err or tonumber(held or 0) > 0 or tonumber(settled or 0) > 0 and not (span[2] and span[2] + GRACE <= now) then
     return true
   elseif settled then
     may_go[#may_go + 1] = key
@@ -56,7 +57,7 @@ local function is_idle(claim, place, may_go)
       return false
     end
   end
-  if account.n > 0 then
+  if account.is_broken or account.n > 0 then
     return false
   end
   for _, spend in ipairs(claim[SPENDS]) do
@@ -220,7 +221,16 @@ elseif hold then
 end
 
 -- 5. Write all of it, or nothing.
-if is_denied then
+local broken = {}
+for place, account in pairs(accounts) do
+  broken[#broken + 1] = account.is_broken and prefix .. 'a:' .. place or nil
+end
+for _, balance in pairs(balances) do
+  broken[#broken + 1] = balance.is_broken and balance.key or nil
+end
+if #broken > 0 then
+  return reply('broken', broken)
+elseif is_denied then
   return reply('denied', names, told, '')
 elseif is_squeezed then
   for _, balance in pairs(balances) do

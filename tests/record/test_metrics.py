@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.exchange import Caller, Try, Usage
+from proxy.exchange import Caller, Row, Try, Usage
 from proxy.ports import Standing
 from proxy.record import metrics as metrics_module
 from proxy.record.figures import documented
@@ -238,3 +238,34 @@ def test_hashed_identities_show_in_labels(clock, tell):
     metrics = Metrics(is_known, clock, shown=lambda name: "id:" + name[::-1])
     metrics.told(tell())
     assert samples(metrics, "requests_total")[0][0]["caller"] == "id:tob"
+
+
+def a_job(**changed):
+    nothing = dict.fromkeys(Row.__slots__) | {"cached_input_tokens": 0, "cache_write_tokens": 0, "reasoning_tokens": 0}
+    said = {"provider": "openai", "model": "gpt-4o", "caller": "bot", "team": "finance", "tier": "premium", "end": "crashed"}
+    used = {"input_tokens": 10, "output_tokens": 5, "cost_nanousd": 500, "usage_source": "provider", "usage_note": ""}
+    return Row(**{**nothing, **said, **used, **changed})
+
+
+def test_a_job_that_is_settled_is_counted_for_whoever_began_it(metrics):
+    metrics.job(a_job())
+    assert samples(metrics, "cost_usd_total") == [(BOT, 5e-7)]
+    assert {labels["kind"]: value for labels, value in samples(metrics, "tokens_total")} == {"input": 10, "output": 5}
+    assert samples(metrics, "estimated_usage_total") == []
+    metrics.job(a_job(caller="invented", usage_source="estimate", usage_note="usage_missing"))
+    assert samples(metrics, "cost_usd_total") == [(BOT, 5e-7), ({**BOT, "caller": "other"}, 5e-7)]
+    assert [labels["reason"] for labels, _ in samples(metrics, "estimated_usage_total")] == ["usage_missing"]
+
+
+def test_a_job_of_a_caller_whose_name_is_hidden_is_counted_under_the_name_that_shows(clock, tell):
+    metrics = Metrics(is_known, clock, shown=lambda name: "id:" + name[::-1])
+    metrics.told(tell())
+    metrics.job(a_job(caller="id:tob"))
+    assert samples(metrics, "cost_usd_total") == [({**BOT, "caller": "id:tob"}, 1e-6)]
+
+
+def test_the_tokens_of_a_read_back_are_those_of_another_call(metrics, tell):
+    story = tell()
+    story.tries[0].is_read_back, story.tries[0].cost_nanousd = True, 0
+    metrics.told(story)
+    assert samples(metrics, "tokens_total") == samples(metrics, "cost_usd_total") == []

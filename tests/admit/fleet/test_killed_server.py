@@ -1,4 +1,9 @@
-"""kill -9 of a real server with AOF everysec, under load: what it acknowledged is there after its restart, though nobody tells it again."""
+"""kill -9 of a real server with AOF everysec, under load: what it acknowledged is there after its restart, though nobody tells it again.
+
+While a sync of the disk is slow, Redis puts its writes off for up to two seconds, and acknowledges all the same: what it
+acknowledged last may then be lost to it. Not to the fleet, whose journals tell it again (test_faults.py: a Redis that refuses
+connections is killed there, and knows each nano-dollar afterwards).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,8 @@ from proxy.admit.fleet.script import Remote
 from tests.support.fleet import budget
 from tests.support.valkey import Server, valkey
 
-ROUNDS, PROCESSES, HELD, COST, SPACE = 3, 4, 2, 1, "killed"
+ROUNDS, PROCESSES, HELD, COST, SPACE = 2, 4, 2, 1, "killed"
+PUT_OFF_S = 2.5
 CLAIM = budget(10**15)
 KEY = f"sluice:{{{SPACE}}}:b:total|budget|total"
 
@@ -26,6 +32,7 @@ class Process:
     url: str
     sent: int = 0
     acknowledged: int = 0
+    sure: int = 0  # of them, so long ago that the slowest disk has them
     is_over: bool = False
 
     async def run(self) -> None:
@@ -62,6 +69,9 @@ async def one_round(server: Server, number: int) -> list[Process]:
         while not all(one.acknowledged > 100 for one in them):
             assert not any(task.done() for task in running)
             await asyncio.sleep(0.01)
+    for one in them:
+        one.sure = one.acknowledged
+    await asyncio.sleep(PUT_OFF_S)
     await asyncio.to_thread(server.kill9)
     for one in them:
         one.is_over = True
@@ -77,6 +87,6 @@ async def test_no_acknowledged_settle_is_lost_by_kill_9_of_a_redis_with_aof_ever
             everybody += await one_round(server, number)
             found = {name.decode(): int(value) for name, value in server.ask("HGETALL", KEY).items()}
             known = {one.name: found.get(f"c:{one.name}", 0) for one in everybody}
-            assert all(one.acknowledged * COST <= known[one.name] <= one.sent * COST for one in everybody), (everybody, known)
+            assert all(one.sure * COST <= known[one.name] <= one.sent * COST for one in everybody), (everybody, known)
             assert found["settled"] == sum(known.values())
             assert found["held"] % HELD == 0 and found["held"] <= sum(one.sent - known[one.name] for one in everybody) * HELD

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 ARGS ?=
 
-.PHONY: run install dev check test demo bench bench-money simulate crash accuracy frozen bench-ledger prices schema docs lock chroot clean
+.PHONY: run install dev check test demo bench bench-money simulate crash accuracy frozen state-faults bench-ledger prices schema docs lock chroot clean
 
 run: install  ## start Sluice on 127.0.0.1:8080 with config/policy.yaml
 	@exec $(BIN)/sluice serve --policy config/policy.yaml $(ARGS)
@@ -62,7 +62,10 @@ accuracy: dev  ## three minutes in real time: no window above its limit, few wro
 	@PYTHONPATH=. $(BIN)/python -m tests.bench.accuracy $(ARGS)
 
 frozen: dev  ## four sidecars and a Redis that is frozen for 60 s: nothing overspent, most of the rest usable
-	@PYTHONPATH=. $(BIN)/python tests/bench/frozen.py $(ARGS)
+	@PYTHONPATH=.:tests $(BIN)/python tests/bench/frozen.py $(ARGS)
+
+state-faults: dev  ## what a failing Redis adds to a call, fault by fault (two minutes)
+	@PYTHONPATH=.:tests $(BIN)/python tests/bench/state_faults.py $(ARGS)
 
 bench-ledger: dev  ## questions to a ledger of 10 M rows beside 500 calls a second (5 minutes, 8 GB)
 	@PYTHONPATH=. $(BIN)/python tests/bench/ledger.py $(ARGS)

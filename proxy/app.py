@@ -17,6 +17,7 @@ from pathlib import Path
 from proxy.admin.app import Admin, Probes
 from proxy.admin.door import AdminRunner, is_loopback, listening, site
 from proxy.bridge import Bridge
+from proxy.charging import settle_told
 from proxy.forward.attempts import Budgets
 from proxy.forward.breaker import Breakers
 from proxy.forward.client import Client
@@ -100,6 +101,7 @@ class App:
             clock=clock,
             dice=random.random,
         )
+        states.hear(lambda job, said: settle_told(rooms, self._generation, job, said))
         state.keys.on_news = KeyNews(rooms.under_way.revoked, self.log.event, shown)
         self._stream = LedgerStream(state.outgoing, self.log.event)
         self._upkeep = state.upkeep(lambda: self.rules, clock, self.log.event)

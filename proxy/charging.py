@@ -7,14 +7,14 @@ from dataclasses import replace
 from functools import partial
 
 from proxy.admit.estimate import Bound, bound
-from proxy.admit.jobs import job_id
-from proxy.dialect.jobs import WORK_UNITS, Job
+from proxy.admit.jobs import job_id, named
+from proxy.dialect.jobs import WORK_UNITS, Job, dumped, loaded
 from proxy.dialect.wire import Asked, Operation
 from proxy.exchange import Row, Story, Try, Usage, value
 from proxy.meter.price import UNITS, Prices, Quote, bound_cost
 from proxy.policy.plan import Plan, Pricing, Provider, Target
 from proxy.ports import Intent, Standing
-from proxy.rooms import Rooms
+from proxy.rooms import Generation, Rooms
 
 WORK = Operation("other")  # billed and metered: the usage of a job is known when it is priced
 TIERLESS = (None, "auto")  # the tier is a default of the provider's account, which replies alone tell
@@ -138,7 +138,15 @@ def settle_job(rooms: Rooms, prices: Prices, pricing: Pricing, provider: Provide
             rooms.metrics.job(one)
         return rows
 
-    rooms.store.settle_job(job_id(provider.name, job.id), true)
+    rooms.store.settle_job(job_id(provider.name, job.id), true, dumped(job))
+
+
+def settle_told(rooms: Rooms, generation: Generation, id: str, said: bytes) -> None:
+    """Another sidecar saw the usage of a job that began here. What cannot be read, or whose provider is gone, changes nothing."""
+    name, _ = named(id)
+    provider, job = generation.rules.providers.get(name), loaded(said)
+    if provider is not None and job is not None and job_id(name, job.id) == id:
+        settle_job(rooms, generation.prices, generation.rules.pricing, provider, job)
 
 
 def _job_rows(rooms: Rooms, prices: Prices, pricing: Pricing, provider: Provider, row: Row, job: Job) -> Sequence[Row]:

@@ -258,9 +258,9 @@ class Store(Protocol):
         also after a restart. `row` is the attempt's, written now; `later` the job's, should nobody ever read it back."""
         ...
 
-    def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]]) -> None:
+    def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]], said: bytes = b"") -> bool:
         """`true` gives the job's row its true figures (rows, where it used several models): they are settled, once. A job that is not
-        known, or is settled already: nothing, and nobody is asked. Never awaits, never fails."""
+        known, or is settled already: False, and `said` is left for the sidecar that began it, if any. Never awaits, never fails."""
         ...
 
     def leave(self, call_uid: str) -> None:

@@ -54,6 +54,11 @@ class States:
         if self.fleet is not None:
             self.fleet.set_rules(rules.on_state_down, rules.limits)
 
+    def hear(self, on_job: Callable[[str, bytes], None]) -> None:
+        """`on_job` hears what other sidecars saw of the jobs that began here."""
+        if self.fleet is not None:
+            self.fleet.hear(on_job)
+
     @property
     def mode(self) -> str | None:
         """shared, local or recovering; None where nothing is shared."""

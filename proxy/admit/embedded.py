@@ -236,8 +236,8 @@ class EmbeddedState(Questions):
     def defer(self, id: str, job: str, row: Row, later: Row) -> None:
         self.jobs.defer(id, job, values_of(row), values_of(later))
 
-    def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]]) -> None:
-        self.jobs.settle(job, true)
+    def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]], said: bytes = b"") -> bool:
+        return self.jobs.settle(job, true)
 
     def leave(self, call_uid: str) -> None:
         """The call's slots are free. Idempotent."""

@@ -22,6 +22,12 @@ def job_id(provider: str, id: str) -> str:
     return f"{_PREFIX}{provider}/{id}/1"
 
 
+def named(id: str) -> tuple[str, str]:
+    """Provider and job of what `job_id` made."""
+    provider, _, rest = id.removeprefix(_PREFIX).partition("/")
+    return provider, rest.removesuffix("/1")
+
+
 def is_job(id: str) -> bool:
     return id.startswith(_PREFIX)
 
@@ -55,16 +61,20 @@ class Jobs:
         self._counters.hold_again(job, Hold(hold.at, hold.tokens, hold.nanousd, hold.charges, record))
         self._writer.note(("d", id, job, later, row), row)
 
-    def settle(self, job: str, true: Callable[[Row], Sequence[Row]]) -> None:
+    def open(self) -> list[str]:
+        return [id for id in self._counters.holds if is_job(id)]
+
+    def settle(self, job: str, true: Callable[[Row], Sequence[Row]]) -> bool:
         """See `ports.Store`."""
         hold = self._counters.holds.get(job)
         if hold is None:
-            return
+            return False
         rows = true(_row_of(hold))
         tokens = sum(row.input_tokens + row.output_tokens for row in rows)
         self.settled_by(job, tokens, sum(row.cost_nanousd for row in rows), rows[0])
         for row in rows[1:]:
             self._writer.write(row)
+        return True
 
     def look(self) -> None:
         """Settles those that nobody has read back for too long, now and every hour."""

@@ -6,7 +6,9 @@ Sources: OpenAI (Responses, background mode; Batch; Fine-tuning; Videos), Anthro
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
+
+import orjson
 
 from proxy.dialect.anthropic import read_usage as anthropic_usage
 from proxy.dialect.fields import Figures, at, items, mapping, text
@@ -149,3 +151,21 @@ def add_results(sums: Sums, lines: Iterable[Json]) -> None:
         message = mapping(at(line, "result", "message"))
         if message:
             sums.add(anthropic_usage(mapping(message.get("usage")), message))
+
+
+def dumped(job: Job) -> bytes:
+    """A job that is over, for another process."""
+    usages = [{it.name: getattr(usage, it.name) for it in fields(usage)} for usage in job.usages]
+    return orjson.dumps({"id": job.id, "usages": usages, "is_free": job.is_free}, default=dict)
+
+
+def loaded(data: bytes) -> Job | None:
+    """What `dumped` wrote; None for anything else."""
+    try:
+        doc = orjson.loads(data)
+        usages = tuple([Usage(**it) for it in doc["usages"]])
+        job = Job(doc["id"], True, usages, doc["is_free"] is True)
+    except (ValueError, TypeError, KeyError):
+        return None
+    figures = [getattr(usage, it.name) for usage in usages for it in fields(usage) if it.type == "int"]
+    return job if isinstance(job.id, str) and all(type(it) is int and it >= 0 for it in figures) else None

@@ -3,7 +3,8 @@
 import pytest
 
 from proxy.dialect import dialect_of
-from proxy.dialect.jobs import job_of
+from proxy.dialect.jobs import Job, dumped, job_of, loaded
+from proxy.exchange import Usage
 
 OPENAI, GEMINI = "openai", "gemini"
 FT, VIDEO = {"id": "ftjob-1", "object": "fine_tuning.job", "model": "gpt-4o-mini"}, {"id": "video_1", "object": "video", "model": "sora-2"}
@@ -56,3 +57,12 @@ def test_a_batch_of_gemini_is_the_sum_of_its_answers_at_batch_prices():
 )
 def test_a_reply_that_speaks_of_no_job_that_we_know_is_none(doc):
     assert job(OPENAI, "POST", "/v1/responses", doc) is None
+
+
+def test_what_one_sidecar_saw_of_a_job_another_reads_as_it_was_and_nothing_else():
+    usage = Usage(500, cached_input=20, output=200, source="provider", detail={"input_tokens": 500, "nested": {"a": [1]}}, tier="batch")
+    for job in (Job("resp_1", True, (usage, usage)), Job("batch_1", True, (), True)):
+        assert loaded(dumped(job)) == job
+    for data in (b"", b"[]", b"{}", b'{"id":1,"usages":[],"is_free":true}', b'{"id":"a","usages":[{"input":"5"}],"is_free":false}',
+                 b'{"id":"a","usages":[{"input":-5}],"is_free":false}', b'{"id":"a","usages":[{"other":5}],"is_free":false}'):  # fmt: skip
+        assert loaded(data) is None

@@ -240,8 +240,11 @@ class ClusterState:
             self._attempts[job] = attempt
         (self.own if attempt is None or attempt.region is None else attempt.region.state).defer(id, job, row, later)
 
-    def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]]) -> None:
-        self.own.settle_job(job, true)
+    def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]], said: bytes = b"") -> bool:
+        return self.base.settle_job(job, true, said)
+
+    def hear(self, on_job: Callable[[str, bytes], None]) -> None:
+        self.base.hear(on_job)
 
     def _closed(self, id: str, tokens: int, nanousd: int) -> Region | None:
         attempt = self._attempts.pop(id, None)

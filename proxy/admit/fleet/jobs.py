@@ -1,6 +1,6 @@
 """Jobs of one sidecar of a fleet: what they hold stays held in Redis too, under the job's own name. Reads no reply.
 
-The sidecar that began a job settles it; any other that sees it read back leaves it alone.
+The sidecar that began a job settles it; any other that sees it read back leaves a letter for that one (`post`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.fleet.calls import Held
 from proxy.admit.fleet.ops import Adopt, Count, Void
+from proxy.admit.fleet.post import Post
 from proxy.admit.fleet.space import Space
 from proxy.admit.jobs import is_job
 from proxy.exchange import Row
@@ -19,6 +20,7 @@ class SharedJobs:
     """The part of `SharedState` that jobs are."""
 
     own: EmbeddedState
+    post: Post | None
     _space: Space
 
     def defer(self, id: str, job: str, row: Row, later: Row) -> None:
@@ -39,9 +41,17 @@ class SharedJobs:
         for name in before:
             space.put(Void(name))
 
-    def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]]) -> None:
+    def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]], said: bytes = b"") -> bool:
         """See `ports.Store`."""
-        self.own.settle_job(job, true)
+        is_ours = self.own.settle_job(job, true)
+        if said and not is_ours and self.post is not None:
+            self.post.tell(job, said)
+        return is_ours
+
+    def hear(self, on_job: Callable[[str, bytes], None]) -> None:
+        """What other sidecars saw of the jobs that began here."""
+        if self.post is not None:
+            self.post.on_job = on_job
 
     def take_up_jobs(self) -> None:
         """Those that the process before left are ours again; Redis hears of them with all that is open here."""

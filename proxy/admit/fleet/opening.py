@@ -19,6 +19,7 @@ from proxy.admit.fleet.granter import Granter
 from proxy.admit.fleet.keys import KeyBook, SharedKeys
 from proxy.admit.fleet.link import Link, open_link
 from proxy.admit.fleet.ops import Down
+from proxy.admit.fleet.post import Post
 from proxy.admit.fleet.regions import Regions
 from proxy.admit.fleet.script import RECOVER_MS, Remote, load
 from proxy.admit.fleet.space import Space
@@ -67,6 +68,7 @@ async def open_shared(asked: Asked, clock: Clock) -> tuple[SharedState | Cluster
         state = SharedState(own, space, link, clock, asked.rules)
         state.set_rules(asked.rules, asked.limits)
         state.keys = keys
+        state.post = Post(link, asked.namespace, own.jobs.open)
         if asked.address.topology == "cluster":
             space.counts_here = lambda limit, account: False
             return open_cluster(state, asked, link, who, folder, clock), folder

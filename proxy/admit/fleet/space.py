@@ -278,6 +278,7 @@ class Space:
             self.outbox.begin_after(resumed.seq)
         sums = [(Key(limit, account, period), settled) for limit, account, period, settled, _ in self._own.contributions()
                 if settled and self.is_shared_limit(limit) and self.counts_here(limit, account)]  # fmt: skip
-        for op in catch_up(resumed, figures, self.calls, self._taking, sums, self.skew_ns):
+        ours = self._taking | set(self._own.jobs.open())  # on a Cluster nobody else takes a job of before up: it stays held there
+        for op in catch_up(resumed, figures, self.calls, ours, sums, self.skew_ns):
             self.outbox.put(op)
         self._pending = Pending(self.outbox.put_count)

@@ -19,6 +19,7 @@ from proxy.admit.fleet.keys import SharedKeys
 from proxy.admit.fleet.link import Link
 from proxy.admit.fleet.mode import Mode
 from proxy.admit.fleet.ops import Broken, Count, Down, Gone, Leave, Settle, Squeezed, Take, Taken, Uncount, Void, Want
+from proxy.admit.fleet.post import Post
 from proxy.admit.fleet.refused import Refused, kept_by_others
 from proxy.admit.fleet.shares import is_shared, unbounded
 from proxy.admit.fleet.space import Forgot, Space
@@ -45,6 +46,7 @@ class SharedState(SharedJobs):
         self._alone = Alone(own, clock, rules)
         self._refused = Refused()
         self.keys: SharedKeys | None = None
+        self.post: Post | None = None
 
     def set_rules(self, rules: OnStateDown, limits: Sequence[Limit]) -> None:
         """Those of the policy that is live now."""
@@ -58,13 +60,15 @@ class SharedState(SharedJobs):
         """`on_mode` hears of each change, and why."""
         self._space.on_mode = on_mode
         self._space.start()
-        if self.keys is not None:
-            self.keys.start()
+        for errand in (self.keys, self.post):
+            if errand is not None:
+                errand.start()
 
     async def close(self) -> None:
         """The last closes are told, the shares given back. The journal is closed by whoever owns it."""
-        if self.keys is not None:
-            await self.keys.close()
+        for errand in (self.keys, self.post):
+            if errand is not None:
+                await errand.close()
         await self._space.close()
         await self._link.close()
 

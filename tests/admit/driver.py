@@ -12,7 +12,6 @@ import asyncio
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from proxy.admit import limits
@@ -175,15 +174,19 @@ def sow(mutant: str) -> None:
             self.settle(closed[id], closed[id].charges, tokens, nanousd)
         return False
 
-    def a_crash_is_free(self):
-        return [(id, replace(hold, nanousd=0)) for id, hold in self._counters.holds.items()]
+    real_recover, real_end = EmbeddedState._recover, EmbeddedState._close
+
+    async def a_crash_is_free(self, *args):
+        self._close = lambda id, tokens, nanousd, row: real_end(self, id, tokens, 0, row)
+        await real_recover(self, *args)
+        del self._close
 
     if mutant == "held is ignored":
         limits._spend = held_is_ignored
     elif mutant == "settles twice":
         Counters.close = settles_twice
     elif mutant == "a crash is free":
-        EmbeddedState._crashed = a_crash_is_free
+        EmbeddedState._recover = a_crash_is_free
     else:
         raise ValueError(mutant)
 

@@ -68,7 +68,7 @@ class States:
         """Why this sidecar cannot serve."""
         if not self.own.is_available:
             return "the ledger cannot be written"
-        return "the shared state is not reached yet" if self.fleet is not None and not self.fleet.is_ready else None
+        return None if self.fleet is None else self.fleet.problem
 
     def figures(self) -> dict[str, Callable[[], int | float]]:
         """For the metrics, by name."""

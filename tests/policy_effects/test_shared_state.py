@@ -186,6 +186,29 @@ async def test_a_redis_that_may_drop_keys_is_no_place_for_a_budget(tmp_path):
     assert len(said) == 1 and said[0].startswith("sluice: the shared state may drop") and "noeviction" in said[0]
 
 
+async def test_a_redis_that_comes_late_and_may_drop_keys_makes_no_sidecar_ready_until_it_is_repaired(tmp_path):
+    more = "limits: [{name: late, per: total, spend: $100/total}]"
+    with valkey(maxmemory="100mb", policy="allkeys-lru") as late:
+        late.kill9()
+        policy = POLICY.format(url="http://127.0.0.1:9", more=more)
+        one = Sluice(tmp_path, policy, args=("--state", f"{late.url}?journal={tmp_path / 'journal'}"))
+        starting = asyncio.ensure_future(one.start())
+        try:
+            await eventually(lambda: _says(one, (503, "the shared state is not reached yet\nstate: local\n")))
+            late.restart()
+            why = "the shared state may drop what it counts when its memory is full (maxmemory-policy allkeys-lru)"
+            fix = "and a spend limit rests on it: set maxmemory-policy noeviction"
+            await eventually(lambda: _says(one, (503, f"{why}, {fix}\nstate: shared\n")))
+            assert not starting.done(), "it was ready before"
+            late.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+            await starting
+            assert await ready(one) == (200, "ok\nstate: shared\n")
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await one.stop()
+
+
 async def test_a_killed_sidecar_takes_up_what_it_held(server, tmp_path):
     gate = asyncio.Event()
     more = "limits: [{name: killed, per: total, spend: $3/total}]"

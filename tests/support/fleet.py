@@ -10,6 +10,7 @@ from pathlib import Path
 
 from proxy.admit.fleet.address import read_address
 from proxy.admit.fleet.cluster import ClusterState
+from proxy.admit.fleet.memory import LOOK_S
 from proxy.admit.fleet.mode import Health
 from proxy.admit.fleet.opening import Asked, open_shared
 from proxy.admit.fleet.state import SharedState
@@ -92,9 +93,10 @@ async def sidecar_on(
     waits: bool = True,
     ends: bool = True,
     recover_ms: int = 300,
+    look_s: float = LOOK_S,
 ) -> AsyncIterator[Sidecar]:
     """`waits`: until the state is shared. `ends` False: it is left as a killed process leaves it."""
-    asked = Asked(read_address(url), folder, "tests", "UTC", 1000, "process", "", rules or OnStateDown(), limits, recover_ms)
+    asked = Asked(read_address(url), folder, "tests", "UTC", 1000, "process", "", rules or OnStateDown(), limits, recover_ms, look_s)
     state, own = await open_shared(asked, SystemClock())
     one = Sidecar(state, own)
     state.start(lambda mode, why: one.modes.append(mode.value))

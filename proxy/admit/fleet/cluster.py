@@ -34,7 +34,7 @@ class ClusterState:
     """`base`: the space of the namespace itself, in which every sidecar of the fleet is known; it counts nothing."""
 
     def __init__(self, base: SharedState, regions: Regions, granter: Granter) -> None:
-        self.base, self.own, self.keys = base, base.own, base.keys
+        self.base, self.own = base, base.own
         self._regions, self._granter = regions, granter
         self._crossing = Crossing(granter, regions, base)
         self._calls: dict[str, Under] = {}
@@ -79,8 +79,9 @@ class ClusterState:
         await self.base.close()
 
     @property
-    def is_ready(self) -> bool:
-        return self.base.is_ready
+    def problem(self) -> str | None:
+        """Why no calls should come to this sidecar."""
+        return self.base.problem
 
     @property
     def mode(self) -> Mode:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.fleet.calls import Held
+from proxy.admit.fleet.duties import Duties
 from proxy.admit.fleet.ops import Adopt, Count, Void
-from proxy.admit.fleet.post import Post
 from proxy.admit.fleet.space import Space
 from proxy.admit.jobs import is_job
 from proxy.exchange import Row
@@ -20,7 +20,7 @@ class SharedJobs:
     """The part of `SharedState` that jobs are."""
 
     own: EmbeddedState
-    post: Post | None
+    duties: Duties | None
     _space: Space
 
     def defer(self, id: str, job: str, row: Row, later: Row) -> None:
@@ -44,14 +44,14 @@ class SharedJobs:
     def settle_job(self, job: str, true: Callable[[Row], Sequence[Row]], said: bytes = b"") -> bool:
         """See `ports.Store`."""
         is_ours = self.own.settle_job(job, true)
-        if said and not is_ours and self.post is not None:
-            self.post.tell(job, said)
+        if said and not is_ours and self.duties is not None:
+            self.duties.post.tell(job, said)
         return is_ours
 
     def hear(self, on_job: Callable[[str, bytes], None]) -> None:
         """What other sidecars saw of the jobs that began here."""
-        if self.post is not None:
-            self.post.on_job = on_job
+        if self.duties is not None:
+            self.duties.post.on_job = on_job
 
     def take_up_jobs(self) -> None:
         """Those that the process before left are ours again; Redis hears of them with all that is open here."""

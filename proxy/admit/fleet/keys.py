@@ -5,12 +5,12 @@ A Redis that forgot is told again by everybody: nothing comes back to life, as a
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from proxy.admit.fleet.errand import Errand
 from proxy.admit.fleet.ops import Down, Link, Script
 from proxy.admit.keyring import Kept, dumped, joined, loaded
 from proxy.admit.keys import Keys
@@ -64,40 +64,31 @@ class SharedKeys:
         self.has_met = False  # the others, at least once
         self._untold: list[Kept] = keys.all()  # what it learnt while it was away from the others
         self._is_failing = False
-        self._is_new = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._errand = Errand("shared keys", EVERY_S, self._once)
         keys.on_change = self._has_changed
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="shared keys")
+        self._errand.start()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._errand.stop()
         with suppress(Down):
             await self._tell()
 
     def _has_changed(self, changed: Sequence[Kept]) -> None:
         self._untold += changed
-        self._is_new.set()
+        self._errand.hurry()
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self.meet()
-                self._is_failing = False
-            except Down:
-                pass  # the state says so
-            except Exception as error:  # of our own disk: what the others know is valid here all the same
-                if not self._is_failing:
-                    log.error("what the fleet knows of the keys cannot be kept here: %s", type(error).__name__)
-                self._is_failing = True
-            with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY_S):
-                    await self._is_new.wait()
-            self._is_new.clear()
+    async def _once(self) -> None:
+        try:
+            await self.meet()
+            self._is_failing = False
+        except Down:
+            pass  # the state says so
+        except Exception as error:  # of our own disk: what the others know is valid here all the same
+            if not self._is_failing:
+                log.error("what the fleet knows of the keys cannot be kept here: %s", type(error).__name__)
+            self._is_failing = True
 
     async def meet(self) -> None:
         """Tells and asks, once. Raises Down; what was not told is told the next time."""

@@ -15,9 +15,11 @@ from typing import Literal
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.fleet.address import Address
 from proxy.admit.fleet.cluster import ClusterState
+from proxy.admit.fleet.duties import Duties
 from proxy.admit.fleet.granter import Granter
 from proxy.admit.fleet.keys import KeyBook, SharedKeys
 from proxy.admit.fleet.link import Link, open_link
+from proxy.admit.fleet.memory import LOOK_S, Memory
 from proxy.admit.fleet.ops import Down
 from proxy.admit.fleet.post import Post
 from proxy.admit.fleet.regions import Regions
@@ -45,6 +47,7 @@ class Asked:
     rules: OnStateDown
     limits: Sequence[Limit]
     recover_ms: int = RECOVER_MS
+    look_s: float = LOOK_S
 
 
 async def open_shared(asked: Asked, clock: Clock) -> tuple[SharedState | ClusterState, Path]:
@@ -56,10 +59,13 @@ async def open_shared(asked: Asked, clock: Clock) -> tuple[SharedState | Cluster
     own: EmbeddedState | None = None
     try:
         own, folder = await _own(asked, clock)
+        memory = Memory(link, asked.limits, asked.look_s)
         keys = SharedKeys(own.keys, KeyBook(link, load("keys"), asked.namespace, os.urandom))
         with suppress(Down, TimeoutError):
             async with asyncio.timeout(FIRST_S):
-                _check_memory(await link.ask_each("INFO", "memory"), asked.limits)
+                await memory.look()
+                if memory.problem is not None:
+                    raise StateProblem(memory.problem)
                 await _secret_of_all(link, f"sluice:{{{asked.namespace}}}:secret", own, folder / "secret")
                 await keys.meet()  # what was revoked elsewhere is dead here from the first call on
         who = _instance(folder)
@@ -67,8 +73,7 @@ async def open_shared(asked: Asked, clock: Clock) -> tuple[SharedState | Cluster
         space = Space(asked.namespace, remote, own, clock, folder / "shares.json")
         state = SharedState(own, space, link, clock, asked.rules)
         state.set_rules(asked.rules, asked.limits)
-        state.keys = keys
-        state.post = Post(link, asked.namespace, own.jobs.open)
+        state.duties = Duties(keys, Post(link, asked.namespace, own.jobs.open), memory, clock.monotonic())
         if asked.address.topology == "cluster":
             space.counts_here = lambda limit, account: False
             return open_cluster(state, asked, link, who, folder, clock), folder
@@ -146,18 +151,6 @@ def _instance(folder: Path) -> str:
     if len(name) != 16 or not name.isalnum():
         raise StateProblem(f"{path} is damaged: restore it; if that cannot be, move {folder} away")
     return name
-
-
-def _check_memory(replies: Sequence[bytes], limits: Sequence[Limit]) -> None:
-    """A server that drops keys when it is full would let a budget begin anew. Raises StateProblem."""
-    if not any(limit.spend for limit in limits):
-        return
-    for reply in replies:
-        lines = dict(line.split(":", 1) for line in reply.decode("utf-8", "replace").splitlines() if ":" in line)
-        policy = lines.get("maxmemory_policy", "noeviction")
-        if lines.get("maxmemory", "0") != "0" and policy != "noeviction":
-            text = f"the shared state may drop what it counts when its memory is full (maxmemory-policy {policy})"
-            raise StateProblem(f"{text}, and a spend limit rests on it: set maxmemory-policy noeviction")
 
 
 async def _secret_of_all(link: Link, key: str, own: EmbeddedState, path: Path) -> None:

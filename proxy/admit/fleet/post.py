@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
 
+from proxy.admit.fleet.errand import Errand
 from proxy.admit.fleet.link import Link
 from proxy.admit.fleet.ops import Down
 
@@ -25,7 +25,7 @@ class Post:
         self.on_job: Callable[[str, bytes], None] = lambda job, said: None
         self._letters: dict[str, bytes] = {}
         self._looked_at = 0
-        self._task: asyncio.Task[None] | None = None
+        self._errand = Errand("shared jobs", EVERY_S, self._once)
 
     def tell(self, job: str, said: bytes) -> None:
         """For whoever began it. Beyond a bound it is dropped: the next reply that shows the usage tells it again."""
@@ -33,21 +33,16 @@ class Post:
             self._letters[job] = said
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="shared jobs")
+        self._errand.start()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._errand.stop()
         with suppress(Down):
             await self._send()
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY_S)
-            with suppress(Down):
-                await self.meet()
+    async def _once(self) -> None:
+        with suppress(Down):
+            await self.meet()
 
     async def meet(self) -> None:
         """Sends and looks, once. Raises Down."""

@@ -14,12 +14,11 @@ from proxy.admit.counters import charges_of
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.fleet.alone import Alone
 from proxy.admit.fleet.calls import MIRROR, Held, Stay, entries_of, keys_of
+from proxy.admit.fleet.duties import Duties
 from proxy.admit.fleet.jobs import SharedJobs
-from proxy.admit.fleet.keys import SharedKeys
 from proxy.admit.fleet.link import Link
 from proxy.admit.fleet.mode import Mode
 from proxy.admit.fleet.ops import Broken, Count, Down, Gone, Leave, Settle, Squeezed, Take, Taken, Uncount, Void, Want
-from proxy.admit.fleet.post import Post
 from proxy.admit.fleet.refused import Refused, kept_by_others
 from proxy.admit.fleet.shares import is_shared, unbounded
 from proxy.admit.fleet.space import Forgot, Space
@@ -34,23 +33,21 @@ from proxy.refusal import Refusal
 
 SQUEEZED_S, AGAIN_S = 3.0, 0.1  # how long a caller waits for the others' shares, and how often it asks
 BACK_S, BLINK_AGAIN_S = 4.0, 0.02  # … and for a state that is about to be back
-READY_AFTER_S = 30.0  # faults.md S1
 MAY_PASS = ("state_unavailable", "rate_limited", "too_many_in_flight", "budget_exhausted")  # refusals that Redis might not make
 
 
 class SharedState(SharedJobs):
     def __init__(self, own: EmbeddedState, space: Space, link: Link, clock: Clock, rules: OnStateDown) -> None:
         self.own, self._space, self._link, self._clock = own, space, link, clock
-        self._began = clock.monotonic()
-        self._was_shared = False
         self._alone = Alone(own, clock, rules)
         self._refused = Refused()
-        self.keys: SharedKeys | None = None
-        self.post: Post | None = None
+        self.duties: Duties | None = None  # none in a team's space of a Cluster
 
     def set_rules(self, rules: OnStateDown, limits: Sequence[Limit]) -> None:
         """Those of the policy that is live now."""
         self._alone.rules = rules
+        if self.duties is not None:
+            self.duties.memory.limits = limits
         instance = {limit.name for limit in limits if "instance" in limit.per}
         self._space.is_shared_limit = lambda name: name not in instance
 
@@ -60,24 +57,20 @@ class SharedState(SharedJobs):
         """`on_mode` hears of each change, and why."""
         self._space.on_mode = on_mode
         self._space.start()
-        for errand in (self.keys, self.post):
-            if errand is not None:
-                errand.start()
+        if self.duties is not None:
+            self.duties.start()
 
     async def close(self) -> None:
         """The last closes are told, the shares given back. The journal is closed by whoever owns it."""
-        for errand in (self.keys, self.post):
-            if errand is not None:
-                await errand.close()
+        if self.duties is not None:
+            await self.duties.close()
         await self._space.close()
         await self._link.close()
 
     @property
-    def is_ready(self) -> bool:
-        """Has Redis been reached, or has it been waited for long enough?"""
-        is_shared = self.mode is Mode.SHARED and (self.keys is None or self.keys.has_met)
-        self._was_shared = self._was_shared or is_shared
-        return self._was_shared or self._clock.monotonic() - self._began > READY_AFTER_S
+    def problem(self) -> str | None:
+        """Why no calls should come to this sidecar."""
+        return None if self.duties is None else self.duties.problem(self.mode, self._clock.monotonic())
 
     @property
     def mode(self) -> Mode:

@@ -66,7 +66,7 @@ class Caller:
 
 
 def total(nanousd: int, **more: object) -> Claim:
-    return Claim(Limit("limit all", ("total",), spend=(Spend(nanousd, "total"),), is_shared=True, **more), "total")  # type: ignore[arg-type]
+    return Claim(Limit("limit all", ("total",), spend=(Spend(nanousd, "total"),), is_shared=True, **more), "total")  # type: ignore[arg-type]  # checked by use
 
 
 @asynccontextmanager
@@ -248,3 +248,18 @@ def test_names_are_spelt_in_spaces_as_they_are_in_accounts():
     for name in ("a,b", "100%", "x|y", "\x00", "né", "{tag}"):
         assert who(name, name).space == f"team={name.translate(ESCAPES)}"
     assert tag_of("ns", "team={a}b") == "ns:team=%7Ba%7Db"
+
+
+async def test_one_node_that_may_drop_keys_is_enough_for_readiness_to_say_so(nodes, tmp_path):
+    limits = (total(100).limit,)
+    node = nodes.masters[1]
+    async with sidecar_on(nodes.url, tmp_path, limits=limits, look_s=0.05) as one:
+        await until(lambda: one.state.problem is None)
+        node.ask("CONFIG", "SET", "maxmemory", "100mb")
+        try:
+            node.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+            await until(lambda: "maxmemory-policy allkeys-random" in (one.state.problem or ""))
+        finally:
+            node.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+            node.ask("CONFIG", "SET", "maxmemory", "0")
+        await until(lambda: one.state.problem is None)

@@ -405,12 +405,12 @@ async def test_a_sidecar_that_starts_without_redis_spends_what_its_journal_says_
             await until(lambda: (one.folder / "shares.json").exists())
         server.kill9()
         async with sidecar_on(server.url, tmp_path, waits=False) as again:
-            assert not again.state.is_ready
+            assert again.state.problem == "the shared state is not reached yet"
             got = [await again.begin(f"alone{n}", claims, 10 * CALL) for n in range(10)]
             assert got[:8] == [""] * 8 and got[-1] == "state_unavailable", "a tenth of the share is left alone"
             server.restart()
             await again.told()
-            await until(lambda: again.state.is_ready)
+            await until(lambda: again.state.problem is None)
             assert settled(server) == (10 * CALL, got.count("") * 10 * CALL)
 
 
@@ -419,9 +419,9 @@ async def test_a_sidecar_that_never_saw_redis_does_as_the_policy_says(tmp_path):
         url = server.url
     for rules, money, rates in ((OnStateDown(), "state_unavailable", "state_unavailable"), (OnStateDown("allow", "allow"), "", "")):
         async with sidecar_on(url, tmp_path / rules.money, rules=rules, waits=False) as one:
-            assert not one.state.is_ready
-            one.state._began -= 31
-            assert one.state.is_ready, "it was waited for long enough"
+            assert one.state.problem == "the shared state is not reached yet"
+            one.state.duties.began -= 31
+            assert one.state.problem is None, "it was waited for long enough"
             assert await one.begin("money", [budget(CALL)], CALL) == money
             assert await one.begin("rates", [rate(1)]) == rates
             assert await one.begin("free", [Claim(Limit("here", ("instance",), concurrency=9), "instance")]) == ""

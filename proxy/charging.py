@@ -39,11 +39,12 @@ async def hold(
     Raises Refusal 400 `unpriced_model`, `unmetered_operation`, `exceeds_limit`; 402, 429, 503: then nothing is held. Else `try_` is
     worth its estimate from now on, whatever happens, until it is settled or released.
     """
-    if asked.tier in TIERLESS and (tier := rooms.store.lessons.tier((try_.provider, try_.model or ""))):
+    name = (try_.provider, try_.model or "")
+    if asked.tier in TIERLESS and (tier := rooms.store.lessons.tier(name)):
         asked = replace(asked, tier=tier)
     quote, most, cost = quoted(prices, plan, Target(provider, try_.model, None), op, asked, text_bytes, try_.at_ns)
     nanousd = cost(output_tokens=most.output_tokens)
-    try_.held_tokens = likely_tokens(rooms, plan, try_, most, asked, quote.row.window) if op.is_billed else 0
+    try_.held_tokens = likely_tokens(rooms, plan, name, most, asked, quote.row.window) if op.is_billed else 0
     try_.held_nanousd = nanousd
     try_.usage = Usage(most.sent_tokens, output=most.output_tokens, source="estimate", note="unconfirmed")
     priced = prices.priced(quote, try_.usage, nanousd)
@@ -80,11 +81,11 @@ def quoted(
     return quote, most, cost
 
 
-def likely_tokens(rooms: Rooms, plan: Plan, try_: Try, most: Bound, asked: Asked, window: int | None) -> int:
-    """What rates are held for: as learned of this model, else the bound of what this request brings and asks for."""
-    if not any(claim.limit.tokens for claim in plan.claims):
+def likely_tokens(rooms: Rooms, plan: Plan, name: tuple[str, str], most: Bound, asked: Asked, window: int | None) -> int:
+    """What rates are held for: as learned of the model (`name`: provider, model), else the bound of what this request brings and asks."""
+    if not plan.counts_tokens:
         return most.sent_tokens + most.output_tokens  # nobody asks
-    lessons, name = rooms.store.lessons, (try_.provider, try_.model or "")
+    lessons = rooms.store.lessons
     read = min(most.input_tokens, lessons.input_tokens(name, most.kind, most.sent_tokens))
     if not most.is_open:
         return read + most.output_tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 __all__ = ["NANO", "NOTHING", "Allow", "AttemptKind", "Call", "Caller", "CallerKind", "RawHeaders", "Route", "Row", "Story", "Try", "Usage",
            "value"]  # fmt: skip
@@ -48,6 +48,7 @@ class Call:
     peer: str  # the client's IP address, "unix" for a unix socket
     at_ns: int  # wall clock, ns since the epoch
     began: float  # monotonic seconds
+    kept: dict[object, object] = field(default_factory=dict, repr=False, compare=False)  # what follows from the head, for all like it
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Caller:
     allow: Allow = Allow()
     overrides: Mapping[str, object] = field(default_factory=lambda: NOTHING)  # policy.model.Numbers fields that replace those of the tier
     claims: Mapping[str, object] = field(default_factory=lambda: NOTHING)  # of a verified JWT
+    kept: dict[object, object] = field(default_factory=dict, repr=False, compare=False)  # what follows from it; of a credential, one
 
     @property
     def brings_own_key(self) -> bool:
@@ -189,6 +191,8 @@ class Story:
     generation: int = 0
     status: int | None = None  # sent to the client
     end: str = "done"  # done | refused:<code> | upstream_cut | client_gone | stopped:<reason>
+    speaks: str = ""  # the wire format that a refusal is worded in
+    claims: tuple[Any, ...] = ()  # the limits it is under, as far as they are known: policy.plan.Claim, which stands above this module
     stopping: str = "drain"  # why its task was cancelled, if it was and the client is there: drain | revoked
     tries: list[Try] = field(default_factory=list)
     found: dict[tuple[str, str, str], int] = field(default_factory=dict)  # (entity, direction, action) → count

@@ -6,11 +6,10 @@ listen (before we begin) → identify → policy → admit → guard → forward
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from proxy.at_limit import degraded
 from proxy.charging import quoted
-from proxy.dialect import dialect_of, spoken
 from proxy.dialect.wire import Asked, Dialect, Operation
 from proxy.exchange import Call, Caller, RawHeaders, Story, value
 from proxy.forwarding import Forwarding
@@ -21,8 +20,9 @@ from proxy.listen.headers import forwardable
 from proxy.listen.peek import Peeked
 from proxy.listen.reply import reply_headers
 from proxy.meter.price import Prices
+from proxy.planning import Common, common, early, facts_of, plan_of
 from proxy.policy.build import UNTEXTUAL
-from proxy.policy.plan import Claim, Facts, Plan, Rulebook
+from proxy.policy.plan import Facts, Plan, Rulebook
 from proxy.ports import Body, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Generation, Ready, Rooms
@@ -47,14 +47,6 @@ class Held:
     asked: Asked = NOTHING_ASKED
 
 
-@dataclass(slots=True)
-class Known:
-    """What is known of a call so far, for the case that it is refused: in which wire format, and under which limits."""
-
-    speaks: str
-    claims: tuple[Claim, ...] = ()
-
-
 class Pipeline:
     """All calls share it; nothing of one call is kept here."""
 
@@ -64,99 +56,103 @@ class Pipeline:
 
     async def run(self, call: Call, body: Body, sink: Sink) -> None:
         """One call from its headers to its end. Raises only CancelledError."""
-        generation = self._rooms.current()
+        rooms = self._rooms
+        generation = rooms.current()
         story = Story(call, generation=generation.rules.generation)
-        self._rooms.metrics.in_flight(1)
-        self._rooms.under_way.begin(story)
+        rooms.metrics.in_flight(1)
+        rooms.under_way.begin(story)
         peeked = Peeked(body)
-        known = Known(generation.rules.providers[call.route.provider].dialect)
         try:
-            ready = await self._ready(generation, call, peeked, story, known)
+            shared = common(generation, call)
+            ready = await self._ready(generation, shared, call, peeked, story)
             await self._forwarding.run(ready, sink, story)
         except Refusal as no:
-            self._refuse(known, no, sink, story)
+            self._refuse(no, sink, story)
         except ClientGone:
             story.end = "client_gone"
         except UpstreamCut:
             story.end = "upstream_cut"  # the sink was told where it happened
         except asyncio.CancelledError:
-            self._stopped(known, sink, story)
+            self._stopped(sink, story)
             raise
         except Exception as error:
-            self._rooms.log.failure(call.id, error)
-            self._refuse(known, Refusal(500, "internal", _INTERNAL, should_retry=False), sink, story)
+            rooms.log.failure(call.id, error)
+            self._refuse(Refusal(500, "internal", _INTERNAL, should_retry=False), sink, story)
         finally:
-            self._rooms.under_way.end(story)
+            rooms.under_way.end(story)
             peeked.close()
             for try_ in story.tries:
                 if try_.row is None:
                     try_.end = story.end
-            self._rooms.books.close(story)
-            self._rooms.metrics.in_flight(-1)
+            rooms.books.close(story)
+            rooms.metrics.in_flight(-1)
 
-    async def _ready(self, generation: Generation, call: Call, body: Peeked, story: Story, known: Known) -> Ready:
-        rooms, rules = self._rooms, generation.rules
+    async def _ready(self, generation: Generation, shared: Common, call: Call, body: Peeked, story: Story) -> Ready:
+        rooms, rules, op = self._rooms, generation.rules, shared.op
+        callers = rules.callers
         # identify
-        provider = rules.providers[call.route.provider]
-        dialect = dialect_of(provider.dialect)
-        op = dialect.operation(call.method, call.route.path, call.route.query)
-        known.speaks = spoken(provider.dialect, op)
-        story.operation, story.model = op.name, op.model
-        caller = story.caller = await rooms.identify.who(call, rules.callers)
+        story.speaks, story.operation, story.model = shared.speaks, op.name, op.model
+        caller = story.caller = await rooms.identify.who(call, callers)
         # policy, as far as headers tell; what is exhausted is refused before the body is read
-        facts = _facts(call, caller, op, op.model, end_user(call.fields, None, rules.callers, rooms.secret))
-        known.claims = rules.early(facts)
-        rooms.store.peek(known.claims)
-        held = await self._read(call, body, dialect, op, rules, facts)
+        user = end_user(call.fields, None, callers, rooms.secret) if callers.end_user else None
+        story.claims = early(shared, call, caller, user)
+        rooms.store.peek(story.claims)
+        held = await self._read(call, body, shared, caller, user, rules)
         asked = held.asked
         story.model, story.streamed = asked.model or op.model, asked.stream
-        facts = _facts(call, caller, op, story.model, end_user(call.fields, asked.user, rules.callers, rooms.secret))
-        plan = rules.plan(facts)
+        if callers.end_user:
+            user = end_user(call.fields, asked.user, callers, rooms.secret)
+        plan = plan_of(shared, call, caller, story.model, user)
         if plan.degrading and (held.raw is not None or op.model is not None):  # of a body that streams through, no name is changed
+            facts = facts_of(shared, call, caller, story.model, user)
             plan = degraded(rules, rooms.store, facts, plan, lambda: _may_cost(generation.prices, plan, op, held, call.at_ns))
-        story.model, known.claims = plan.model, plan.claims
+        story.model, story.claims = plan.model, plan.claims
         # admit
         standings = await rooms.store.enter(call.uid, plan.claims)
         # guard
         headers = forwardable(call.headers)
-        held, headers, vault = self._guard(held, headers, dialect, op, plan, call, story)
-        length = len(held.plain) if held.plain is not None else _most(body, plan, rules)
-        upload = body if held.raw is None and body.length != 0 else None
+        vault: Vault | None = None
+        if plan.guard.is_on:
+            held, headers, vault = self._guard(held, headers, shared.dialect, op, plan, story)
         return Ready(
-            call=call,
-            plan=plan,
-            prices=generation.prices,
-            dialect=dialect,
-            op=op,
-            asked=asked,
-            headers=headers,
-            body=held.raw,
-            plain=held.plain,
-            upload=upload,
-            body_len=length,
-            vault=vault,
-            standings=standings,
-            source=provider,
-            max_upload=rules.server.max_upload,
-            may_list=rules.may_list,
+            call,
+            plan,
+            generation.prices,
+            shared.dialect,
+            op,
+            asked,
+            headers,
+            held.raw,
+            held.plain,
+            body if held.raw is None and body.length != 0 else None,
+            len(held.plain) if held.plain is not None else _most(body, plan, rules),
+            vault,
+            standings,
+            shared.provider,
+            rules.server.max_upload,
+            rules.may_list,
         )
 
-    async def _read(self, call: Call, body: Peeked, dialect: Dialect, op: Operation, rules: Rulebook, facts: Facts) -> Held:
+    async def _read(self, call: Call, body: Peeked, shared: Common, caller: Caller, user: str | None, rules: Rulebook) -> Held:
         """What a matching rule must read is held in memory; what need not be held streams through."""
+        op = shared.op
         if body.length == 0 and (op.body != "json" or op.name == "other"):
             return Held(b"", b"", None, Asked(model=op.model))
-        if op.body != "json" and not (_may_be_json(call, op) and rules.needs_body(facts)):
-            return await self._peeked(call, body, op, rules, facts)
+        if op.body != "json":
+            facts = facts_of(shared, call, caller, op.model, user)
+            if not (_may_be_json(call, op) and rules.needs_body(facts)):
+                return await self._peeked(call, body, op, rules, facts)
         raw = await body.read(rules.server.max_body)
         plain: bytes | None = None
         try:
-            plain = decode(call.fields.get("content-encoding", ""), raw, rules.server.max_body)
+            coding = call.fields.get("content-encoding")
+            plain = decode(coding, raw, rules.server.max_body) if coding else raw
             doc = read_json(plain)
-            return Held(raw, plain, doc, dialect.read_asked(op, doc))
+            return Held(raw, plain, doc, shared.dialect.read_asked(op, doc))
         except Refusal:
-            if op.body == "json" or (op.name == "other" and rules.must_read(facts)):
+            if op.body == "json" or (op.name == "other" and rules.must_read(facts_of(shared, call, caller, op.model, user))):
                 raise
-            return Held(raw, plain, asked=Asked(model=op.model))  # a path that we do not know may take what we cannot read
+            return Held(raw, plain, None, Asked(model=op.model))  # a path that we do not know may take what we cannot read
 
     async def _peeked(self, call: Call, body: Peeked, op: Operation, rules: Rulebook, facts: Facts) -> Held:
         """A body that streams through. Of a form, the model's name is looked for in its beginning: prices and limits go by it."""
@@ -172,12 +168,10 @@ class Pipeline:
         return Held(asked=Asked(model=model.value or op.model))
 
     def _guard(
-        self, held: Held, headers: RawHeaders, dialect: Dialect, op: Operation, plan: Plan, call: Call, story: Story
+        self, held: Held, headers: RawHeaders, dialect: Dialect, op: Operation, plan: Plan, story: Story
     ) -> tuple[Held, RawHeaders, Vault | None]:
         """Masks, flags or blocks what must not leave. A masked body goes out without the coding it came in."""
         rules = plan.guard
-        if not rules.is_on:
-            return held, headers, None
         if held.plain is None or held.doc is None:
             if held.raw != b"":
                 story.found.update(inspect_other(("file",), rules))
@@ -192,7 +186,7 @@ class Pipeline:
         coded = without_body_fields(headers)
         return replace(held, raw=inspected.body, plain=inspected.body), coded, inspected.vault if rules.restore else None
 
-    def _refuse(self, known: Known, no: Refusal, sink: Sink, story: Story) -> None:
+    def _refuse(self, no: Refusal, sink: Sink, story: Story) -> None:
         if sink.is_started:  # our own failure past the point of no return: never a clean end
             story.end = "upstream_cut"
             sink.abort(b"")
@@ -201,8 +195,8 @@ class Pipeline:
         if isinstance(no, Blocked):
             story.found.update(no.found)
         self._rooms.books.refused(story, no)
-        standings = self._rooms.store.standings(known.claims)
-        self._rooms.alerts.saw(known.claims, standings, no.limit if no.code == "budget_exhausted" else None)
+        standings = self._rooms.store.standings(story.claims)
+        self._rooms.alerts.saw(story.claims, standings, no.limit if no.code == "budget_exhausted" else None)
         headers = reply_headers(
             story.call.id,
             now_s=self._rooms.clock.now_ns() / 1e9,
@@ -214,29 +208,24 @@ class Pipeline:
             attempts=_sent(story),
             found=story.found,
         )
-        story.status = sink.refuse(no, known.speaks, headers)
+        story.status = sink.refuse(no, story.speaks or self._rooms.current().rules.providers[story.call.route.provider].dialect, headers)
 
-    def _stopped(self, known: Known, sink: Sink, story: Story) -> None:
+    def _stopped(self, sink: Sink, story: Story) -> None:
         """Cancelled from outside: the client left, the drain is over, or the key was revoked."""
         if sink.is_gone:
             story.end = "client_gone"
         elif sink.is_started:
             story.end = f"stopped:{story.stopping}"
         elif story.stopping == REVOKED:
-            self._refuse(known, Refusal(401, "invalid_credentials", REVOKED_KEY, should_retry=False, close=True), sink, story)
+            self._refuse(Refusal(401, "invalid_credentials", REVOKED_KEY, should_retry=False, close=True), sink, story)
         else:
-            self._refuse(known, Refusal(503, "draining", "this Sluice is shutting down", retry_after=1, close=True), sink, story)
+            self._refuse(Refusal(503, "draining", "this Sluice is shutting down", retry_after=1, close=True), sink, story)
 
 
 def _may_be_json(call: Call, op: Operation) -> bool:
     """By its Content-Type, which a caller may choose: on a path that we do not know, whatever is neither form nor media."""
     kind = call.fields.get("content-type", "").lower()
     return "json" in kind or (op.name == "other" and not kind.startswith(UNTEXTUAL))
-
-
-def _facts(call: Call, caller: Caller, op: Operation, model: str | None, end_user: str | None) -> Facts:
-    where = call.route
-    return Facts(caller, where.provider, op.name, call.method, where.path, call.peer, call.fields, model, end_user, op.is_billed)
 
 
 def _most(body: Peeked, plan: Plan, rules: Rulebook) -> int:

@@ -22,7 +22,7 @@ from proxy.lines import Through, by_events, coding_of, form_of, guarded, last_wo
 from proxy.listen.headers import answer_headers
 from proxy.listen.reply import reply_headers
 from proxy.meter.strip import StripUsage
-from proxy.meter.tap import Watch
+from proxy.meter.tap import JOBS, Watch
 from proxy.policy.plan import Target
 from proxy.ports import Answer, Line, Outlet, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
@@ -244,18 +244,19 @@ class Relaying:
             raise UpstreamCut("upstream_cut", "the content coding of the answer ended too early")
 
     def _settle(self, sent: Sent, ready: Ready, story: Story, watch: Watch) -> None:
-        job = watch.job(_named(ready.call.route.path))
-        if job is not None and ready.op.is_billed and not job.is_over:
-            return defer(self._rooms, story, sent.of.try_, sent.of.charge.quote, job)
+        rooms, op, try_, charge = self._rooms, ready.op, sent.of.try_, sent.of.charge
+        job = watch.job(_named(ready.call.route.path)) if op.name in JOBS else None
+        if job is not None and op.is_billed and not job.is_over:
+            return defer(rooms, story, try_, charge.quote, job)
         usage = watch.usage()
-        learn(self._rooms, sent.of.try_, sent.of.charge.most, usage, ready.asked)
-        settle(self._rooms, ready.prices, story, sent.of.try_, sent.of.charge.quote, usage, ready.op)
-        is_all = ready.op.variant != RESULTS or sent.of.try_.end == "done"  # of results, no line tells that it is the last
-        if job is not None and job.is_over and is_all and not ready.op.is_billed:
-            settle_job(self._rooms, ready.prices, ready.plan.pricing, sent.of.target.provider, job)
-        if self._rooms.alerts.is_on and sent.of.try_.cost_nanousd > sent.of.charge.nanousd:  # no hold has shown so much
-            stopped = story.limit if sent.of.try_.end == "stopped:money" else None
-            self._rooms.alerts.saw(ready.plan.claims, self._rooms.store.standings(ready.plan.claims), stopped)
+        learn(rooms, try_, charge.most, usage, ready.asked)
+        settle(rooms, ready.prices, story, try_, charge.quote, usage, op)
+        is_all = op.variant != RESULTS or try_.end == "done"  # of results, no line tells that it is the last
+        if job is not None and job.is_over and is_all and not op.is_billed:
+            settle_job(rooms, ready.prices, ready.plan.pricing, sent.of.target.provider, job)
+        if try_.cost_nanousd > charge.nanousd and rooms.alerts.is_on:  # no hold has shown so much
+            stopped = story.limit if try_.end == "stopped:money" else None
+            rooms.alerts.saw(ready.plan.claims, rooms.store.standings(ready.plan.claims), stopped)
 
 
 def _named(path: str) -> str | None:

@@ -17,6 +17,7 @@ from proxy.refusal import Refusal
 
 PREFIX = "slk-"
 KEY_PROTOCOL = "openai-insecure-api-key."  # a WebSocket subprotocol
+PLACE = "place of the credential"  # in Call.kept
 CREDENTIAL_FIELDS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")  # ecosystem.md 12.6: each SDK has its habit
 MAX_LENGTH = 8192  # faults.md T15, T20: nothing longer is hashed or decoded
 KEY_BYTES = 32
@@ -31,20 +32,36 @@ def credential_of(call: Call) -> str | None:
     Raises Refusal 400 `ambiguous_credentials` where a field is repeated or places disagree (faults.md H56), and
     401 `invalid_credentials` for an empty, over-long or unprintable one (T20).
     """
-    found = [*_in_headers(call), *_in_query(call.route.query)]
-    if not found:
+    place = call.kept.get(PLACE)
+    if place is None:
+        place = call.kept[PLACE] = _place_of(call)
+    credential = _value_of(call.fields, place) if isinstance(place, str) and place else _found(call)
+    if credential is None:
         return None
-    if len(set(found)) > 1 or _is_repeated(call):
+    if not credential or len(credential) > MAX_LENGTH or not (credential.isascii() and credential.isprintable()):
+        raise invalid("the credential is empty, longer than 8 KB or holds characters that no key has")
+    return credential
+
+
+def _place_of(call: Call) -> str:
+    """The one header field that holds a credential; "" where there is none, or another place to look at as well."""
+    names = [name for name in CREDENTIAL_FIELDS if name in call.fields]
+    is_one = len(names) == 1 and not _is_repeated(call) and not [*_in_protocols(call), *_in_query(call.route.query)]
+    return names[0] if is_one else ""
+
+
+def _found(call: Call) -> str | None:
+    """Wherever it stands."""
+    in_fields = [_value_of(call.fields, name) for name in CREDENTIAL_FIELDS if name in call.fields]
+    found = [*in_fields, *_in_protocols(call), *_in_query(call.route.query)]
+    if len(set(found)) > 1 or (found and _is_repeated(call)):
         raise Refusal(
             400,
             "ambiguous_credentials",
             "ambiguous_credentials: the request carries more than one credential; send exactly one, in one place",
             should_retry=False,
         )
-    credential = found[0]
-    if not credential or len(credential) > MAX_LENGTH or not (credential.isascii() and credential.isprintable()):
-        raise invalid("the credential is empty, longer than 8 KB or holds characters that no key has")
-    return credential
+    return found[0] if found else None
 
 
 def _is_repeated(call: Call) -> bool:
@@ -52,15 +69,16 @@ def _is_repeated(call: Call) -> bool:
     return len(names) != len(set(names))
 
 
-def _in_headers(call: Call) -> Iterable[str]:
-    for name in CREDENTIAL_FIELDS:
-        value = call.fields.get(name)
-        if value is None:
-            continue
-        if name == "authorization" and (value[:7].lower() == "bearer " or value.lower() == "bearer"):
-            value = value[6:]
-        yield value.strip(" \t")
-    for protocol in call.fields.get("sec-websocket-protocol", "").split(","):  # where browsers put it: they can set no header
+def _value_of(fields: Mapping[str, str], name: str) -> str:
+    value = fields[name]
+    if name == "authorization" and (value[:7].lower() == "bearer " or value.lower() == "bearer"):
+        value = value[6:]
+    return value.strip(" \t")
+
+
+def _in_protocols(call: Call) -> Iterable[str]:
+    """Where browsers put it: they can set no header."""
+    for protocol in call.fields.get("sec-websocket-protocol", "").split(","):
         if protocol.strip().startswith(KEY_PROTOCOL):
             yield protocol.strip().removeprefix(KEY_PROTOCOL)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import eq
 
 from proxy.exchange import Call, Caller
@@ -17,8 +17,19 @@ from proxy.ports import Clock
 from proxy.refusal import Refusal
 
 ANONYMOUS_KEY = "sluice"  # for SDKs that insist on some key
+MAX_MET = 200_000  # credentials remembered: those that the policy and the state know,
+MAX_STRANGERS = 4096  # and of providers' own, which come from outside, no more than so many
 REVOKED_KEY = "this key was revoked; ask for a new one"
 SEND_ONE = "send a Sluice key (slk-…) or a token as `Authorization: Bearer`, x-api-key, api-key, x-goog-api-key or ?key="
+
+
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """A credential that was found good, with the records that made it so."""
+
+    minted: KeyRecord | None
+    declared: KeyRecord | None
+    caller: Caller
 
 
 class Identify:
@@ -28,40 +39,68 @@ class Identify:
         self._find_key, self._secret, self._clock = find_key, secret, clock
         self._tokens = Tokens(clock, jwks)
         self._table = KeyTable(CallerRules())
+        self._met: dict[bytes, _Met] = {}  # under the rules of the table, by digest; b"" is nobody's
+        self._strangers: dict[bytes, Caller] = {}  # those with a key of a provider
 
     async def who(self, call: Call, rules: CallerRules, is_own_provider: Callable[[str, str], bool] = eq) -> Caller:
-        """The caller, its tier and team checked against `rules`.
+        """The caller, its tier and team checked against `rules`. Of one key the same object each time, while nothing of it changes.
 
         `is_own_provider(own, asked)`: may a key of provider `own` go to provider `asked`? Raises Refusal: 400 `ambiguous_credentials`;
         401 `missing_credentials`, `invalid_credentials`, `expired_credentials`; 403 `bad_signature`, `not_allowed`, `unknown_tier`,
         `unknown_team`; 503 `state_unavailable`.
         """
-        return _placed(await self._named(credential_of(call), call, rules, is_own_provider), rules)
-
-    async def _named(self, credential: str | None, call: Call, rules: CallerRules, is_own_provider: Callable[[str, str], bool]) -> Caller:
-        """The order of policy.example.yaml, `callers`."""
-        if credential is None or credential == ANONYMOUS_KEY:
-            return _anonymous(rules)
         if self._table.rules is not rules:
-            self._table = KeyTable(rules)
+            self._table, self._met, self._strangers = KeyTable(rules), {}, {}
+        credential = credential_of(call)
+        if credential is None or credential == ANONYMOUS_KEY:
+            return self._met_again(b"", None) or self._remember(b"", None, None, _placed(_anonymous(rules), rules))
         digest = digest_of(credential)
-        known = self._find_key(digest)
-        if known is not None and known.is_revoked:  # also where the policy file lists it: a revocation always wins
-            raise invalid(REVOKED_KEY)
-        self._check_alive(known)  # a policy file cannot revive a key that the state let end
+        minted = self._find_key(digest)
+        if minted is not None:
+            if minted.is_revoked:  # also where the policy file lists it: a revocation always wins
+                raise invalid(REVOKED_KEY)
+            self._check_alive(minted)  # a policy file cannot revive a key that the state let end
+        if (met := self._met_again(digest, minted)) is not None:
+            return met
+        return await self._named(credential, digest, minted, call, rules, is_own_provider)
+
+    def _met_again(self, digest: bytes, minted: KeyRecord | None) -> Caller | None:
+        met = self._met.get(digest)
+        if met is None or met.minted is not minted:
+            return None
+        self._check_alive(met.declared)
+        return met.caller
+
+    def _remember(self, digest: bytes, minted: KeyRecord | None, declared: KeyRecord | None, caller: Caller) -> Caller:
+        if len(self._met) >= MAX_MET:
+            self._met.clear()
+        self._met[digest] = _Met(minted, declared, caller)
+        return caller
+
+    async def _named(
+        self,
+        credential: str,
+        digest: bytes,
+        minted: KeyRecord | None,
+        call: Call,
+        rules: CallerRules,
+        is_own_provider: Callable[[str, str], bool],
+    ) -> Caller:
+        """The order of policy.example.yaml, `callers`."""
         if credential.startswith(PREFIX):
-            return self._of_key(credential, digest, known)
+            declared, caller = self._of_key(credential, digest, minted)
+            return self._remember(digest, minted, declared, _placed(caller, rules))
         token = self._table.token(digest)
         if token is not None and token.own_provider is None:
-            return self._of_token(token)
+            return self._remember(digest, minted, token.record, _placed(self._of_token(token), rules))
         issuer = issuer_of(credential, rules.issuers) if rules.issuers else None
         if issuer is not None:
-            return await self._tokens.caller(credential, issuer)
+            return _placed(await self._tokens.caller(credential, issuer), rules)
         if token is not None:
-            return self._of_own_key(token, call.route.provider, is_own_provider)
-        return self._pass_through(credential, rules)
+            return _placed(self._of_own_key(token, call.route.provider, is_own_provider), rules)
+        return self._strangers.get(digest) or self._pass_through(credential, digest, rules)
 
-    def _of_key(self, key: str, digest: bytes, minted: KeyRecord | None) -> Caller:
+    def _of_key(self, key: str, digest: bytes, minted: KeyRecord | None) -> tuple[KeyRecord | None, Caller]:
         if not is_well_formed(key):
             raise invalid("a Sluice key is slk- and 43 characters; this one was cut or changed")
         declared = self._table.key(digest)
@@ -69,7 +108,7 @@ class Identify:
         if record is None or not hmac.compare_digest(record.digest, digest):
             raise invalid("this Sluice key is not known here, or no longer")
         self._check_alive(declared)
-        return _of_record(record)
+        return declared, _of_record(record)
 
     def _of_token(self, token: TokenRecord) -> Caller:
         self._check_alive(token.record)
@@ -86,11 +125,15 @@ class Identify:
         if record is not None and record.expires_ns is not None and self._clock.now_ns() >= record.expires_ns:
             raise expired("this key")
 
-    def _pass_through(self, credential: str, rules: CallerRules) -> Caller:
+    def _pass_through(self, credential: str, digest: bytes, rules: CallerRules) -> Caller:
         if rules.pass_through is None:
             raise invalid(f"this key is not known here and keys of providers are not taken; {SEND_ONE}")
         name = "pass-through:" + _keyed_hash(self._secret, "pass-through", credential)[:12]
-        return Caller(name=name, kind="pass_through", tier=rules.pass_through or None, key=name)
+        caller = _placed(Caller(name=name, kind="pass_through", tier=rules.pass_through or None, key=name), rules)
+        if len(self._strangers) >= MAX_STRANGERS:
+            self._strangers.clear()
+        self._strangers[digest] = caller
+        return caller
 
 
 def _anonymous(rules: CallerRules) -> Caller:

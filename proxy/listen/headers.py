@@ -22,6 +22,10 @@ _FRAMING = frozenset({"content-length", "host", "expect"})
 _OVERRIDES = frozenset({"x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"})
 _STEERS = re.compile(r"(?:.*-)?(?:custom-host|api-base|base-url|api-base-url)|x-forwarded-(?:host|server)|x-original-host")  # faults.md H60
 _END_TO_END = _CREDENTIALS | {"host", "content-length", "content-type", "content-encoding", "cookie"}
+VARYING = _CREDENTIALS | {  # what differs between requests that are otherwise alike
+    "content-length", "x-request-id", "x-client-request-id", "traceparent", "tracestate", "baggage", "idempotency-key", "cookie", "expect",
+    "x-stainless-retry-count", "x-stainless-read-timeout", "sec-websocket-protocol", "sec-websocket-key",
+}  # fmt: skip
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # design.md section 9
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")

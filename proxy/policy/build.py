@@ -86,6 +86,7 @@ def compile_policy(
         may_list=closures.targets.may_list,
         needs_body=closures.needs_body,
         must_read=closures.must_read,
+        reads=exceptions.reads | closures.limits.reads,
         namespace=model.namespace or "default",
         durability=model.durability,
         on_state_down=OnStateDown(model.on_state_down.money, model.on_state_down.rates),

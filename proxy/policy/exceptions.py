@@ -44,7 +44,8 @@ class Exceptions:
         self._base = _base(model)
         self.plain = _settings(self._base)
         self._kept: dict[tuple[int, ...], Settings] = {(): self.plain}
-        self.reads_body = any({"model", "end_user"} & matcher.reads for matcher, _ in self.rules)
+        self.reads = frozenset().union(*(matcher.reads for matcher, _ in self.rules))
+        self.reads_body = not self.reads.isdisjoint({"model", "end_user"})
         self.moves = any("send_to" in settings for _, settings in self.rules)
 
     def settings(self, facts: Facts) -> Settings:

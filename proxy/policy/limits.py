@@ -46,6 +46,7 @@ class Limits:
         self._no_tier = self._limit("tier (none)", Numbers(), ("caller",))
         self._general: list[Bound] = []
         self._indexed: dict[tuple[str, str], list[Bound]] = {}
+        self.reads: frozenset[str] = frozenset()
         for order, entry in enumerate(model.limits):
             self._add(entry, order, late=_late(model, moves))
         self._by_model = any(key == "model" for key, _ in self._indexed)
@@ -129,6 +130,7 @@ class Limits:
     def _add(self, entry: LimitEntry, order: int, *, late: frozenset[str]) -> None:
         limit = self._limit(f"limit {entry.name}", entry, entry.per, entry.at_limit)
         matcher = compile_match(entry.match)
+        self.reads |= matcher.reads | set(entry.per)
         bound = Bound(limit, matcher.test, _account(entry), not late & (matcher.reads | set(entry.per)), order)
         if matcher.only is None:
             self._general.append(bound)

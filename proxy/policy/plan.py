@@ -230,20 +230,22 @@ class Plan:
     pricing: Pricing
     fallback_on: frozenset[str] = frozenset({"error", "breaker", "rate_limit"})
     on_client_gone: Literal["cancel", "finish"] = "cancel"
+    stopping: tuple[Claim, ...] = field(init=False, compare=False)  # whose money ends a running answer
+    degrading: tuple[Claim, ...] = field(init=False, compare=False)  # from a share of whose money on a cheaper model answers
+    is_under_spend_limit: bool = field(init=False, compare=False)
+    counts_tokens: bool = field(init=False, compare=False)
 
-    @property
-    def stopping(self) -> tuple[Claim, ...]:
-        """The claims whose money ends a running answer."""
-        return tuple([claim for claim in self.claims if claim.limit.stop_streams and claim.limit.spend])
-
-    @property
-    def degrading(self) -> tuple[Claim, ...]:
-        """The claims from a share of whose money on a cheaper model answers."""
-        return tuple([claim for claim in self.claims if claim.limit.degrade is not None and claim.limit.spend])
-
-    @property
-    def is_under_spend_limit(self) -> bool:
-        return any(claim.limit.spend for claim in self.claims)
+    def __post_init__(self) -> None:
+        """Once for all calls that have this plan."""
+        paid = [claim for claim in self.claims if claim.limit.spend]
+        worked_out: dict[str, object] = {
+            "stopping": tuple(claim for claim in paid if claim.limit.stop_streams),
+            "degrading": tuple(claim for claim in paid if claim.limit.degrade is not None),
+            "is_under_spend_limit": bool(paid),
+            "counts_tokens": any(claim.limit.tokens for claim in self.claims),
+        }
+        for name, found in worked_out.items():
+            object.__setattr__(self, name, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +283,7 @@ class Rulebook:
     may_list: Callable[[Caller, str], bool]  # may this caller see this model in GET /v1/models?
     needs_body: Callable[[Facts], bool]  # does some matching rule read the body of this call?
     must_read: Callable[[Facts], bool]  # and is one that cannot be read refused?
+    reads: frozenset[str] = frozenset()  # the facts that any match or `per:` of it asks for, by the keys of `match:`
     namespace: str = "default"  # prefix of every shared key
     durability: Literal["process", "disk"] = "process"
     on_state_down: OnStateDown = OnStateDown()

@@ -42,7 +42,7 @@ def test_the_order_of_the_rooms_is_the_same_wherever_it_is_told():
     told = (ROOT / "README.md").read_text()
     assert [room.strip() for room in re.search(r"listen → [^│\n]*", told).group().split("→")] == order
     source = "".join((ROOT / f"proxy/{name}.py").read_text() for name in ("pipeline", "forwarding", "relaying"))
-    marks = ["identify.who(", "rules.plan(", "store.enter(", "self._guard(", "await hold(", "upstream.send(", "watch.usage()", "settle("]
+    marks = ["identify.who(", "plan_of(", "store.enter(", "self._guard(", "await hold(", "upstream.send(", "watch.usage()", "settle("]
     at = 0
     for mark in marks:
         at = source.index(mark, at)
@@ -53,6 +53,22 @@ def test_importing_the_server_imports_no_command_and_nothing_only_some_policies_
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert not {"rich", "redis", "jwt", "genai_prices"} & set(loaded)
     assert not [name for name in loaded if name.startswith("proxy.cli")]
+
+
+ERRANDS = {
+    "bridge.py",
+    "identify/jwks.py",
+    "record/webhook.py",
+    "cli/demo.py",
+    "cli/demo_calls.py",
+}  # and what calls a Sluice as a client does
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_data_path_has_one_upstream_client_and_aiohttps_runs_errands_alone(path):
+    if path.relative_to(ROOT / "proxy").as_posix() not in ERRANDS:
+        named = {getattr(node, "attr", getattr(node, "id", getattr(node, "name", ""))) for node in ast.walk(ast.parse(path.read_text()))}
+        assert not named & {"ClientSession", "TCPConnector"}
 
 
 def test_the_committed_lock_files_hold_hashes_for_everything_the_project_asks_for():

@@ -121,7 +121,7 @@ def defer(rooms: Rooms, story: Story, try_: Try, quote: Quote, job: Job) -> None
         rooms.metrics.unpriced(try_.provider, try_.model, quote.note)
     try_.ended = rooms.clock.monotonic()
     id = job_id(try_.provider, job.id)
-    later = replace(rooms.books.row_of(story, try_), id=id, kind="job", attempt=1, parent_id=f"{story.call.id}/{try_.number}")
+    later = rooms.books.row_of(story, try_)._replace(id=id, kind="job", attempt=1, parent_id=f"{story.call.id}/{try_.number}")
     try_.usage, try_.cost_nanousd, try_.price_row = (
         Usage(note=f"{quote.note},job" if quote.note else "job", detail={"job": job.id}),
         0,
@@ -155,11 +155,11 @@ def _job_rows(rooms: Rooms, prices: Prices, pricing: Pricing, provider: Provider
     if job.usages and job.usages[0].units.keys() & WORK_UNITS:
         model = row.model or job.usages[0].model
         rooms.metrics.unpriced(provider.name, model, UNITS)
-        return [replace(row, model=model, usage_detail=job.usages[0].detail, usage_note=UNITS)]
+        return [row._replace(model=model, usage_detail=job.usages[0].detail, usage_note=UNITS)]
     if job.usages:
         return [_job_row(rooms, prices, pricing, provider, row, usage, number) for number, usage in enumerate(job.usages, 1)]
     if not job.is_free:
-        return [replace(row, usage_note="usage_missing")]
+        return [row._replace(usage_note="usage_missing")]
     return [_with_usage(row, Usage(), "", 0, None)]
 
 
@@ -170,16 +170,15 @@ def _job_row(rooms: Rooms, prices: Prices, pricing: Pricing, provider: Provider,
     priced = prices.priced(prices.quote(pricing, False, provider, model, WORK, row.at), usage, row.held_nanousd)
     if priced.unpriced:
         rooms.metrics.unpriced(provider.name, model, priced.unpriced)
-    found = _with_usage(replace(row, model=model), usage, priced.note, priced.cost_nanousd, priced.price_row)
+    found = _with_usage(row._replace(model=model), usage, priced.note, priced.cost_nanousd, priced.price_row)
     took_ms = round(max(0, rooms.clock.now_ns() - row.at) / 1e6, 3)
     if number == 1:
-        return replace(found, duration_ms=took_ms)
-    return replace(found, id=f"{row.id.rpartition('/')[0]}/{number}", attempt=number, held_nanousd=0, duration_ms=took_ms)
+        return found._replace(duration_ms=took_ms)
+    return found._replace(id=f"{row.id.rpartition('/')[0]}/{number}", attempt=number, held_nanousd=0, duration_ms=took_ms)
 
 
 def _with_usage(row: Row, usage: Usage, note: str, nanousd: int, price_row: Mapping[str, object] | None) -> Row:
-    return replace(
-        row,
+    return row._replace(
         input_tokens=usage.input,
         cached_input_tokens=usage.cached_input,
         cache_write_tokens=usage.cache_write,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 __all__ = ["NANO", "NOTHING", "Allow", "AttemptKind", "Call", "Caller", "CallerKind", "RawHeaders", "Route", "Row", "Story", "Try", "Usage",
            "value"]  # fmt: skip
@@ -114,9 +114,8 @@ class Usage:
 AttemptKind = Literal["first", "retry", "fallback", "turn", "refusal"]
 
 
-@value(frozen=True, slots=True)
-class Row:
-    """One line of the ledger: an upstream attempt, or the refusal of an identified caller. Field names are fixed."""
+class Row(NamedTuple):
+    """One line of the ledger: an upstream attempt, or the refusal of an identified caller. Names and order of its fields are fixed."""
 
     id: str  # "<call uid>/<attempt>", unique; not shown
     request_id: str
@@ -176,6 +175,7 @@ class Try:
     usage: Usage = Usage()
     cost_nanousd: int = 0
     price_row: Mapping[str, object] | None = None
+    head: tuple[object, ...] | None = field(default=None, init=False, repr=False)  # `id` to `credential`: the same in each row of it
     row: Row | None = None  # set once, when the try is settled
 
 

@@ -167,7 +167,11 @@ class Standing:
 
     def reaches(self, share: float) -> bool:
         """Is so much of it (0.8) used and held?"""
-        return (self.allowed - self.remaining) * MILLION >= round(share * MILLION) * self.allowed
+        return self.remaining <= self.floor(share)
+
+    def floor(self, share: float) -> int:
+        """The most that may remain where so much is used and held."""
+        return self.allowed * (MILLION - round(share * MILLION)) // MILLION
 
 
 @value(frozen=True, slots=True)

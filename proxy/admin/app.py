@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Protocol
@@ -55,15 +56,15 @@ class Probes:
 
 
 class Admin:
-    """`rulebook` gives the live policy; `is_loopback` says whether the listener is bound to loopback alone; `dice` gives random bytes,
-    `now_ns` the wall clock, `on_failure` hears of errors that nobody foresaw.
+    """`rulebook` gives the live policy, `exposition` the metrics in slices; `is_loopback` says whether the listener is bound to
+    loopback alone; `dice` gives random bytes, `now_ns` the wall clock, `on_failure` hears of errors that nobody foresaw.
     """
 
     def __init__(
         self,
         rulebook: Callable[[], Rulebook],
         probes: Probes,
-        exposition: Callable[[], bytes],
+        exposition: Callable[[], Iterable[bytes]],
         state: State,
         dice: Callable[[int], bytes],
         now_ns: Callable[[], int],
@@ -143,7 +144,11 @@ class Admin:
         return text_reply(200, FRONT)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._exposition(), headers={**SAFE, "content-type": "text/plain; version=0.0.4; charset=utf-8"})
+        slices = []
+        for one in self._exposition():
+            slices.append(one)
+            await asyncio.sleep(0)  # calls go on meanwhile
+        return web.Response(body=b"".join(slices), headers={**SAFE, "content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 def _health(

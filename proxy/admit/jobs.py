@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from proxy.admit.counters import Counters, Hold
-from proxy.admit.records import COLUMNS, Values, hold_record, row_held
+from proxy.admit.records import Values, hold_record, row_held
 from proxy.exchange import Row
 from proxy.ports import Clock
 
@@ -90,4 +90,4 @@ class Jobs:
 
 
 def _row_of(hold: Hold) -> Row:
-    return Row(**dict(zip(COLUMNS, row_held(hold), strict=True)))
+    return Row._make(row_held(hold))

@@ -10,8 +10,7 @@ A segment begins with `["seg", version, columns, number of the one before, boot 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -20,14 +19,13 @@ from proxy.admit.counters import Charge, Counters, Hold
 from proxy.exchange import Row
 
 VERSION = 2
-COLUMNS = tuple(it.name for it in fields(Row))
+COLUMNS = Row._fields
 MOST = 2**53  # no attempt has more of anything ($9,007,199): what a provider claims beyond is cut, so that sums stay integers
 NOTHING = b'["n"]'
 
 Values = Sequence[Any]  # of a row, in the order of COLUMNS
 Position = tuple[int, int]  # in the journal: segment number, offset
 
-_values = attrgetter(*COLUMNS)
 _HELD = ("held_nanousd", "cost_nanousd")  # of an attempt that nobody settles
 
 
@@ -41,10 +39,9 @@ class ClockMark:
 
 
 def values_of(row: Row) -> Values:
-    values: Values = _values(row)
     if row.cost_nanousd > MOST or row.input_tokens > MOST or row.output_tokens > MOST:
-        return [min(it, MOST) if type(it) is int and name != "at" else it for name, it in zip(COLUMNS, values, strict=True)]
-    return values
+        return [min(it, MOST) if type(it) is int and name != "at" else it for name, it in zip(COLUMNS, row, strict=True)]
+    return row[:]  # a plain tuple, as JSON has no other
 
 
 def encode(record: object) -> bytes:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from proxy.admit import sums
 from proxy.admit.keyring import Kept, dumped, loaded
@@ -36,11 +36,12 @@ INDEXES = {
     "rows_jobs": "rows (parent_id) WHERE kind = 'job'",
 }
 JSON_COLUMNS = frozenset({"usage_detail", "price_row"})
+TYPES = get_type_hints(Row)
 DETAIL, PRICE, AT = COLUMNS.index("usage_detail"), COLUMNS.index("price_row"), COLUMNS.index("at")
 
 
 def _schema() -> str:
-    columns = ", ".join(f'"{it.name}" {_affinity(str(it.type))}' for it in fields(Row))
+    columns = ", ".join(f'"{name}" {_affinity(name)}' for name in COLUMNS)
     return f"""
         CREATE TABLE IF NOT EXISTS rows (n INTEGER PRIMARY KEY, day TEXT NOT NULL, {columns}, UNIQUE (id));
         CREATE TABLE IF NOT EXISTS keys (digest BLOB PRIMARY KEY, name TEXT NOT NULL, record TEXT NOT NULL);
@@ -51,9 +52,9 @@ def _schema() -> str:
     """
 
 
-def _affinity(annotation: str) -> str:
-    first = annotation.split(" |")[0]
-    return {"int": "INTEGER", "bool": "INTEGER", "float": "REAL"}.get(first, "TEXT")
+def _affinity(column: str) -> str:
+    first, *_ = get_args(TYPES[column]) or (TYPES[column],)  # of `int | None`: int
+    return {int: "INTEGER", bool: "INTEGER", float: "REAL"}.get(first, "TEXT")
 
 
 @lru_cache(CHUNK)
@@ -237,9 +238,9 @@ def _connect(path: Path | None) -> sqlite3.Connection:
 def _add_columns(connection: sqlite3.Connection) -> None:
     """Those that the rows of an older Sluice do not have."""
     there = {found[1] for found in connection.execute("PRAGMA table_info(rows)")}
-    for it in fields(Row):
-        if it.name not in there:
-            connection.execute(f'ALTER TABLE rows ADD COLUMN "{it.name}" {_affinity(str(it.type))}')
+    for name in COLUMNS:
+        if name not in there:
+            connection.execute(f'ALTER TABLE rows ADD COLUMN "{name}" {_affinity(name)}')
 
 
 def mend(connection: sqlite3.Connection) -> None:

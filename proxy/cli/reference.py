@@ -6,7 +6,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, get_args
 
 from proxy.admin.app import FRONT
@@ -42,7 +41,7 @@ def reference() -> str:
         ),
         "## Operations\n\n" + _table(("operation", "covers"), ((_code(name), OPERATIONS[name]) for name in get_args(OperationName))),
         "## Ledger\n\nOne row per upstream attempt, and per refusal of an identified caller.\n\n"
-        + _table(("field", "meaning"), ((_code(it.name), LEDGER[it.name]) for it in fields(Row) if it.name != "id")),
+        + _table(("field", "meaning"), ((_code(name), LEDGER[name]) for name in Row._fields if name != "id")),
         "## Metrics\n\nLabels hold only names that the policy or the price table knows, else `other`.\n\n"
         + _table(
             ("metric", "type", "labels", "meaning"),

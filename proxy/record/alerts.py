@@ -54,6 +54,7 @@ class Alerts:
         self._instance = instance
         self._told = Told(folder, self._now_s())
         self._next: dict[Account, float | None] = {}  # the smallest share that nobody was told of yet; None: none is left
+        self._floors: dict[Account, int] = {}  # what may be left, at most, for that share to be reached: more, and there is nothing to tell
         self._of: Rules | None = None  # the rules that `_next` was made by
         self._pruned_s = 0
 
@@ -69,13 +70,16 @@ class Alerts:
         if rules is not self._of:
             self._of = rules
             self._next.clear()
+            self._floors.clear()
         for claim in claims:
             if claim.limit.spend:
-                found = [at for at in standings if at.kind == "spend" and at.limit == claim.limit.name]
-                tightest = min((at.remaining for at in found), default=0)
+                name = claim.limit.name
+                found = [at for at in standings if at.kind == "spend" and at.limit == name]
+                tightest = min((at.remaining for at in found), default=0) if exhausted == name else None
                 for spend, at in zip(claim.limit.spend, found, strict=False):
-                    is_out = exhausted == claim.limit.name and at.remaining == tightest
-                    self._look(rules, self._account(claim, spend.period, at), at, is_out=is_out)
+                    floor = self._floors.get((name, claim.account, spend.period, at.resets_at, at.allowed))
+                    if floor is None or at.remaining <= floor or tightest is not None:
+                        self._look(rules, claim, spend.period, at, is_out=at.remaining == tightest)
 
     def _account(self, claim: Claim, period: str, at: Standing) -> Account:
         name = claim.account if claim.account.isascii() else claim.account.encode("utf-8", "backslashreplace").decode()
@@ -85,16 +89,20 @@ class Alerts:
         if len(self._next) >= MAX_ACCOUNTS and (now := self._now_s()) >= self._pruned_s + PRUNE_S:
             self._pruned_s = now
             self._next = {one: share for one, share in self._next.items() if not 0 < one[3] <= now}
+            self._floors.clear()
         if claim.limit.is_unbounded or len(self._next) >= MAX_ACCOUNTS:
             return (at.limit, None, period, at.resets_at, at.allowed)
         return own
 
-    def _look(self, rules: Rules, account: Account, at: Standing, *, is_out: bool) -> None:
+    def _look(self, rules: Rules, claim: Claim, period: str, at: Standing, *, is_out: bool) -> None:
+        account = self._account(claim, period, at)
         if account not in self._next:
             self._next[account] = self._after(rules, account)
         while (share := self._next[account]) is not None and (at.reaches(share) or (is_out and share <= 1)):
             self._tell(rules, account, share, at)
             self._next[account] = self._after(rules, account)
+        if account[1] is not None:
+            self._floors[at.limit, claim.account, period, at.resets_at, at.allowed] = -1 if share is None else at.floor(share)
 
     def _after(self, rules: Rules, account: Account) -> float | None:
         return next((share for share in sorted(rules.at) if (*account, share) not in self._told), None)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from typing import ParamSpec, Protocol
+from typing import Protocol
 
 from proxy.exchange import Row, Story, Try
 from proxy.ports import Clock
 from proxy.record.redact import plain, scrubbed
 from proxy.refusal import Refusal
 
-P = ParamSpec("P")
+WHOLE = 1.5 * 2**52  # floats of this size have no fraction: to add it and take it away again rounds, for a fifth of what `round` takes
 
 
 class Ledger(Protocol):
@@ -48,42 +48,52 @@ class Books:
 
     def row_of(self, story: Story, try_: Try) -> Row:
         """The ledger's line for an attempt as it stands. Times in ms; `overhead_ms`: neither the provider's nor told in an earlier row."""
-        usage = try_.usage
+        usage, first_byte = try_.usage, try_.first_byte
         ended = self._clock.monotonic() if try_.ended is None else try_.ended
         began = try_.began or ended
-        return Row(
-            id=try_.id,
-            request_id=story.call.id,
-            attempt=try_.number,
-            kind=try_.kind,
-            parent_id=f"{story.call.id}/{story.tries[0].number}" if try_.number > 1 and story.tries else None,
-            at=try_.at_ns or self._clock.now_ns(),
-            caller=self._shown(story.caller.name) if story.caller else "",
-            team=story.caller.team if story.caller else None,
-            tier=story.caller.tier if story.caller else None,
-            provider=try_.provider,
-            model=None if try_.model is None else _shown_model(try_.model),
-            operation=story.operation,
-            credential=try_.credential,
-            status=try_.status,
-            end=try_.end,
-            input_tokens=usage.input,
-            cached_input_tokens=usage.cached_input,
-            cache_write_tokens=usage.cache_write,
-            output_tokens=usage.output,
-            reasoning_tokens=usage.reasoning,
-            usage_detail=usage.detail,
-            usage_source=usage.source,
-            usage_note=usage.note,
-            cost_nanousd=try_.cost_nanousd,
-            held_nanousd=try_.held_nanousd,
-            price_row=try_.price_row,
-            policy_generation=story.generation,
-            duration_ms=_ms(ended - began),
-            first_byte_ms=None if try_.first_byte is None else _ms(try_.first_byte - began),
-            overhead_ms=_overhead_ms(story, ended),
-            streamed=story.streamed,
+        overhead_ms = ((ended - story.call.began - story.upstream_s) * 1e6 + WHOLE - WHOLE) / 1e3
+        if len(story.tries) > 1:
+            overhead_ms = round(overhead_ms - sum(one.row.overhead_ms for one in story.tries if one.row is not None), 3)
+        rest = (
+            try_.status,
+            try_.end,
+            usage.input,
+            usage.cached_input,
+            usage.cache_write,
+            usage.output,
+            usage.reasoning,
+            usage.detail,
+            usage.source,
+            usage.note,
+            try_.cost_nanousd,
+            try_.held_nanousd,
+            try_.price_row,
+            story.generation,
+            ((ended - began) * 1e6 + WHOLE - WHOLE) / 1e3,
+            None if first_byte is None else ((first_byte - began) * 1e6 + WHOLE - WHOLE) / 1e3,
+            overhead_ms if overhead_ms > 0 else 0.0,
+            story.streamed,
         )
+        return _row(Row, (try_.head or self._head(story, try_)) + rest)
+
+    def _head(self, story: Story, try_: Try) -> tuple[object, ...]:
+        caller = story.caller
+        try_.head = (
+            try_.id,
+            story.call.id,
+            try_.number,
+            try_.kind,
+            f"{story.call.id}/{story.tries[0].number}" if try_.number > 1 and story.tries else None,
+            try_.at_ns or self._clock.now_ns(),
+            self._shown(caller.name) if caller else "",
+            caller.team if caller else None,
+            caller.tier if caller else None,
+            try_.provider,
+            None if try_.model is None else _shown_model(try_.model),
+            story.operation,
+            try_.credential,
+        )
+        return try_.head
 
     def settle(self, story: Story, try_: Try) -> None:
         """The attempt is over: its true figures go to the limits, its row into the ledger. A second time does nothing.
@@ -121,7 +131,7 @@ class Books:
         last.began = last.began or story.call.began
         last.end = f"refused:{no.code}"
         if last.usage.source == "none":  # else it is under way, its provider may bill it, and it stays the attempt that it is
-            last.kind, last.status = "refusal", no.status
+            last.kind, last.status, last.head = "refusal", no.status, None
         self.settle(story, last)
 
     def turned_away(self, code: str, request_id: str) -> None:
@@ -132,27 +142,28 @@ class Books:
     def close(self, story: Story) -> None:
         """The call is over. Never awaits, never raises: what is lost here is a line or a figure, never a settle or a slot."""
         for try_ in story.tries:
-            if try_.is_held or try_.began:
-                self._safely(self.settle, story, try_)
-        self._safely(self._store.leave, story.call.uid)
-        self._safely(self._metrics.told, story)
-        self._safely(self._log.told, story)
-
-    def _safely(self, do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+            if try_.row is None and (try_.is_held or try_.began):
+                try:
+                    self.settle(story, try_)
+                except Exception as error:
+                    self._failed(error)
         try:
-            do(*args, **kwargs)
+            self._store.leave(story.call.uid)
         except Exception as error:
-            with suppress(Exception):
-                self._log.event("error", "books", error=type(error).__name__)
+            self._failed(error)
+        try:
+            self._metrics.told(story)
+        except Exception as error:
+            self._failed(error)
+        try:
+            self._log.told(story)
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        with suppress(Exception):
+            self._log.event("error", "books", error=type(error).__name__)
 
 
+_row = tuple.__new__  # nothing is looked at: fields in their order, all of them
 _shown_model = lru_cache(maxsize=4096)(scrubbed)  # a name from outside: whatever a caller put there by mistake
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
-
-
-def _overhead_ms(story: Story, ended: float) -> float:
-    told = sum(one.row.overhead_ms for one in story.tries if one.row is not None)
-    return max(0.0, round((ended - story.call.began - story.upstream_s) * 1000 - told, 3))

@@ -5,22 +5,31 @@ from __future__ import annotations
 import os
 import threading
 import traceback
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import orjson
 
-from proxy.exchange import NANO, Story, Try
+from proxy.exchange import Story, Try
 from proxy.ports import Clock
 from proxy.record.redact import may_hold_key, plain, scrubbed, scrubbed_id
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 BURST, BURST_S = 20, 10.0  # lines of one event in so many seconds; the rest is counted (faults.md D10: 100 KB a minute)
+INFO = LEVELS["info"]
 MAX_EVENTS = 256  # names that are told apart for that
+MAX_SORTS = 1024  # of calls whose lines have a beginning at hand
+PLACES = {
+    "at": b'"%b"', "request_id": b"%b", "input_tokens": b"%d", "output_tokens": b"%d", "cost_nanousd": b"%d", "found": b"%b",
+    "duration_ms": b"%.3f", "first_byte_ms": b"%.3f", "upstream_ms": b"%.3f",
+}  # fmt: skip
+MOST = 2**63  # integers that JSON readers know are smaller
 FLUSH_S = 0.1
 MAX_PENDING = 4 * 1024 * 1024  # bytes that wait for a slow reader; then lines are dropped and counted
+
+
+Sort = tuple[str | int | None, ...]  # what the rest of a call's line follows from
 
 
 class Pipe:
@@ -29,28 +38,29 @@ class Pipe:
     def __init__(self, fd: int) -> None:
         """`fd` is written to directly: a buffered file would be locked by this thread when the interpreter wants to end."""
         self._fd = fd
-        self._lines: deque[bytes] = deque()
-        self._pending = 0
-        self._lock = threading.Lock()
+        self._lines: list[bytes] = []  # the loop appends at its end, the thread takes from its front: one step each, so no lock
+        self._taken = self._gone = 0  # bytes: one is counted by the loop alone, the other by the thread alone
+        self._refused = self._lost = 0  # lines, likewise
+        self._is_asleep = True
         self._wake, self._closing = threading.Event(), threading.Event()
-        self._dropped = 0
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     @property
     def dropped(self) -> int:
         """Lines lost so far."""
-        return self._dropped
+        return self._refused + self._lost
 
     def write(self, line: bytes) -> None:
-        """Never blocks, never fails. `line` ends with its line feed."""
-        with self._lock:
-            if self._pending + len(line) > MAX_PENDING:
-                self._dropped += 1
-                return
-            self._pending += len(line)
-            self._lines.append(line)
-        if not self._wake.is_set():
+        """Never blocks, never fails; for the event loop alone. `line` ends with its line feed."""
+        size = len(line)
+        if self._taken - self._gone + size > MAX_PENDING:
+            self._refused += 1
+            return
+        self._taken += size
+        self._lines.append(line)
+        if self._is_asleep:
+            self._is_asleep = False
             self._wake.set()
 
     def close(self, wait_s: float = 1.0) -> None:
@@ -64,24 +74,20 @@ class Pipe:
             self._wake.wait()
             is_last = self._closing.wait(FLUSH_S)
             self._wake.clear()
+            self._is_asleep = True  # before the look: what comes after it wakes us again
             self._flush()
             if is_last:
                 return
 
     def _flush(self) -> None:
-        with self._lock:
-            lines = list(self._lines)
-            self._lines.clear()
-        if not lines:
-            return
+        lines = self._lines.copy()
+        del self._lines[: len(lines)]
         data = b"".join(lines)
         try:
             self._write_all(memoryview(data))
         except OSError:
-            with self._lock:
-                self._dropped += len(lines)
-        with self._lock:
-            self._pending -= len(data)
+            self._lost += len(lines)
+        self._gone += len(data)
 
     def _write_all(self, data: memoryview) -> None:
         while data:
@@ -106,18 +112,62 @@ class Log:
         self._write, self._clock, self._shown = write, clock, shown
         self._bursts: dict[str, _Burst] = {}
         self._level = LEVELS[level]
-        self._second = (-1, "")
+        self._second = self._ms = -1
+        self._whole = self._now = b""
+        self._forms: dict[Sort, bytes] = {}
 
     def set_level(self, level: str) -> None:
+        """Of a policy that is live from now on; names may show in another way."""
         self._level = LEVELS[level]
+        self._forms.clear()
 
     def told(self, story: Story) -> None:
         """The line of a call that is over. Calls of nobody (bad credentials) are sampled, all others have one each."""
-        if self._level > LEVELS["info"]:
+        if self._level > INFO:
             return
+        caller, tries = story.caller, story.tries
+        if caller is None or len(tries) != 1 or tries[0].error is not None:
+            return self._told_at_length(story)
+        one, call = tries[0], story.call
+        usage, first_byte = one.usage, one.first_byte
+        sort = (
+            caller.name, caller.team, caller.tier, one.provider, one.model, story.operation, story.end, story.status, one.kind,
+            usage.source, story.limit, story.streamed, story.generation, first_byte is None,
+        )  # fmt: skip
+        form = self._forms.get(sort) or self._form_of(sort, story)
+        asked, said, cost, began = usage.input, usage.output, one.cost_nanousd, call.began
+        if asked + said + cost > MOST:
+            return self._told_at_length(story)
+        self._write(
+            form
+            % (
+                self._at(),
+                orjson.dumps(scrubbed_id(call.id) if call.id_is_callers else call.id),
+                asked,
+                said,
+                cost,
+                _found(story.found) if story.found else b"{}",
+                (self._clock.monotonic() - began) * 1000,
+                b"null" if first_byte is None else (first_byte - began) * 1000,
+                story.upstream_s * 1000,
+            )
+        )
+
+    def _told_at_length(self, story: Story) -> None:
+        """Of nobody, of several attempts, or with figures that JSON readers do not know."""
         held_back = self._held_back("call refused") if story.caller is None else 0
         if held_back is not None:
             self._line("info", "call", {**self._summary(story), **({"held_back": held_back} if held_back else {})})
+
+    def _form_of(self, sort: Sort, story: Story) -> bytes:
+        """The line of calls of one sort, with a place for each figure."""
+        if len(self._forms) >= MAX_SORTS:
+            self._forms.clear()
+        places = PLACES if story.tries[0].first_byte is not None else PLACES | {"first_byte_ms": b"%b"}
+        fields = {"at": "", "level": "info", "event": "call", **self._summary(story)}
+        shown = {name: orjson.dumps(_clean(name, it)).replace(b"%", b"%%") for name, it in fields.items()} | places
+        form = self._forms[sort] = b"{" + b",".join([b'"%b":%b' % (name.encode(), shown[name]) for name in fields]) + b"}\n"
+        return form
 
     def retried(self, request_id: str, failed: Try) -> None:
         """The attempt that failed and is about to be repeated elsewhere or again, with its error class."""
@@ -155,7 +205,7 @@ class Log:
         return held_back
 
     def _line(self, level: str, event: str, fields: dict[str, object]) -> None:
-        head: dict[str, object] = {"at": self._at(), "level": level, "event": event}
+        head: dict[str, object] = {"at": self._at().decode(), "level": level, "event": event}
         try:
             line = orjson.dumps({**head, **fields}, default=_class_name)
         except TypeError:  # a lone surrogate, or an integer that JSON readers do not know
@@ -164,12 +214,15 @@ class Log:
             line = orjson.dumps({**head, **{name: _clean(name, value) for name, value in fields.items()}}, default=_class_name)
         self._write(line + b"\n")
 
-    def _at(self) -> str:
-        """Now, to the millisecond; the text of a second is made once."""
-        second, ns = divmod(self._clock.now_ns(), NANO)
-        if self._second[0] != second:
-            self._second = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._second[1]}.{ns // 1_000_000:03d}Z"
+    def _at(self) -> bytes:
+        """Now, to the millisecond; the text of a second is made once, and that of a millisecond."""
+        ms = self._clock.now_ns() // 1_000_000
+        if ms != self._ms:
+            self._ms, (second, rest) = ms, divmod(ms, 1000)
+            if second != self._second:
+                self._second, self._whole = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+            self._now = b"%b.%03dZ" % (self._whole, rest)
+        return self._now
 
     def _summary(self, story: Story) -> dict[str, object]:
         call, last = story.call, story.tries[-1] if story.tries else None
@@ -202,6 +255,10 @@ class Log:
             "upstream_ms": round(story.upstream_s * 1000, 3),
             "policy_generation": story.generation,
         }
+
+
+def _found(found: Mapping[tuple[str, str, str], int]) -> bytes:
+    return orjson.dumps({" ".join(key): count for key, count in found.items()})
 
 
 def _first_byte_ms(story: Story) -> float | None:

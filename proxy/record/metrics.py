@@ -2,82 +2,67 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from proxy import __version__
-from proxy.exchange import NANO, Row, Story, Try
+from proxy.exchange import NANO, Row, Story, Usage
 from proxy.ports import Clock, Standing
-from proxy.record.figures import FIGURES, PREFIX, Figure
+from proxy.record.figures import FIGURES
 from proxy.record.redact import plain
+from proxy.record.series import MOST_WAITING, OTHER, Cell, Labels, Reading, Series, Spread, text_of
 
-OTHER = "other"
-MAX_SERIES = 2000  # of one metric; beyond it all labels read `other` (a scrape of 500 series costs 7 ms of the loop: performance.md)
+MAX_SERIES = 10_000  # of one metric; beyond it all labels read `other`
+MAX_SORTS = 1024  # of calls whose series are at hand
 BREAKER_STATES = {"closed": 0, "probing": 1, "half_open": 1, "open": 2}
 ERRORS = frozenset({"dns", "connect", "tls", "reset", "stale", "protocol", "first_byte_timeout", "timeout", "pool", "event", "5xx"})
 NOTES = frozenset({"unconfirmed", "usage_missing", "usage_unparsed"})
 RECENT_S = 60.0  # the highest ratio of a limit is shown for one to two of these
 
-Labels = tuple[str, ...]
 NO_LABELS: Labels = ()
-KINDS = ("input", "cached_input", "cache_write", "output", "reasoning")  # of tokens
-NO_COUNTS = (0, 0, 0, 0, 0)
-_NOT_MET = (-2, 0.0, 0.0)  # in no minute
+WHO = 5  # labels say whose a call was and where it went
+
+# What the labels of a call follow from: provider, model, caller, team, tier, operation, end, status
+Sort = tuple[str, str | None, str | None, str | None, str | None, str, str, int | None]
 
 
-@dataclass(slots=True)
-class _Spread:
-    """One series of a histogram: how many fell into each bucket, the last one open."""
+class _Cells:
+    """What the calls of one sort are counted in. A series is made when something is first counted in it."""
 
-    counts: list[int]
-    sum: float = 0.0
+    __slots__ = (
+        "_labels", "_series", "cache_write", "cached_input", "cost", "durations", "first_bytes", "input", "is_of_stranger", "output",
+        "overheads", "reasoning", "requests",
+    )  # fmt: skip
 
+    def __init__(self, series: dict[str, Series], labels: Labels, *, is_of_stranger: bool = False) -> None:
+        """`labels`: those of `requests_total`, or the first five. A stranger may become known (a key is minted): then these are stale."""
+        self._series, self._labels, self.is_of_stranger = series, labels, is_of_stranger
+        self.requests: Cell | None = None
+        self.durations: Spread | None = None
+        self.overheads: Spread | None = None
+        self.first_bytes: Spread | None = None
+        self.cost: Cell | None = None
+        self.input: Cell | None = None
+        self.cached_input: Cell | None = None
+        self.cache_write: Cell | None = None
+        self.output: Cell | None = None
+        self.reasoning: Cell | None = None
 
-class _Series:
-    """The values of one metric by labels. The event loop alone touches them, so they need no lock; ints stay exact."""
+    def of(self, name: str) -> Cell:
+        """The cell of that name, made now."""
+        if (figure := _FIGURES.get(name)) is None:
+            cell = self._series["tokens_total"].cell((*self._labels[:WHO], name))
+        else:
+            labels = dict(zip(self._series["requests_total"].figure.labels, self._labels, strict=False))
+            cell = self._series[figure].cell(tuple([labels[label] for label in self._series[figure].figure.labels]))
+        setattr(self, name, cell)
+        return cell
 
-    __slots__ = ("figure", "spreads", "values")
-
-    def __init__(self, figure: Figure) -> None:
-        self.figure = figure
-        self.values: dict[Labels, int | float] = {} if figure.labels or figure.buckets else {NO_LABELS: 0}
-        self.spreads: dict[Labels, _Spread] = {}
-
-    def add(self, labels: Labels, amount: int = 1) -> None:
-        if labels not in self.values:
-            labels = self._bounded(labels, len(self.values))
-        self.values[labels] = self.values.get(labels, 0) + amount
-
-    def set(self, labels: Labels, value: int | float) -> None:
-        self.values[labels if labels in self.values else self._bounded(labels, len(self.values))] = value
-
-    def observe(self, labels: Labels, seconds: float) -> None:
-        spread = self.spreads.get(labels)
-        if spread is None:
-            labels = self._bounded(labels, len(self.spreads))
-            spread = self.spreads.setdefault(labels, _Spread([0] * (len(self.figure.buckets) + 1)))
-        spread.counts[bisect_left(self.figure.buckets, seconds)] += 1
-        spread.sum += seconds
-
-    def _bounded(self, labels: Labels, held: int) -> Labels:
-        return labels if held < MAX_SERIES else (OTHER,) * len(labels)
-
-    def family(self, divisor: int = 1) -> Metric:
-        name, text, labels = PREFIX + self.figure.name, self.figure.help, self.figure.labels
-        if self.figure.type == "histogram":
-            histogram = HistogramMetricFamily(name, text, labels=labels)
-            for key, spread in self.spreads.items():
-                histogram.add_metric(key, _cumulated(self.figure.buckets, spread.counts), spread.sum)
-            return histogram
-        plain_family = (CounterMetricFamily if self.figure.type == "counter" else GaugeMetricFamily)(name, text, labels=labels)
-        for key, value in self.values.items():
-            plain_family.add_metric(key, value / divisor)
-        return plain_family
+    def times(self, name: str) -> Spread:
+        cell = self.of(name)
+        assert isinstance(cell, Spread)
+        return cell
 
 
 def _why(note: str, end: str) -> str:
@@ -86,35 +71,34 @@ def _why(note: str, end: str) -> str:
     return noted or end.partition(":")[0]
 
 
-def _cumulated(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
-    total, buckets = 0, []
-    for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
-        total += count
-        buckets.append((bound, float(total)))
-    return buckets
-
-
-class Metrics(Collector):
+class Metrics:
     """Implements `ports.Metrics`. `known(kind, name)`: does the policy or the price table know this provider, model, caller, team or tier?
+    It may come to know more at any time, and fewer with a new `policy` alone.
 
     `shown` is how a caller's name shows (`record.redact`).
     """
 
     def __init__(self, known: Callable[[str, str], bool], clock: Clock, shown: Callable[[str], str] = plain) -> None:
         self._known, self._clock, self._shown = known, clock, shown
-        self._series = {figure.name: _Series(figure) for figure in FIGURES}
+        self._series = {figure.name: Series(figure, MAX_SERIES, *_ODD.get(figure.name, ())) for figure in FIGURES}
+        self._sorts: dict[Sort, _Cells] = {}
         self._reads: dict[str, Callable[[], int | float]] = {}
-        self._ratios: dict[Labels, tuple[int, float, float]] = {}  # (limit, kind) → minute, highest in it, highest in the one before
+        self._left: dict[str, dict[str, Cell]] = {}  # limit → kind → the least share that was left: in this minute, in the one before
+        self._next_minute = 0.0
+        self._under_way = self._series["in_flight"].cell(NO_LABELS)
         self._breakers: dict[Labels, dict[str | None, int]] = {}
         self._callers: set[str] = set()  # as known ones show, also where that tells nobody their name
         self._series["build_info"].set((__version__,), 1)
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        self._registry.register(self)
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
 
-    def exposition(self) -> bytes:
-        """The text that Prometheus scrapes (format 0.0.4)."""
-        return generate_latest(self._registry)
+    def exposition(self) -> Iterator[bytes]:
+        """The text that Prometheus scrapes (format 0.0.4), in slices of about a millisecond: calls go on between two of them."""
+        yield generate_latest(self._process)
+        self._turn()
+        for name, read in self._reads.items():
+            self._series[name].set(NO_LABELS, read())
+        yield from text_of(self._series.values())
 
     def read_from(self, name: str, read: Callable[[], int | float]) -> None:
         """A figure without labels that somebody else keeps: read at each scrape. `name` is one of `FIGURES`."""
@@ -122,21 +106,8 @@ class Metrics(Collector):
             raise ValueError(f"{name} has labels")
         self._reads[name] = read
 
-    def describe(self) -> list[Metric]:
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        for name, read in self._reads.items():
-            self._series[name].set(NO_LABELS, read())
-        minute = self._minute()
-        for key, (at, now, before) in self._ratios.items():
-            recent = max(now, before) if at == minute else now if at == minute - 1 else 0.0
-            self._series["limit_used_ratio"].set(key, recent)
-        for name, series in self._series.items():
-            yield series.family(NANO if name == "cost_usd_total" else 1)
-
     def in_flight(self, change: int) -> None:
-        self._series["in_flight"].add(NO_LABELS, change)
+        self._under_way[0] += change
 
     def refused(self, code: str) -> None:
         self._series["refusals_total"].add((code,))
@@ -171,24 +142,38 @@ class Metrics(Collector):
             self._series["estimated_usage_total"].add(("", "", "estimate", "crashed"), crashed)
 
     def limits(self, standings: Sequence[Standing]) -> None:
-        minute = self._minute()
-        for standing in standings:
-            share = 1 - standing.remaining / standing.allowed if standing.allowed else 1.0
-            self._met((standing.limit, standing.kind), share, minute)
+        if self._clock.monotonic() >= self._next_minute:
+            self._turn()
+        cells = self._left
+        for at in standings:
+            try:
+                cell, left = cells[at.limit][at.kind], at.remaining / at.allowed
+            except (KeyError, ZeroDivisionError):
+                cell, left = self._cell_of(at.limit, at.kind), at.remaining / at.allowed if at.allowed else 0.0
+            if left < cell[0]:
+                cell[0] = left
 
     def used(self, limit: str, kind: str, share: float) -> None:
         """`share` of this limit's `kind` is used, as one call has met it."""
-        self._met((limit, kind), share, self._minute())
+        self._turn()
+        cell = self._cell_of(limit, kind)
+        cell[0] = min(cell[0], 1 - share)
 
-    def _met(self, key: Labels, share: float, minute: int) -> None:
-        at, now, before = self._ratios.get(key, _NOT_MET)
-        if at != minute:
-            now, before = 0.0, now if at == minute - 1 else 0.0
-        elif share <= now:
+    def _cell_of(self, limit: str, kind: str) -> Cell:
+        return self._left.setdefault(limit, {}).setdefault(kind, self._series["limit_used_ratio"].cell((limit, kind)))
+
+    def _turn(self) -> None:
+        now = self._clock.monotonic()
+        if now < self._next_minute:
             return
-        self._ratios[key] = (minute, max(now, share), before)
+        is_next = now < self._next_minute + RECENT_S
+        self._next_minute = (now // RECENT_S + 1) * RECENT_S
+        for cell in self._series["limit_used_ratio"].cells.values():
+            cell[:] = 1.0, cell[0] if is_next else 1.0
 
     def policy(self, generation: int) -> None:
+        """A policy is live from now on; other names may be known."""
+        self._sorts.clear()
         self._series["policy_generation"].set(NO_LABELS, generation)
 
     def reload_failed(self) -> None:
@@ -199,28 +184,37 @@ class Metrics(Collector):
 
     def told(self, story: Story) -> None:
         """A call that is over: everything that is counted once, at its end."""
-        call, last = story.call, story.tries[-1] if story.tries else None
-        who = self._who(story)
-        target = self._target(last.provider, last.model) if last else self._target(call.route.provider, story.model)
-        status = str(story.status) if story.status is not None and 100 <= story.status <= 599 else "none"
-        self._series["requests_total"].add((*target, *who, story.operation, story.end.partition(":")[0], status))
-        times = (target[0], story.operation)
+        call, caller, tries = story.call, story.caller, story.tries
+        provider, model = (tries[-1].provider, tries[-1].model) if tries else (call.route.provider, story.model)
+        name, team, tier = (None, None, None) if caller is None else (caller.name, caller.team, caller.tier)
+        sort = (provider, model, name, team, tier, story.operation, story.end, story.status)
+        cells = self._sorts.get(sort)
+        if cells is None or cells.is_of_stranger:
+            cells = self._cells(sort)
+        (cells.requests or cells.of("requests"))[0] += 1
         duration = self._clock.monotonic() - call.began
-        self._series["request_duration_seconds"].observe(times, duration)
-        self._series["overhead_seconds"].observe(times, max(0.0, duration - story.upstream_s))
-        first = next((one.first_byte for one in story.tries if one.first_byte is not None), None)
-        if first is not None:
-            self._series["first_byte_seconds"].observe(times, first - call.began)
-        for one in story.tries:
-            self._used(one, who)
-        for found, count in story.found.items():
-            self._series["pii_found_total"].add(found, count)
-
-    def _used(self, one: Try, who: Labels) -> None:
-        usage, target = one.usage, self._target(one.provider, one.model)
-        self._estimated(target, usage.source, usage.note, one.end)
-        counts = (usage.input, usage.cached_input, usage.cache_write, usage.output, usage.reasoning)
-        self._paid((*target, *who), one.cost_nanousd, NO_COUNTS if one.is_read_back else counts)
+        overhead = duration - story.upstream_s
+        durations, overheads = cells.durations or cells.times("durations"), cells.overheads or cells.times("overheads")
+        durations.append(duration)
+        overheads.append(overhead if overhead > 0 else 0.0)
+        if len(overheads) >= MOST_WAITING:
+            durations.sort_in()
+            overheads.sort_in()
+        is_answered = False
+        for one in tries:
+            if one.first_byte is not None and not is_answered:
+                is_answered = True
+                waits = cells.first_bytes or cells.times("first_bytes")
+                waits.append(one.first_byte - call.began)
+                if len(waits) >= MOST_WAITING:
+                    waits.sort_in()
+            its = cells if one.model == model and one.provider == provider else self._cells((one.provider, one.model, *sort[2:]))
+            self._used(its, one.usage, one.cost_nanousd, one.is_read_back)
+            if one.usage.source != "provider":
+                self._estimated(self._target(one.provider, one.model), one.usage.source, one.usage.note, one.end)
+        if story.found:
+            for found, count in story.found.items():
+                self._series["pii_found_total"].add(found, count)
 
     def job(self, row: Row) -> None:
         """A job that was billed later is settled: what it cost and used, for whoever began it."""
@@ -228,28 +222,48 @@ class Metrics(Collector):
         is_known = row.caller in self._callers or self._known("caller", row.caller)
         who = (row.caller if is_known else OTHER, self._label("team", row.team), self._label("tier", row.tier))
         self._estimated(target, row.usage_source, row.usage_note, row.end)
-        counts = (row.input_tokens, row.cached_input_tokens, row.cache_write_tokens, row.output_tokens, row.reasoning_tokens)
-        self._paid((*target, *who), row.cost_nanousd, counts)
+        used = (row.input_tokens, row.cached_input_tokens, row.cache_write_tokens, 0, row.output_tokens, row.reasoning_tokens)
+        self._used(_Cells(self._series, (*target, *who)), Usage(*used), row.cost_nanousd, False)
 
     def _estimated(self, target: Labels, source: str, note: str, end: str) -> None:
         if source in ("counted", "estimate"):
             self._series["estimated_usage_total"].add((*target, source, _why(note, end)))
 
-    def _paid(self, labels: Labels, nanousd: int, counts: tuple[int, ...]) -> None:
+    def _used(self, cells: _Cells, usage: Usage, nanousd: int, is_read_back: bool) -> None:
         if nanousd:
-            self._series["cost_usd_total"].add(labels, nanousd)
-        tokens = self._series["tokens_total"]
-        for kind, count in zip(KINDS, counts, strict=True):
-            if count:
-                tokens.add((*labels, kind), count)
+            (cells.cost or cells.of("cost"))[0] += nanousd
+        if is_read_back:
+            return
+        if usage.input:
+            (cells.input or cells.of("input"))[0] += usage.input
+        if usage.cached_input:
+            (cells.cached_input or cells.of("cached_input"))[0] += usage.cached_input
+        if usage.cache_write:
+            (cells.cache_write or cells.of("cache_write"))[0] += usage.cache_write
+        if usage.output:
+            (cells.output or cells.of("output"))[0] += usage.output
+        if usage.reasoning:
+            (cells.reasoning or cells.of("reasoning"))[0] += usage.reasoning
 
-    def _who(self, story: Story) -> Labels:
-        caller = story.caller
-        if caller is None:
-            return ("", "", "")
-        name = self._shown(caller.name) if self._known("caller", caller.name) else OTHER
-        self._callers.add(name)
-        return (name, self._label("team", caller.team), self._label("tier", caller.tier))
+    def _cells(self, sort: Sort) -> _Cells:
+        cells = self._sorts.get(sort)
+        if cells is None or (cells.is_of_stranger and self._known("caller", sort[2] or "")):
+            cells = self._made(sort)
+            if len(self._sorts) >= MAX_SORTS:
+                self._sorts.clear()
+            self._sorts[sort] = cells
+        return cells
+
+    def _made(self, sort: Sort) -> _Cells:
+        provider, model, caller, team, tier, operation, end, status = sort
+        name, is_known = "", caller is None or self._known("caller", caller)
+        if caller is not None:
+            name = self._shown(caller) if is_known else OTHER
+            self._callers.add(name)
+        who = (name, self._label("team", team), self._label("tier", tier))
+        sent = str(status) if status is not None and 100 <= status <= 599 else "none"
+        labels = (*self._target(provider, model), *who, operation, end.partition(":")[0], sent)
+        return _Cells(self._series, labels, is_of_stranger=not is_known)
 
     def _target(self, provider: str, model: str | None) -> Labels:
         return (self._label("provider", provider), self._label("model", model))
@@ -259,5 +273,20 @@ class Metrics(Collector):
             return ""
         return name if self._known(kind, name) else OTHER
 
-    def _minute(self) -> int:
-        return int(self._clock.monotonic() // RECENT_S)
+
+def _dollars(cell: Cell) -> Sequence[float]:
+    return (cell[0] / NANO,)
+
+
+def _most_used(cell: Cell) -> Sequence[float]:
+    return (1 - min(cell),)
+
+
+_FIGURES = {
+    "requests": "requests_total",
+    "durations": "request_duration_seconds",
+    "overheads": "overhead_seconds",
+    "first_bytes": "first_byte_seconds",
+    "cost": "cost_usd_total",
+}
+_ODD: dict[str, tuple[Cell, Reading]] = {"cost_usd_total": ([0], _dollars), "limit_used_ratio": ([1.0, 1.0], _most_used)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
 
 import orjson
@@ -14,7 +13,7 @@ from proxy.exchange import NANO, Row
 
 Shown = Mapping[str, object]
 
-LEDGER = tuple(field.name for field in fields(Row) if field.name != "id")
+LEDGER = tuple(name for name in Row._fields if name != "id")
 TOKENS = tuple(f"{kind}_tokens" for kind in ("input", "cached_input", "cache_write", "output", "reasoning"))
 USAGE = ("requests", "attempts", "refusals", *TOKENS, "cost_nanousd", "failed_cost_nanousd", "estimated_cost_nanousd")  # after the group
 DEAREST = ("request_id", "at", "caller", "team", "provider", "model", "attempts", "cost_nanousd")

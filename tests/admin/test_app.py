@@ -1,5 +1,6 @@
 """The admin listener over real sockets: who is let in, and what is answered."""
 
+import asyncio
 import csv
 import io
 from types import SimpleNamespace
@@ -97,6 +98,7 @@ class World:
         self.ledger, self.reasons = Ledger(), {"live": None, "ready": None, "startup": None}
         self.failures, self.declared = [], ()
         self.token, self.is_loopback, self.shown = None, True, lambda name: name
+        self.exposition = lambda: [b"sluice_x 1\n", b"sluice_y 2\n"]
 
     async def start(self):
         rulebook = SimpleNamespace(
@@ -106,7 +108,7 @@ class World:
         admin = Admin(
             lambda: rulebook,
             probes,
-            lambda: b"sluice_x 1\n",
+            lambda: self.exposition(),
             self.ledger,
             lambda n: bytes([len(self.ledger.keys.all())]) * n,
             lambda: NOW_NS,
@@ -151,8 +153,30 @@ async def test_metrics_and_the_front_page_need_no_token(world):
     world.token = TOKEN
     await world.start()
     metrics, front = await world.get("/metrics"), await world.get("/")
-    assert (metrics.body, metrics.headers["content-type"]) == (b"sluice_x 1\n", "text/plain; version=0.0.4; charset=utf-8")
+    assert (metrics.body, metrics.headers["content-type"]) == (b"sluice_x 1\nsluice_y 2\n", "text/plain; version=0.0.4; charset=utf-8")
     assert b"/admin/ledger" in front.body and front.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_other_work_has_its_turn_after_each_slice_of_the_metrics(world):
+    made, seen = 0, set()
+
+    def exposition():
+        nonlocal made
+        while made < 50:
+            made += 1
+            yield b"sluice_x 1\n"
+
+    async def other_work():
+        while made < 50:
+            seen.add(made)
+            await asyncio.sleep(0)
+
+    world.exposition = exposition
+    await world.start()
+    work = asyncio.create_task(other_work())
+    assert (await world.get("/metrics")).body == b"sluice_x 1\n" * 50
+    await work
+    assert seen == set(range(50))
 
 
 @pytest.mark.parametrize("count", [0, 1, 500, 501, 1200])

@@ -33,7 +33,7 @@ async def test_a_row_comes_back_as_it_was_written(state, row):
     written = row("u/1", usage_detail={"a": {"b": [1, 2.5, None, "ü"]}}, team=None, price_row=None, first_byte_ms=None)
     state.write(written)
     (found,) = await state.rows()
-    assert found == {name: getattr(written, name) for name in type(written).__slots__ if name != "id"}
+    assert found == {name: getattr(written, name) for name in written._fields if name != "id"}
     assert list(found)[:4] == ["request_id", "attempt", "kind", "parent_id"]
 
 
@@ -286,12 +286,12 @@ async def test_a_request_that_went_back_is_free_again_once_and_after_a_kill_too(
 
 async def test_a_row_in_an_older_layout_is_read_by_its_names(tmp_path, clock, intent, claim, monkeypatch):
     """A journal written before a column was added."""
-    from proxy.admit import records
+    from proxy.admit import embedded, records
 
     claims = (claim(spend=("day", 100)),)
     with monkeypatch.context() as older:
         older.setattr(records, "COLUMNS", tuple(reversed(records.COLUMNS)))
-        older.setattr(records, "_values", lambda row: [getattr(row, name) for name in records.COLUMNS])
+        older.setattr(embedded, "values_of", lambda row: [getattr(row, name) for name in records.COLUMNS])
         state = await EmbeddedState.open(tmp_path / "a", clock=clock, time_zone="UTC", max_keys=9)
         await state.hold(intent("u/1", claims, nanousd=60))
         shutil.copytree(tmp_path / "a", tmp_path / "b")

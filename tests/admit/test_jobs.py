@@ -1,7 +1,5 @@
 """What stays held for work that is billed later, in memory and in files: settled once, in the periods in which it was held."""
 
-from dataclasses import replace
-
 import pytest
 
 from proxy.admit import EmbeddedState
@@ -26,14 +24,14 @@ def begin(state, claim, intent, row):
 
     async def begin(id: str = "u/1", job: str = JOB) -> None:
         await state.hold(intent(id, (claim(spend=("day", 10_000), tokens=1_000),), 4_000, tokens=100))
-        later = replace(row(id), id=job, kind="job", parent_id=id, cost_nanousd=4_000, usage_source="estimate")
+        later = row(id)._replace(id=job, kind="job", parent_id=id, cost_nanousd=4_000, usage_source="estimate")
         state.defer(id, job, row(id, cost_nanousd=0, usage_note="job"), later)
 
     return begin
 
 
 def costing(nanousd: int):
-    return lambda row: [replace(row, cost_nanousd=nanousd, usage_source="provider")]
+    return lambda row: [row._replace(cost_nanousd=nanousd, usage_source="provider")]
 
 
 def left(state, claim) -> int:
@@ -77,7 +75,7 @@ async def test_a_job_that_two_calls_began_is_held_once(state, begin, claim):
 async def test_a_job_of_two_models_costs_the_sum_of_its_rows(state, begin, claim):
     await begin()
     state.settle_job(
-        JOB, lambda row: [replace(row, cost_nanousd=700), replace(row, id=row.id[:-1] + "2", attempt=2, model="o3", cost_nanousd=300)]
+        JOB, lambda row: [row._replace(cost_nanousd=700), row._replace(id=row.id[:-1] + "2", attempt=2, model="o3", cost_nanousd=300)]
     )
     assert [(job["model"], job["cost_nanousd"]) for job in await jobs(state)] == [("gpt-4o", 700), ("o3", 300)]
     assert left(state, claim) == 9_000

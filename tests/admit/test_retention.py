@@ -107,7 +107,7 @@ async def test_rows_older_than_the_policy_keeps_go_to_a_file_of_their_day_whole_
         "ledger-2026-11-19.jsonl.gz": ["b/1"],
     }
     (first, _) = found["ledger-2026-11-18.jsonl.gz"]
-    assert first == {name: getattr(old, name) for name in first} and list(first) == [*old.__slots__]
+    assert first == {name: getattr(old, name) for name in first} and list(first) == [*old._fields]
     assert {(it.stat().st_mode & 0o777) for it in (tmp_path / "state" / "archive").iterdir()} == {0o600}
     assert ledger.ask(pruned_of) == NOON - 2 * DAY
     assert ledger.upkeep.pruned_rows == 3

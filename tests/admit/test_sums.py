@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from dataclasses import astuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,7 +40,7 @@ drafts = st.fixed_dictionaries({
 def add(connection: sqlite3.Connection, rows: list[Row]) -> None:
     for row in rows:
         day = f"day {(row.at // (HOUR // 4) + 1) // 4}"
-        connection.execute(index._insert(1), [day, *(None if isinstance(it, dict) else it for it in astuple(row))])
+        connection.execute(index._insert(1), [day, *(None if isinstance(it, dict) else it for it in row)])
 
 
 def usage_by_hand(rows: list[Row], by: str, since: int | None, until: int | None) -> dict[object, tuple[int, int, int, int]]:

@@ -247,7 +247,7 @@ async def shown(here, kind: str, *, is_over: bool = True) -> None:
 
 def counted(here, name: str, *labels: str) -> float:
     """The sum of a metric's series that have these labels."""
-    lines = here.rooms.metrics.exposition().decode().splitlines()
+    lines = b"".join(here.rooms.metrics.exposition()).decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"sluice_{name}") and all(it in line for it in labels))
 
 

@@ -95,7 +95,7 @@ async def answers(ws):
 
 
 async def refusals(path, code):
-    text = path.rooms.metrics.exposition().decode()
+    text = b"".join(path.rooms.metrics.exposition()).decode()
     return [line for line in text.splitlines() if line.startswith("sluice_refusals_total") and code in line]
 
 

@@ -23,12 +23,12 @@ def metrics(clock):
 
 
 def samples(metrics, name):
-    families = text_string_to_metric_families(metrics.exposition().decode())
+    families = text_string_to_metric_families(b"".join(metrics.exposition()).decode())
     return [(sample.labels, sample.value) for family in families for sample in family.samples if sample.name == f"sluice_{name}"]
 
 
 def test_every_metric_is_exposed_under_its_documented_name_and_type(metrics):
-    text = metrics.exposition().decode()
+    text = b"".join(metrics.exposition()).decode()
     for name, type_, _, help_ in documented():
         assert f"# TYPE {name} {type_}\n" in text
         assert f"# HELP {name} {help_}\n" in text
@@ -241,7 +241,7 @@ def test_hashed_identities_show_in_labels(clock, tell):
 
 
 def a_job(**changed):
-    nothing = dict.fromkeys(Row.__slots__) | {"cached_input_tokens": 0, "cache_write_tokens": 0, "reasoning_tokens": 0}
+    nothing = dict.fromkeys(Row._fields) | {"cached_input_tokens": 0, "cache_write_tokens": 0, "reasoning_tokens": 0}
     said = {"provider": "openai", "model": "gpt-4o", "caller": "bot", "team": "finance", "tier": "premium", "end": "crashed"}
     used = {"input_tokens": 10, "output_tokens": 5, "cost_nanousd": 500, "usage_source": "provider", "usage_note": ""}
     return Row(**{**nothing, **said, **used, **changed})

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ class Caller:
 
     async def begin(self, uid: str, claims: tuple[Claim, ...], nanousd: int = 0, tokens: int = 1) -> str:
         """ "" or the code of the refusal, after which the call is over."""
-        theirs = replace(row(f"{uid}/1", nanousd), caller=self.name, team=self.team)
+        theirs = row(f"{uid}/1", nanousd)._replace(caller=self.name, team=self.team)
         try:
             self.state.peek(claims)
             await self.state.enter(uid, claims)

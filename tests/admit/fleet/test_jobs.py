@@ -1,7 +1,5 @@
 """Jobs of a fleet: what they may cost stays held in Redis until they are settled, across a restart, a kill and an outage."""
 
-from dataclasses import replace
-
 import pytest
 from support.fleet import budget, row, sidecar_on, until
 from support.valkey import valkey
@@ -29,12 +27,12 @@ def counted(server):
 
 async def begin(one) -> None:
     assert await one.begin("call", CLAIMS, 4 * CALL) == ""
-    one.state.defer("call/1", JOB, row("call/1"), replace(row("call/1", 4 * CALL), id=JOB, kind="job"))
+    one.state.defer("call/1", JOB, row("call/1"), row("call/1", 4 * CALL)._replace(id=JOB, kind="job"))
     one.state.leave("call")
 
 
 def settle(one) -> None:
-    one.state.settle_job(JOB, lambda held: [replace(held, cost_nanousd=CALL)])
+    one.state.settle_job(JOB, lambda held: [held._replace(cost_nanousd=CALL)])
 
 
 async def test_a_job_holds_its_money_until_it_is_settled_once(server, tmp_path):

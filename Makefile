@@ -46,7 +46,7 @@ test: dev  ## every test; lists first what it uses
 demo: install  ## a dozen calls against a fake provider: no key, no network
 	@exec $(BIN)/sluice demo $(ARGS)
 
-bench: dev  ## the table of docs/performance.md (needs a C compiler)
+bench: dev  ## the table of docs/performance.md (needs a C compiler; some twelve minutes)
 	@$(BIN)/python tests/bench/run.py $(ARGS)
 
 bench-money: dev  ## what spend limits cost a call: embedded, synced to the disk, shared (needs a C compiler; some three minutes)

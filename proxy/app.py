@@ -73,6 +73,7 @@ class App:
         self._generation = self._compiled(loaded.rulebook)
         self._names = self._generation.names(self._table.models())
         self._is_ready = self._is_draining = False
+        self._served = self._settings()
         self._over = asyncio.Event()
         self._hurry = asyncio.Event()
         rules = loaded.rulebook
@@ -106,7 +107,7 @@ class App:
         self._stream = LedgerStream(state.outgoing, self.log.event)
         self._upkeep = state.upkeep(lambda: self.rules, clock, self.log.event)
         self._bridge = Bridge(rooms)
-        self._edge = Edge(Pipeline(rooms).run, self._bridge.run, self._settings, clock, on_refusal=rooms.books.turned_away)
+        self._edge = Edge(Pipeline(rooms).run, self._bridge.run, lambda: self._served, clock, on_refusal=rooms.books.turned_away)
         self._watch = Watch(places.policy, loaded, environ=os.environ, on_change=self._changed, on_error=self._failed, now_ns=clock.now_ns)
         probes = Probes(live=self._live, ready=self._ready, startup=self._startup, state_mode=lambda: self._states.mode)
         self._admin = AdminRunner(
@@ -198,6 +199,7 @@ class App:
     async def _drain(self) -> None:
         """Readiness off, no new call; streams may finish within `server.drain`, then they are told and cut."""
         self._is_ready, self._is_draining = False, True
+        self._served = self._settings()
         self.log.event("info", "draining", calls=self._edge.active, seconds=self.rules.server.drain_s)
         closing = asyncio.ensure_future(self._edge.close(self.rules.server.drain_s))
         hurried = asyncio.ensure_future(self._hurry.wait())
@@ -236,6 +238,7 @@ class App:
         gone = removed_limits(self._generation.rules, rules)
         spent = self._state.held_spend([limit.name for limit in gone])
         self._generation = self._compiled(rules)
+        self._served = self._settings()
         self._names = self._generation.names(self._table.models())
         self._metrics.policy(rules.generation)
         self.log.set_level(rules.log_level)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from proxy.admit.estimate import Bound
+from proxy.charging import Charge
 from proxy.dialect.ending import Ending
 from proxy.dialect.wire import Dialect
 from proxy.exchange import Try, Usage
@@ -129,9 +130,9 @@ class Purse:
         return self._prices.priced(self._quote, usage).cost_nanousd
 
 
-def purse(store: Store, ready: Ready, try_: Try, quote: Quote, most: Bound, watch: Watch, dialect: Dialect) -> Purse | None:
+def purse(store: Store, ready: Ready, try_: Try, charge: Charge, watch: Watch, dialect: Dialect) -> Purse | None:
     """For a stream that one of its limits may end, and that has a good end; None for all other answers."""
-    if not (watch.is_stream and try_.is_held and ready.plan.stopping):
+    if not (ready.plan.stopping and watch.is_stream and try_.is_held):
         return None
     ending = dialect.ending(ready.op, ready.asked)
-    return None if ending is None else Purse(store, try_, ready, quote, most, watch, ending)
+    return None if ending is None else Purse(store, try_, ready, charge.quote, charge.most, watch, ending)

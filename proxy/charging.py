@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from proxy.admit.estimate import Bound, bound
 from proxy.admit.jobs import job_id, named
@@ -42,17 +41,15 @@ async def hold(
     name = (try_.provider, try_.model or "")
     if asked.tier in TIERLESS and (tier := rooms.store.lessons.tier(name)):
         asked = replace(asked, tier=tier)
-    quote, most, cost = quoted(prices, plan, Target(provider, try_.model, None), op, asked, text_bytes, try_.at_ns)
-    nanousd = cost(output_tokens=most.output_tokens)
+    quote, most, nanousd, of_output = quoted(prices, plan, Target(provider, try_.model, None), op, asked, text_bytes, try_.at_ns)
     try_.held_tokens = likely_tokens(rooms, plan, name, most, asked, quote.row.window) if op.is_billed else 0
     try_.held_nanousd = nanousd
     try_.usage = Usage(most.sent_tokens, output=most.output_tokens, source="estimate", note="unconfirmed")
-    priced = prices.priced(quote, try_.usage, nanousd)
-    try_.cost_nanousd, try_.price_row, try_.end = priced.cost_nanousd, priced.price_row, "crashed"
+    try_.cost_nanousd, try_.price_row, try_.end = nanousd, quote.row.as_json(), "crashed"
     row = rooms.books.row_of(story, try_)
     try_.end = "done"
     each = most.output_tokens // max(1, asked.choices)
-    intent = Intent(try_.id, story.call.uid, plan.claims, try_.held_tokens, nanousd, row, each, max(0, nanousd - cost(output_tokens=0)))
+    intent = Intent(try_.id, story.call.uid, plan.claims, try_.held_tokens, nanousd, row, each, of_output)
     try:
         standings = await rooms.store.hold(intent)
     except BaseException:
@@ -65,20 +62,18 @@ async def hold(
 
 def quoted(
     prices: Prices, plan: Plan, target: Target, op: Operation, asked: Asked, text_bytes: int, at_ns: int
-) -> tuple[Quote, Bound, Callable[..., int]]:
-    """By which row an attempt is priced, what it may use at most, and what it costs (nano-dollars) with so many `output_tokens`."""
+) -> tuple[Quote, Bound, int, int]:
+    """By which row an attempt is priced, what it may use at most, what that costs (nano-dollars), and the output's share of it."""
     if asked.media and target.model:
         asked = replace(asked, model=target.model)  # the model that answers counts images in its own way
-    tools = tuple(unit for unit, _ in asked.tools)
-    quote = prices.quote(plan.pricing, plan.is_under_spend_limit, target.provider, target.model, op, at_ns, tools)
-    window = quote.row.window
-    is_timed = not TIMED.isdisjoint(quote.row.rates)
-    default = plan.pricing.default_max_tokens
-    most = bound(op, asked, text_bytes, window, default, window=None if is_timed else window, family=target.provider.family)
-    cost = partial(
-        bound_cost, quote.row, input_tokens=most.input_tokens, images=most.images, files=most.files, fees=most.fees, tier=asked.tier
-    )
-    return quote, most, cost
+    pricing, provider = plan.pricing, target.provider
+    tools = tuple([unit for unit, _ in asked.tools]) if asked.tools else ()
+    quote = prices.quote(pricing, plan.is_under_spend_limit, provider, target.model, op, at_ns, tools)
+    row = quote.row
+    window = row.window if TIMED.isdisjoint(row.rates) else None
+    most = bound(op, asked, text_bytes, row.window, pricing.default_max_tokens, window=window, family=provider.family)
+    nanousd, unanswered = bound_cost(row, most.input_tokens, most.output_tokens, most.images, most.files, most.fees, asked.tier)
+    return quote, most, nanousd, nanousd - unanswered
 
 
 def likely_tokens(rooms: Rooms, plan: Plan, name: tuple[str, str], most: Bound, asked: Asked, window: int | None) -> int:

@@ -48,7 +48,9 @@ class Call:
     peer: str  # the client's IP address, "unix" for a unix socket
     at_ns: int  # wall clock, ns since the epoch
     began: float  # monotonic seconds
-    kept: dict[object, object] = field(default_factory=dict, repr=False, compare=False)  # what follows from the head, for all like it
+    # Shared by all calls whose heads differ in lines that vary alone (`listen.heads.varies`): what rooms derive from method, target and
+    # the other lines may be hung here, under keys of their own. It lives as long as the policy at most.
+    kept: dict[object, object] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

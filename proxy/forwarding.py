@@ -10,7 +10,7 @@ from proxy.charging import hold, release
 from proxy.dialect import dialect_of
 from proxy.dialect.wire import Dialect
 from proxy.exchange import Story, Try, Usage
-from proxy.forward.attempts import Step, Terms, attempts, may_retry, retry_deadline
+from proxy.forward.attempts import Step, Terms, first, further, may_retry, retry_deadline
 from proxy.forward.breaker import FEW_S, Turn
 from proxy.forward.credentials import Credentials
 from proxy.forward.failure import OK, Outcome, of_answer, of_breaker, of_cut, of_error_event, of_failure
@@ -23,6 +23,7 @@ from proxy.refusal import ClientGone, Refusal, UpstreamCut, UpstreamFailed
 from proxy.relaying import Outset, Relaying, Sent
 from proxy.rooms import Ready, Rooms
 
+NO_KEY = (None,)  # the caller's own travels, and its refusal is the caller's business
 PREAMBLE_BYTES, PREAMBLE_S = 64 * 1024, 2.0  # what may be held while another attempt is possible (design.md section 1)
 
 
@@ -43,32 +44,52 @@ class Forwarding:
 
     async def run(self, ready: Ready, sink: Sink, story: Story) -> None:
         """Raises Refusal before the point of no return; UpstreamCut, ClientGone after it."""
-        rooms, plan, fields = self._rooms, ready.plan, ready.call.fields
-        deadline = retry_deadline(fields, ready.call.began, plan.timeouts.total)
-        terms = Terms(plan.retry, plan.fallback_on, deadline, may_retry(fields), ready.upload is None)
-        keys = _no_key if plan.caller.brings_own_key else self._keys
-        steps = attempts(plan.targets, terms, keys, rooms.budgets, rooms.clock.monotonic, rooms.dice)
-        failed: Failed | None = None
+        rooms, plan = self._rooms, ready.plan
         sink.finish_anyway = plan.on_client_gone == "finish" and ready.upload is None
+        keys = NO_KEY if plan.caller.brings_own_key else self._keys(plan.targets[0])
+        step: Step | None = first(plan, keys[0], may_retry=may_retry(ready.call.fields))
+        steps: Generator[Step, Outcome, None] | None = None
+        failed: Failed | None = None
+        budget = rooms.budgets.of(plan.targets[0].provider.name)
+        budget.enter()
         try:
-            step: Step | None = next(steps)
             while step is not None:
-                if step.after_s:
-                    await asyncio.sleep(step.after_s)
-                if failed is not None and sink.is_gone:
-                    raise ClientGone  # what was begun is finished, nothing is begun anew for nobody
+                if failed is not None:
+                    await self._pause(step, sink)
                 tried = await self._attempt(step, ready, story, failed)
                 if isinstance(tried, Sent):
                     await self._relaying.relay(tried, ready, sink, story)
                     return
-                step = None if tried is failed else _next(steps, tried.outcome)
+                if steps is None:
+                    steps = self._further(tried, ready, keys)
+                    step = next(steps, None)
+                else:
+                    step = None if tried is failed else _next(steps, tried.outcome)
                 failed = tried
             assert failed is not None
             await self._last(failed, ready, sink, story)
         finally:
             if failed is not None and failed.sent is not None:
                 self._relaying.drop(failed.sent, ready, story)
-            steps.close()
+            if steps is None:
+                budget.leave()
+            else:
+                steps.close()
+
+    async def _pause(self, step: Step, sink: Sink) -> None:
+        """Before another attempt."""
+        if step.after_s:
+            await asyncio.sleep(step.after_s)
+        if sink.is_gone:
+            raise ClientGone  # what was begun is finished, nothing is begun anew for nobody
+
+    def _further(self, failed: Failed, ready: Ready, keys: Sequence[Credential | None]) -> Generator[Step, Outcome, None]:
+        """What may follow a first attempt that failed."""
+        rooms, plan, call = self._rooms, ready.plan, ready.call
+        deadline = retry_deadline(call.fields, call.began, plan.timeouts.total)
+        terms = Terms(plan.retry, plan.fallback_on, deadline, may_retry(call.fields), ready.upload is None)
+        credentials = _no_key if plan.caller.brings_own_key else self._keys
+        return further(failed.outcome, plan.targets, terms, keys, credentials, rooms.budgets, rooms.clock.monotonic, rooms.dice)
 
     def _keys(self, target: Target) -> Sequence[Credential | None]:
         return self._credentials.order(target.provider, self._rooms.clock.monotonic())
@@ -132,9 +153,10 @@ class Forwarding:
         def on_sent() -> None:
             try_.is_sent = True
 
-        accepted = narrowed_accept_encoding(call.fields.get("accept-encoding"))
-        if accepted is not None and will_ask_usage(step.target.provider, ready.op, ready.asked):
-            accepted = "identity"  # what we asked for is taken out again by a byte test
+        accepted = call.fields.get("accept-encoding")
+        if accepted is not None:  # what we ask a usage of is taken out again by a byte test
+            asks = will_ask_usage(step.target.provider, ready.op, ready.asked)
+            accepted = "identity" if asks else narrowed_accept_encoding(accepted)
         return shape(
             call,
             ready.plan,
@@ -229,7 +251,7 @@ class Forwarding:
 
 
 def _no_key(target: Target) -> Sequence[Credential | None]:
-    return (None,)  # the caller's own travels, and its refusal is the caller's business
+    return NO_KEY
 
 
 def _next(steps: Generator[Step, Outcome, None], outcome: Outcome) -> Step | None:

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from proxy.at_limit import Purse
 from proxy.dialect.wire import Dialect, stream_format_of
-from proxy.exchange import RawHeaders
-from proxy.forward.preamble import header_of
+from proxy.exchange import RawHeaders, value
+from proxy.forward.redirect import LEADING
 from proxy.forward.reflection import NoReflection
 from proxy.guard.restore import restoring
+from proxy.meter.strip import StripUsage
+from proxy.meter.tap import Watch
 from proxy.ports import Line
 from proxy.rooms import Ready
 from proxy.stream.coding import READABLE
 from proxy.stream.tail import Tail
 from proxy.stream.taps import streaming
+
+
+class Nowhere:
+    """The line of an answer that has none yet."""
+
+    def feed(self, data: bytes) -> bytes:
+        return b""
+
+    def end(self) -> bytes:
+        return b""
+
+
+NOWHERE = Nowhere()
 
 
 class Through:
@@ -28,34 +43,66 @@ class Through:
         return self._second.feed(self._first.end()) + self._second.end()
 
 
-def coding_of(headers: RawHeaders) -> str:
-    """ "" for none."""
-    coding = header_of(headers, b"content-encoding").strip().lower()
-    return "" if coding == "identity" else coding
+@value(frozen=True, slots=True)
+class Spoken:
+    """What the head of an answer says of its body."""
+
+    kind: str = ""  # Content-Type
+    coding: str = ""  # Content-Encoding, lower-case; "" for none
+    leads: bool = False  # somewhere: Location and its like
 
 
-def form_of(ready: Ready, headers: RawHeaders) -> str:
+_KIND, _CODING, _LEADS = 1, 2, 3
+_SAYS = {b"content-type": _KIND, b"content-encoding": _CODING, **dict.fromkeys(LEADING, _LEADS)}
+
+
+def said_by(headers: RawHeaders) -> Spoken:
+    kind = coding = ""
+    leads = False
+    for name, text in headers:
+        says = _SAYS.get(name.lower())
+        if says is None:
+            continue
+        if says == _KIND:
+            kind = kind or text.decode("latin-1")
+        elif says == _CODING:
+            coding = coding or text.decode("latin-1").strip().lower()
+        else:
+            leads = True
+    return Spoken(kind, "" if coding == "identity" else coding, leads)
+
+
+def form_of(ready: Ready, head: Spoken) -> str:
     """In which form of stream the client gets its answer; "" for one whole body, and for a coded stream: we cannot write into it."""
-    return "" if coding_of(headers) else stream_format_of(ready.op, header_of(headers, b"content-type")) or ""
+    return "" if head.coding else stream_format_of(ready.op, head.kind) or ""
 
 
-def guarded(key: bytes, headers: RawHeaders, line: Line) -> Line:
+def guarded(key: bytes, head: Spoken, line: Line) -> Line:
     """No provider hands our key to a caller: not in what can be read without decoding it."""
-    return NoReflection(line, key) if key and not coding_of(headers) else line
+    return NoReflection(line, key) if key and not head.coding else line
 
 
-def by_events(dialect: Dialect, ready: Ready, headers: RawHeaders, purse: Purse | None) -> Line | None:
-    """The line that reads an answer event by event: gives values back, and may end it between two events. None: nothing wants one."""
-    coding, kind = coding_of(headers), header_of(headers, b"content-type")
-    form = stream_format_of(ready.op, kind) or ("json" if "json" in kind else None)
-    if not (ready.vault or purse) or form is None or (coding and coding not in READABLE):
+def reworded(dialect: Dialect, ready: Ready, head: Spoken, purse: Purse | None, watch: Watch, *, asked_usage: bool) -> tuple[Line, bool]:
+    """The line that changes an answer where something wants that, else the watch; and whether it reads it event by event, and so uncoded.
+
+    `asked_usage`: by us, and it is taken out again.
+    """
+    line: Line = StripUsage(watch) if asked_usage and watch.is_stream and not head.coding else watch
+    events = _by_events(dialect, ready, head, purse) if ready.vault or purse else None
+    return (line, False) if events is None else (Through(line, events), True)
+
+
+def _by_events(dialect: Dialect, ready: Ready, head: Spoken, purse: Purse | None) -> Line | None:
+    """Gives values back, and may end an answer between two events. None: it cannot be read."""
+    form = stream_format_of(ready.op, head.kind) or ("json" if "json" in head.kind else None)
+    if form is None or (head.coding and head.coding not in READABLE):
         return None
     taps = (purse,) if purse else ()
-    line = restoring(dialect, ready.op, ready.vault, form, coding, taps) if ready.vault else streaming(form, taps, coding)
+    line = restoring(dialect, ready.op, ready.vault, form, head.coding, taps) if ready.vault else streaming(form, taps, head.coding)
     return purse.behind(line) if purse else line
 
 
-def last_words(dialect: Dialect, ready: Ready, tail: Tail, form: str, code: str, text: str) -> bytes:
+def last_words(dialect: Dialect, ready: Ready, tail: Tail | None, form: str, code: str, text: str) -> bytes:
     """The error event of the dialect, where one can be said."""
-    gap = tail.gap(form) if form else None
+    gap = tail.gap(form) if tail else None
     return b"" if gap is None else gap + dialect.error_event(ready.op, code, text, ready.call.id)

@@ -16,7 +16,7 @@ from proxy.forwarding import Forwarding
 from proxy.guard.mask import Blocked, inspect, inspect_other
 from proxy.guard.vault import Vault
 from proxy.identify.who import REVOKED_KEY, end_user
-from proxy.listen.headers import forwardable
+from proxy.listen.headers import travelling
 from proxy.listen.peek import Peeked
 from proxy.listen.reply import reply_headers
 from proxy.meter.price import Prices
@@ -110,7 +110,7 @@ class Pipeline:
         # admit
         standings = await rooms.store.enter(call.uid, plan.claims)
         # guard
-        headers = forwardable(call.headers)
+        headers = travelling(call)
         vault: Vault | None = None
         if plan.guard.is_on:
             held, headers, vault = self._guard(held, headers, shared.dialect, op, plan, story)
@@ -177,7 +177,7 @@ class Pipeline:
                 story.found.update(inspect_other(("file",), rules))
             return held, headers, None
         if op.name != "other":  # of JSON on a path that we do not know, every text is inspected
-            story.found.update(inspect_other(dialect.uninspected(op, held.doc), rules))
+            story.found.update(inspect_other(dialect.uninspected(op, held.asked), rules))
         surface = () if op.name == "other" else dialect.surface(op)
         inspected = inspect(held.plain, surface or ANY_TEXT, rules)
         story.found.update(inspected.found)
@@ -238,10 +238,9 @@ def _most(body: Peeked, plan: Plan, rules: Rulebook) -> int:
 def _may_cost(prices: Prices, plan: Plan, op: Operation, held: Held, at_ns: int) -> int:
     """Nano-dollars, at most; 0 where there is no price."""
     try:
-        _, most, cost = quoted(prices, plan, plan.targets[0], op, held.asked, len(held.plain or b""), at_ns)
+        return quoted(prices, plan, plan.targets[0], op, held.asked, len(held.plain or b""), at_ns)[2]
     except Refusal:
         return 0
-    return cost(output_tokens=most.output_tokens)
 
 
 def _sent(story: Story) -> int:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from proxy.dialect import dialect_of, spoken
 from proxy.dialect.wire import Dialect, Operation
 from proxy.exchange import Call, Caller
-from proxy.listen.headers import VARYING
+from proxy.listen.heads import varies
 from proxy.policy.plan import Claim, Facts, Plan, Provider
 from proxy.rooms import Generation
 
 MAX_HEADS, MAX_MODELS = 8, 64  # of one caller, and of one of its heads: names of models come from outside
 _PLACE = "what calls with this head have in common"  # in Call.kept
-_UNTOLD = frozenset({"ip", "end_user", *(f"header:{name}" for name in VARYING)})  # what differs between calls of one head and caller
 
 
 @dataclass(slots=True, eq=False)
@@ -47,9 +46,15 @@ def common(generation: Generation, call: Call) -> Common:
     provider = rules.providers[where.provider]
     dialect = dialect_of(provider.dialect)
     op = dialect.operation(call.method, where.path, where.query)
-    known = Common(generation, provider, dialect, op, spoken(provider.dialect, op), _UNTOLD.isdisjoint(map(str.lower, rules.reads)))
+    known = Common(generation, provider, dialect, op, spoken(provider.dialect, op), not any(map(_differs, rules.reads)))
     call.kept[_PLACE] = known
     return known
+
+
+def _differs(fact: str) -> bool:
+    """May it differ between calls of one head and one caller? `fact` is a key of `match:`."""
+    kind, _, name = fact.partition(":")
+    return kind in ("ip", "end_user") or (kind == "header" and varies(name.lower()))
 
 
 def facts_of(common: Common, call: Call, caller: Caller, model: str | None, end_user: str | None) -> Facts:

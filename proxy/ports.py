@@ -70,8 +70,9 @@ class Sink(Outlet, Protocol):
         """The client has left."""
         ...
 
-    def start(self, status: int, reason: bytes, headers: RawHeaders, length: int | None) -> None:
-        """THE POINT OF NO RETURN. `headers` carry no framing fields; `length` None means chunked by us. Raises ClientGone."""
+    def start(self, status: int, reason: bytes, headers: RawHeaders, length: int | None, ours: bytes = b"") -> None:
+        """THE POINT OF NO RETURN. `headers` carry no framing fields, `ours` are more of them as on the wire, without the last line's end;
+        `length` None means chunked by us. Raises ClientGone."""
         ...
 
     def finish(self) -> None:

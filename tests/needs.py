@@ -60,7 +60,7 @@ def listed() -> Iterator[Need]:
     yield Need("git", "what is tracked", shutil.which("git"), "apt-get install git")
     ready = shutil.which("mmdebstrap") if os.geteuid() == 0 else None
     yield Need("root and mmdebstrap", "`make chroot`, no part of `make test`", ready, "apt-get install mmdebstrap")
-    yield Need("a C compiler", "`make bench`, no part of `make test`", shutil.which("cc"), "apt-get install gcc")
+    yield Need("a C compiler", "the tools of `make bench`", shutil.which("cc"), "apt-get install gcc")
 
 
 def beside_python(name: str) -> Path:

@@ -1,7 +1,7 @@
 """Admission and accounting: what a call may take is checked, held and settled here. Never talks to a provider.
 
-`limits` and `wording` say no, `counters` over `windows` and `periods` count, `embedded` is the store of one sidecar:
-`journal` (the truth), `replay`, `sqlite` (its index) and `ledger` (questions to it).
+`admission` is the way of a call: `lines` let it pass, `limits` and `wording` say no, `counters` over `accounts`, `windows` and
+`periods` count. `embedded` is the store of one sidecar: `journal` (the truth), `replay`, `sqlite` (its index) and `ledger` (asks it).
 """
 
 from proxy.admit.embedded import EmbeddedState, Recovery

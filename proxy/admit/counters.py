@@ -1,64 +1,20 @@
-"""What is counted: accounts, open holds and calls under way. Applies and undoes; never decides and never reads a clock."""
+"""All that is counted: accounts, open holds and calls under way. Applies and undoes; never decides and never reads a clock."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from proxy.admit.periods import Periods
-from proxy.admit.windows import Bucket, Ring
+from proxy.admit.accounts import Account, Moment, RateKind
+from proxy.admit.windows import Bucket
 from proxy.exchange import value
 from proxy.policy.plan import Claim, Limit
 
+if TYPE_CHECKING:
+    from proxy.admit.lines import Line
+
 OTHERS = "(others)"  # the one account of unbounded identities beyond max_keys
-RateKind = Literal["requests", "tokens"]
-
-
-@value(frozen=True, slots=True)
-class Moment:
-    """Now, as an argument: `ns` never jumps within a process (rates), `periods` follow the calendar (money)."""
-
-    ns: int
-    periods: Periods
-    skew_ns: int = 0  # added to `ns`, it is the wall clock
-
-
-@dataclass(slots=True)
-class Balance:
-    """Money of one account in one period, nano-dollars."""
-
-    settled: int = 0
-    held: int = 0
-
-
-@dataclass(slots=True)
-class Account:
-    rings: dict[tuple[RateKind, int], Ring] = field(default_factory=dict)
-    spend: dict[str, Balance] = field(default_factory=dict)  # by period id
-    in_flight: int = 0
-    stay_ns: int = 0  # how long calls keep a slot, a moving average
-
-    def ring(self, kind: RateKind, period_s: int) -> Ring:
-        ring = self.rings.get((kind, period_s))
-        if ring is None:
-            ring = self.rings[kind, period_s] = Ring(period_s)
-        return ring
-
-    def balance(self, period: str) -> Balance:
-        balance = self.spend.get(period)
-        if balance is None:
-            balance = self.spend[period] = Balance()
-        return balance
-
-    def is_idle(self, now: Moment) -> bool:
-        """Nothing counts here any more, so that forgetting it changes no answer. Drops what is past on the way."""
-        for id in [id for id, it in self.spend.items() if not it.held and (not it.settled or now.periods.is_past(id))]:
-            del self.spend[id]
-        for key in [key for key, ring in self.rings.items() if not ring.used(now.ns) and not ring.buckets]:
-            del self.rings[key]
-        return not (self.in_flight or self.spend or self.rings)
 
 
 @value(frozen=True, slots=True)
@@ -117,7 +73,8 @@ class Counters:
         self._forget_some(book, now)
         return claim.account if len(book) < self.max_keys else OTHERS
 
-    def _account(self, limit: str, name: str, now: Moment | None = None) -> Account:
+    def account(self, limit: str, name: str, now: Moment | None = None) -> Account:
+        """Made where there is none; `now`: and then others may be forgotten."""
         book = self.books.get(limit)
         if book is None:
             book = self.books[limit] = OrderedDict()
@@ -143,15 +100,22 @@ class Counters:
     def enter(self, uid: str, charges: Sequence[Charge], at: int, now: Moment) -> None:
         accounts = []
         for charge in charges:
-            account = self._account(charge.limit, charge.account, now)
+            account = self.account(charge.limit, charge.account, now)
             account.in_flight += 1
             accounts.append(account)
         self.count_requests(charges, at)
         self.stays[uid] = Stay(at, tuple(accounts), tuple(charges))
 
+    def enter_on(self, uid: str, lines: Sequence[Line], at: int) -> None:
+        for line in lines:
+            line.account.in_flight += 1
+            for ring in line.asked:
+                ring.add(1, at)
+        self.stays[uid] = Stay(at, tuple([line.account for line in lines]), tuple([line.entry for line in lines]))
+
     def count_requests(self, charges: Sequence[Charge], at: int) -> None:
         for charge in charges:
-            account = self._account(charge.limit, charge.account)
+            account = self.account(charge.limit, charge.account)
             for period_s in charge.rates:
                 account.ring("requests", period_s).add(1, at)
 
@@ -166,7 +130,7 @@ class Counters:
 
     def uncount_requests(self, charges: Sequence[Charge], at: int) -> None:
         for charge in charges:
-            account = self._account(charge.limit, charge.account)
+            account = self.account(charge.limit, charge.account)
             for period_s in charge.rates:
                 account.ring("requests", period_s).adjust(at, -1)
 
@@ -183,31 +147,51 @@ class Counters:
 
     def hold(self, id: str, hold: Hold, now: Moment) -> None:
         for charge in hold.charges:
-            account = self._account(charge.limit, charge.account, now)
+            account = self.account(charge.limit, charge.account, now)
             for period_s in charge.rates:
                 account.ring("tokens", period_s).add(hold.tokens, hold.at)
         self.hold_again(id, hold)
 
+    def hold_on(self, id: str, hold: Hold, lines: Sequence[Line]) -> None:
+        for line in lines:
+            for ring in line.used:
+                ring.add(hold.tokens, hold.at)
+            for balance, *_ in line.money:
+                balance.held += hold.nanousd
+        self.holds[id] = hold
+
     def count_tokens(self, charges: Sequence[Charge], tokens: int, at: int) -> None:
         for charge in charges:
-            account = self._account(charge.limit, charge.account)
+            account = self.account(charge.limit, charge.account)
             for period_s in charge.rates:
                 account.ring("tokens", period_s).add(tokens, at)
 
     def hold_again(self, id: str, hold: Hold) -> None:
         """A hold whose tokens are in the windows already."""
         for charge in hold.charges:
-            account = self._account(charge.limit, charge.account)
+            account = self.account(charge.limit, charge.account)
             for period in charge.periods:
                 account.balance(period).held += hold.nanousd
         self.holds[id] = hold
 
     def close(self, id: str, tokens: int, nanousd: int) -> bool:
-        """Settles (or voids: 0 and 0) a hold in its own bucket and periods. False: no such hold is open."""
-        hold = self.release(id)
+        """The true figures, in the hold's own bucket and periods. False: no such hold is open."""
+        hold = self.holds.pop(id, None)
         if hold is None:
             return False
-        self.settle(hold, hold.charges, tokens, nanousd)
+        books, held, more = self.books, hold.nanousd, tokens - hold.tokens
+        for charge in hold.charges:
+            try:
+                account = books[charge.limit][charge.account]
+            except KeyError:  # forgotten, as it had nothing that counted
+                account = self.account(charge.limit, charge.account)
+            for period in charge.periods:
+                balance = account.spend.get(period) or account.balance(period)
+                balance.held -= held
+                balance.settled += nanousd
+            if more:
+                for period_s in charge.rates:
+                    account.ring("tokens", period_s).adjust(hold.at, more)
         return True
 
     def release(self, id: str) -> Hold | None:
@@ -215,7 +199,7 @@ class Counters:
         hold = self.holds.pop(id, None)
         if hold is not None:
             for charge in hold.charges:
-                account = self._account(charge.limit, charge.account)
+                account = self.account(charge.limit, charge.account)
                 for period in charge.periods:
                     account.balance(period).held -= hold.nanousd
         return hold
@@ -223,7 +207,7 @@ class Counters:
     def settle(self, hold: Hold, charges: Sequence[Charge], tokens: int, nanousd: int) -> None:
         """The true figures of a released hold, on those of its charges that do not have them yet."""
         for charge in charges:
-            account = self._account(charge.limit, charge.account)
+            account = self.account(charge.limit, charge.account)
             for period_s in charge.rates:
                 account.ring("tokens", period_s).adjust(hold.at, tokens - hold.tokens)
             for period in charge.periods:
@@ -251,7 +235,7 @@ class Counters:
         return [limit, name, rings, [[id, it.settled] for id, it in account.spend.items()]]
 
     def restore(self, limit: str, name: str, rings: Sequence[tuple[RateKind, int, list[Bucket]]], spend: Sequence[tuple[str, int]]) -> None:
-        account = self._account(limit, name)
+        account = self.account(limit, name)
         for kind, period_s, buckets in rings:
             account.ring(kind, period_s).restore(buckets)
         for period, settled in spend:

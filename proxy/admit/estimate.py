@@ -66,34 +66,34 @@ def bound(
     `body_len` is the body's length in bytes, decoded. `window` is the model's context window in tokens: one generating or
     listening call cannot read more at a time. `family`: the wire family, whose providers count images each in their way.
     """
-    made = op.name == "images"  # there `asked.images` are those to be made
-    sent = body_len - sum(one.size for one in asked.media) + asked.added + sum(_tokens(one, family, asked.model) for one in asked.media)
-    given = sent
+    media, is_stream = asked.media, op.body == "stream"
+    sent = given = body_len + asked.added
+    if media:
+        sent = given = sent + sum(_tokens(one, family, asked.model or "") - one.size for one in media)
     if asked.reads_stored:
         given += max(MORE_TOKENS, window or 0)
     elif asked.reads_more:
         given += MORE_TOKENS
-    if window is not None and op.name in _WINDOWED:
-        sent, given = min(sent, window), min(given, window)
-    if _MINI.match(asked.model or ""):  # its images are billed beyond its window too
-        given = max(given, sum(_image(one, family, asked.model or "") for one in asked.media if one.kind == "image"))
-    if made and op.body == "stream":
+    if window is not None and given > window and op.name in _WINDOWED:
+        sent, given = min(sent, window), window
+    if media and _MINI.match(asked.model or ""):  # its images are billed beyond its window too
+        given = max(given, sum(_image(one, family, asked.model or "") for one in media if one.kind == "image"))
+    if is_stream and op.name == "images":  # there `asked.images` are those to be made
         given = min(given, EDITED_TOKENS)
-    if op.body == "stream":
+    if is_stream:
         sent = 0  # bytes of a file are no tokens
-    files = max(1, asked.files) if op.body == "stream" else asked.files  # an upload that nobody reads: sound, pictures
-    fees = tuple((unit, min(uses, MOST_USES) or USES) for unit, uses in asked.tools)
-    kind = 1 * bool(asked.media) | 2 * bool(asked.added) | 4 * asked.reads_more
-    is_open = asked.max_tokens is None and _generates(op)
-    output = _output(op, asked, body_len, model_max_output, default_max_tokens)
+    files = max(1, asked.files) if is_stream else asked.files  # an upload that nobody reads: sound, pictures
+    fees = tuple([(unit, min(uses, MOST_USES) or USES) for unit, uses in asked.tools]) if asked.tools else ()
+    kind = (1 if media else 0) | (2 if asked.added else 0) | (4 if asked.reads_more else 0)
+    output, is_open = _output(op, asked, body_len, model_max_output, default_max_tokens)
     return Bound(given, output, asked.images, files, sent, fees, kind, is_open)
 
 
-def _tokens(one: Media, family: str, model: str | None) -> int:
+def _tokens(one: Media, family: str, model: str) -> int:
     """Of one part that is no text."""
     match one.kind:
         case "image":
-            return _image(one, family, model or "")
+            return _image(one, family, model)
         case "audio" if one.size:
             return SOUND_PER_S * (1 + one.size * 3 // 4 // SOUND_BYTES_PER_S)
     return max(FILE_TOKENS, one.size)
@@ -117,18 +117,15 @@ def _patches(one: Media, side: int) -> int:
     return -(-one.width // side) * -(-one.height // side)
 
 
-def _generates(op: Operation) -> bool:
-    return op.name in _GENERATING or op.variant == "assistants"
-
-
-def _output(op: Operation, asked: Asked, body_len: int, model_max_output: int | None, default_max_tokens: int) -> int:
+def _output(op: Operation, asked: Asked, body_len: int, model_max_output: int | None, default_max_tokens: int) -> tuple[int, bool]:
+    """And whether the request could name a most, and names none."""
+    if op.name in _GENERATING or op.variant == "assistants":
+        each = default_max_tokens if asked.max_tokens is None else asked.max_tokens
+        if model_max_output is not None and each > model_max_output:
+            each = model_max_output
+        return each if asked.choices <= 1 else each * asked.choices, asked.max_tokens is None
     if op.name == "images":
-        return -(-MADE_IMAGE_TOKENS * max(MADE_PIXELS, asked.pixels) // MADE_PIXELS) * max(1, asked.images)
+        return -(-MADE_IMAGE_TOKENS * max(MADE_PIXELS, asked.pixels) // MADE_PIXELS) * max(1, asked.images), False
     if op.name == "audio":
-        return max(default_max_tokens, SPOKEN_TOKENS_PER_BYTE * body_len) if op.body == "json" else default_max_tokens
-    if not _generates(op):
-        return 0
-    each = default_max_tokens if asked.max_tokens is None else asked.max_tokens
-    if model_max_output is not None:
-        each = min(each, model_max_output)
-    return each * max(1, asked.choices)
+        return max(default_max_tokens, SPOKEN_TOKENS_PER_BYTE * body_len) if op.body == "json" else default_max_tokens, False
+    return 0, False

@@ -1,7 +1,7 @@
-"""The append-only journal: one write per tick of the event loop for all records of that tick. Never reads what it wrote.
+"""The append-only journal. A hold is written at once, what has happened with it or once a tick of the event loop. Never reads it.
 
-`durability: process`: a record is in the kernel when its waiter wakes, so it survives the end of this process. `disk`: it is on the
-disk, by an fdatasync that began after the write (`sync`).
+`durability: process`: a hold is in the kernel when `hold` returns, so it survives the end of this process. `disk`: it is on the
+disk when its waiter wakes, by an fdatasync that began after the write (`sync`).
 """
 
 from __future__ import annotations
@@ -16,18 +16,10 @@ from pathlib import Path
 
 from proxy.admit.records import NOTHING, Position, Values
 from proxy.admit.sync import GroupCommit, JournalDown
-from proxy.exchange import value
 
 HEADER = struct.Struct("<II")  # length and CRC-32 of the payload
 SEGMENT_BYTES = 16 * 1024 * 1024
 RETRY_S = 1.0
-
-
-@value(frozen=True, slots=True)
-class Frame:
-    data: bytes
-    row: Values | None = None
-    waiter: asyncio.Future[None] | None = None  # its own, so that a cancelled task cancels nobody else
 
 
 def framed(payload: bytes) -> bytes:
@@ -56,9 +48,8 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    written = os.write(fd, data)
-    while written < len(data):
-        written += os.write(fd, data[written:])
+    while (written := os.write(fd, data)) < len(data):
+        data = data[written:]
 
 
 class Journal:
@@ -83,17 +74,15 @@ class Journal:
         self._head, self._wrote, self._rotated, self._doubted = head, wrote, rotated, doubted
         self._loop = asyncio.get_running_loop()
         self._sync = GroupCommit(folder, self._sync_failed) if is_on_disk else None
-        self._pending: list[Frame] = []
+        self._pending: list[bytes] = []  # frames
+        self._rows: list[Values] = []  # of those
         self._is_scheduled = False
         self._is_torn = self._is_closed = self._is_doubtful = False
+        # The last write or sync failed. A write is tried again every second; a failed sync is mended by a snapshot (`trust`).
+        self.is_down = False
         self._retry: asyncio.TimerHandle | None = None
         self._fd, self._size = self._begin(number, previous)
         self._rotate_at = self._size + segment_bytes
-
-    @property
-    def is_down(self) -> bool:
-        """The last write or sync failed. A write is tried again every second; a failed sync is mended by a snapshot (`trust`)."""
-        return self._retry is not None or self._is_doubtful
 
     @property
     def is_doubtful(self) -> bool:
@@ -101,48 +90,69 @@ class Journal:
 
     def append(self, payload: bytes, row: Values | None = None) -> None:
         """Never fails: what cannot be written now is kept and tried again."""
-        self._add(Frame(framed(payload), row))
-
-    def hold(self, payload: bytes) -> asyncio.Future[None]:
-        """Done when the record is durable; JournalDown when it is not written and never will be."""
-        waiter = self._loop.create_future()
-        self._add(Frame(framed(payload) if payload else b"", None, waiter))
-        return waiter
-
-    def written(self) -> asyncio.Future[None]:
-        """Done when all so far is durable."""
-        return self.hold(b"")
-
-    def _add(self, frame: Frame) -> None:
-        self._pending.append(frame)
+        self._pending.append(framed(payload))
+        if row is not None:
+            self._rows.append(row)
         if not self._is_scheduled and self._retry is None:
             self._is_scheduled = True
             self._loop.call_soon(self._tick)
 
+    def hold(self, payload: bytes) -> asyncio.Future[None] | None:
+        """None: the record and all before it are durable. Else they are when that is done, which fails with JournalDown. Raises
+        JournalDown: the record is not written and never will be."""
+        return self._durable(framed(payload))
+
+    def written(self) -> asyncio.Future[None] | None:
+        """As `hold`, of all so far."""
+        return self._durable(b"")
+
+    def _durable(self, last: bytes) -> asyncio.Future[None] | None:
+        if self._is_doubtful or not self._flush(last):
+            raise JournalDown
+        if self._sync is None:
+            return None
+        waiter = self._loop.create_future()  # its own, so that a cancelled task cancels nobody else
+        self._sync.cover(self._fd, [waiter])
+        return waiter
+
     def _tick(self) -> None:
         self._is_scheduled = False
-        self.flush()
+        if self._pending:
+            self._flush(b"")
 
     def flush(self) -> None:
         """Writes what is pending, in one write; nothing after `close`."""
-        frames, self._pending = self._pending, []
-        if not frames:
-            return
+        self._flush(b"")
+
+    def _flush(self, last: bytes) -> bool:
+        """Writes what is pending, and `last` behind it. False: neither; `last` is given up, what has happened already is kept."""
+        frames = self._pending
+        data = b"".join([*frames, last]) if frames else last
+        if not data:
+            return True
         try:
             if self._is_closed:
                 raise OSError(errno.EBADF, "closed")
-            self._write(b"".join([frame.data for frame in frames]))
+            if self._is_torn:
+                os.ftruncate(self._fd, self._size)  # a half record would hide all that follow it
+            self._is_torn = True
+            write_all(self._fd, data)
+            self._is_torn = False
         except OSError:
-            self._failed(frames)
-            return
+            self._failed()
+            return False
+        self._size += len(data)
+        if frames:
+            self._pending = []
+            if rows := self._rows:
+                self._rows = []
+                self._wrote(rows, (self._number, self._size))
         if self._retry is not None:
             self._retry.cancel()
-            self._retry = None
-        self._wake([frame.waiter for frame in frames if frame.waiter is not None])
-        if rows := [frame.row for frame in frames if frame.row is not None]:
-            self._wrote(rows, (self._number, self._size))
+            self._retry, self.is_down = None, self._is_doubtful
         if self._size >= self._rotate_at:
             self._try_to_rotate()
+        return True
 
     def position(self) -> Position:
         """Up to here the segments hold all that was appended so far. Raises OSError if some of it cannot be written."""
@@ -151,49 +161,29 @@ class Journal:
             raise OSError(errno.EIO, "the journal cannot be written")
         return self._number, self._size
 
-    def _wake(self, waiters: list[asyncio.Future[None]]) -> None:
-        if self._is_doubtful:
-            give_up(waiters)
-        elif self._sync is not None and waiters:
-            self._sync.cover(self._fd, waiters)
-        else:
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-    def _failed(self, frames: list[Frame]) -> None:
-        """Holds are given up, as their callers are told so; what has happened already is kept."""
-        self._pending = [frame for frame in frames if frame.waiter is None] + self._pending
-        give_up([frame.waiter for frame in frames if frame.waiter is not None])
+    def _failed(self) -> None:
         if self._retry is not None:
             self._retry.cancel()
         if not self._is_closed:
-            self._retry = self._loop.call_later(RETRY_S, self._try_again)
+            self._retry, self.is_down = self._loop.call_later(RETRY_S, self._try_again), True
 
     def _try_again(self) -> None:
         if not self._pending:
-            self._pending.append(Frame(framed(NOTHING)))  # a real write: only it can tell that there is room again
-        self.flush()
-
-    def _write(self, data: bytes) -> None:
-        if self._is_torn:
-            os.ftruncate(self._fd, self._size)  # a half record would hide all that follow it
-        self._is_torn = True
-        write_all(self._fd, data)
-        self._is_torn = False
-        self._size += len(data)
+            self._pending.append(framed(NOTHING))  # a real write: only it can tell that there is room again
+        self._flush(b"")
 
     # -- a failed sync ------------------------------------------------------------------------------------------------
 
     def _sync_failed(self) -> None:
         """The kernel has dropped the pages it could not write, and would call the next sync a success."""
         if not self._is_doubtful and not self._is_closed:
-            self._is_doubtful = True
+            self._is_doubtful = self.is_down = True
             self._doubted()
 
     def trust(self) -> None:
         """A snapshot of all is on the disk, begun in a new segment: what the segments before it lost is lost no more."""
         self._is_doubtful = False
+        self.is_down = self._retry is not None
 
     # -- segments -----------------------------------------------------------------------------------------------------
 
@@ -239,9 +229,3 @@ class Journal:
             await asyncio.to_thread(os.fsync, self._fd)
         finally:
             os.close(self._fd)
-
-
-def give_up(waiters: list[asyncio.Future[None]]) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_exception(JournalDown())

@@ -24,28 +24,34 @@ Name = tuple[str, str]  # provider, model
 class Spread:
     """How often values fell into each bucket of a logarithmic scale. Old ones fade."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("_above", "_at", "counts", "total")
 
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
         self.counts = dict(counts or {})
         self.total = sum(self.counts.values())
+        self._at, self._above = 0, self.total  # the bucket of the quantile, and how many were above it
 
     def add(self, value: float) -> None:
-        bucket = math.ceil(STEPS * math.log2(max(value, 1e-6)))
+        bucket = math.ceil(STEPS * math.log2(value if value > 1e-6 else 1e-6))
         self.counts[bucket] = self.counts.get(bucket, 0) + 1
         self.total += 1
+        if bucket > self._at:
+            self._above += 1
         if self.total >= 2 * RECENT:
             self.counts = {at: count // 2 for at, count in self.counts.items() if count > 1}
-            self.total = sum(self.counts.values())
+            self.total = self._above = sum(self.counts.values())
 
     def quantile(self) -> float:
         """No more than 5 in 100 were above it."""
-        left = self.total * (100 - QUANTILE_PCT) // 100
-        for bucket in sorted(self.counts, reverse=True):
-            left -= self.counts[bucket]
-            if left < 0:
-                break
-        return float(2.0 ** (bucket / STEPS))
+        most = self.total * (100 - QUANTILE_PCT) // 100
+        if not self._above <= most < self._above + self.counts.get(self._at, 0):  # it is looked for where it has moved
+            above = 0
+            for at in sorted(self.counts, reverse=True):
+                self._at, self._above = at, above
+                above += self.counts[at]
+                if above > most:
+                    break
+        return float(2.0 ** (self._at / STEPS))
 
 
 class Model:
@@ -73,7 +79,8 @@ class Learned:
         spread = model.inputs.get((kind, _size(sent))) if model else None
         if spread is None or spread.total < ENOUGH:
             return sent
-        return math.ceil(sent * max(FLOOR, spread.quantile()))
+        share = spread.quantile()
+        return math.ceil(sent * (share if share > FLOOR else FLOOR))
 
     def output_tokens(self, name: Name, default: int, most: int | None) -> int:
         """Of one answer whose call names no most: `default` until enough were settled; never above `most`, the model's own."""
@@ -100,9 +107,11 @@ class Learned:
                 self._models.popitem(last=False)
         self._models.move_to_end(name)
         if sent > 0 and usage.input > 0:
-            key = (kind, _size(sent))
-            if key in model.inputs or len(model.inputs) < CLASSES:
-                model.inputs.setdefault(key, Spread()).add(usage.input / sent)
+            spread = model.inputs.get(key := (kind, _size(sent)))
+            if spread is None and len(model.inputs) < CLASSES:
+                spread = model.inputs[key] = Spread()
+            if spread is not None:
+                spread.add(usage.input / sent)
         if answers and usage.output > 0:
             model.outputs.add(usage.output / answers)
 

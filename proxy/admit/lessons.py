@@ -18,39 +18,29 @@ VERSION = 2
 OFTEN = 256  # lessons between two writes
 
 
-class Lessons:
+class Lessons(Learned):
     """`ports.Lessons`. `path`: the state's directory, None: nothing is kept. `later` runs its argument on another thread."""
 
     def __init__(self, path: Path | None, later: Callable[[Callable[[Any], None]], object]) -> None:
+        super().__init__()
+        if path is not None:
+            self._models = _read(path / FILE)._models
         self._path, self._later = path, later
-        self._learned = _read(path / FILE) if path else Learned()
         self._fresh = 0
 
-    def input_tokens(self, name: Name, kind: int, sent: int) -> int:
-        return self._learned.input_tokens(name, kind, sent)
-
-    def output_tokens(self, name: Name, default: int, most: int | None) -> int:
-        return self._learned.output_tokens(name, default, most)
-
-    def tier(self, name: Name) -> str | None:
-        return self._learned.tier(name)
-
-    def saw_tier(self, name: Name, tier: str | None) -> None:
-        self._learned.saw_tier(name, tier)
-
     def saw(self, name: Name, kind: int, sent: int, usage: Usage, answers: int | None) -> None:
-        self._learned.saw(name, kind, sent, usage, answers)
+        Learned.saw(self, name, kind, sent, usage, answers)
         self._fresh += 1
         if self._fresh >= OFTEN and self._path is not None:
             self._fresh = 0
-            file, stored = self._path / FILE, self._learned.as_json()
+            file, stored = self._path / FILE, self.as_json()
             self._later(lambda _: _write(file, stored))
 
     def keep(self) -> None:
         """At the end: what was not written yet."""
         if self._fresh and self._path is not None:
             self._fresh = 0
-            _write(self._path / FILE, self._learned.as_json())
+            _write(self._path / FILE, self.as_json())
 
 
 def _read(file: Path) -> Learned:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from proxy.admit.counters import Account, Counters, Moment, RateKind
-from proxy.admit.windows import NS
+from proxy.admit.accounts import Account, Moment, RateKind
+from proxy.admit.counters import Counters
+from proxy.admit.lines import entry_standings_on, hold_standings_on, lines_named
 from proxy.policy.plan import Claim, Rate, Spend
 from proxy.ports import Standing
 
@@ -120,40 +121,11 @@ def _spend(claim: Claim, account: Account, spend: Spend, want: int, now: Moment)
     return Denied(why, claim, "spend", spend, want, max(0, spend.nanousd - used), until_ns=span.end_ns)
 
 
-# -- how a caller stands, for reply headers ------------------------------------------------------------------------------
-
-
 def entry_standings(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> tuple[Standing, ...]:
-    """Requests and concurrency of each claim."""
-    found: list[Standing] = []
-    for claim, name in zip(claims, names, strict=True):
-        limit = claim.limit
-        account = counters.find(limit.name, name) or EMPTY
-        found.extend(_rate_standing(claim, account, "requests", rate, now) for rate in limit.requests)
-        if limit.concurrency is not None:
-            left = max(0, limit.concurrency - account.in_flight)
-            found.append(Standing(limit.name, "concurrency", limit.concurrency, left, (now.ns + now.skew_ns) // NS, 0, limit.is_shared))
-    return tuple(found)
+    """How a caller stands for reply headers: requests and concurrency of each claim."""
+    return entry_standings_on(lines_named(counters, claims, names, now), now)
 
 
 def hold_standings(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> tuple[Standing, ...]:
     """Tokens and spend (nano-dollars) of each claim."""
-    found: list[Standing] = []
-    for claim, name in zip(claims, names, strict=True):
-        limit = claim.limit
-        account = counters.find(limit.name, name) or EMPTY
-        found.extend(_rate_standing(claim, account, "tokens", rate, now) for rate in limit.tokens)
-        for spend in limit.spend:
-            span = now.periods.span(spend.period)
-            balance = account.spend.get(span.id)
-            left = spend.nanousd - (balance.settled + balance.held if balance else 0)
-            window = (span.end_ns - span.start_ns) // NS
-            found.append(Standing(limit.name, "spend", spend.nanousd, max(0, left), span.end_ns // NS, window, limit.is_shared))
-    return tuple(found)
-
-
-def _rate_standing(claim: Claim, account: Account, kind: RateKind, rate: Rate, now: Moment) -> Standing:
-    ring = account.rings.get((kind, rate.period_s))
-    used, free_at = (ring.used(now.ns), ring.empty_at(now.ns)) if ring else (0, now.ns)
-    left = max(0, rate.count - used)
-    return Standing(claim.limit.name, kind, rate.count, left, -(-(free_at + now.skew_ns) // NS), rate.period_s, claim.limit.is_shared)
+    return hold_standings_on(lines_named(counters, claims, names, now), now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.admit.counters import Moment
+from proxy.admit.accounts import Moment
 from proxy.admit.periods import GRACE_NS, NS, Calendar, Period, Span
 from proxy.admit.records import ClockMark
 from proxy.ports import Clock
@@ -14,19 +14,26 @@ class Moments:
 
     def __init__(self, clock: Clock, calendar: Calendar, boot_id: str) -> None:
         self._clock, self._calendar, self._boot_id = clock, calendar, boot_id
+        self._wall_ns, self._monotonic = clock.now_ns, clock.monotonic
         self._anchor = clock.now_ns() - round(clock.monotonic() * NS)
+        self._present = calendar.at(clock.now_ns())
+        self._begun = self._over = 0  # of the present day, once it was asked for
         self._latest = 0  # the calendar rolls only forward, also when the clock is put back
 
     def now(self) -> Moment:
         """This instant, as rates and as money count it."""
-        wall = self._clock.now_ns()
-        self._latest = max(self._latest, wall)
-        ns = self.rate_ns()
-        return Moment(ns, self._calendar.at(self._latest), wall - ns)
+        wall = self._wall_ns()
+        if wall > self._latest:
+            self._latest = wall
+        ns = self._anchor + round(self._monotonic() * NS)
+        if not self._begun <= self._latest < self._over:
+            self._present = self._calendar.at(self._latest)
+            self._begun, self._over = self._present.day.start_ns, self._present.day.end_ns
+        return Moment(ns, self._present, wall - ns)
 
     def rate_ns(self) -> int:
         """Wall time as of the start, then by the monotonic clock: no jump empties or freezes a window."""
-        return self._anchor + round(self._clock.monotonic() * NS)
+        return self._anchor + round(self._monotonic() * NS)
 
     def periods(self) -> dict[Period, tuple[Span, Span, Span]]:
         """The previous, present and next span of each kind of period that ends."""

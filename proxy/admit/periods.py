@@ -49,6 +49,7 @@ class Calendar:
     def __init__(self, time_zone: str) -> None:
         self._zone = ZoneInfo(time_zone)
         self._now: Periods | None = None
+        self._named = Span("", 0, 0)  # the day asked for last
 
     def at(self, ns: int) -> Periods:
         now = self._now
@@ -66,8 +67,10 @@ class Calendar:
 
     def day_of(self, ns: int) -> str:
         """The id of any instant's day, without turning away from the present."""
-        now = self._now
-        return now.day.id if now is not None and now.day.start_ns <= ns < now.day.end_ns else self._day(ns).id
+        day = self._named
+        if not day.start_ns <= ns < day.end_ns:
+            day = self._named = self._day(ns)
+        return day.id
 
     def _day(self, ns: int) -> Span:
         local = self._local(ns)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -53,6 +54,8 @@ def encode(record: object) -> bytes:
 
 
 def _plain(value: object) -> object:
+    if type(value) is MappingProxyType:  # every intent holds one
+        return value.copy()
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, set | frozenset):
@@ -75,25 +78,30 @@ def tame(value: object, depth: int = 50) -> object:
     return (value if isinstance(value, str) else str(value)).encode("utf-8", "replace").decode()
 
 
-def entry_record(at: int, charges: Sequence[Charge]) -> bytes:
-    return encode(("e", at, _charges(charges)))
+def entry_record(at: int, said: Iterable[bytes]) -> bytes:
+    """`said`: of charges (`charge_said`), which are the same for many calls."""
+    return b'["e",%d,[%b]]' % (at, b",".join(said))
+
+
+def charge_said(it: Charge) -> bytes:
+    return encode(plain(it))
 
 
 def uncount_record(at: int, charges: Sequence[Charge]) -> bytes:
     """Undoes the entry made at that instant."""
-    return encode(("u", at, _charges(charges)))
+    return encode(("u", at, [plain(it) for it in charges]))
 
 
-def hold_record(id: str, at: int, tokens: int, nanousd: int, charges: Sequence[Charge], row: Values) -> bytes:
-    return encode(("h", id, at, tokens, nanousd, _charges(charges), row))
+def hold_record(id: str, at: int, tokens: int, nanousd: int, charges: Iterable[Charge], row: Values) -> bytes:
+    return encode(("h", id, at, tokens, nanousd, [plain(it) for it in charges], row))
 
 
 def segment_record(previous: int, clock: ClockMark) -> bytes:
     return encode(("seg", VERSION, COLUMNS, previous, clock.boot_id, clock.anchor_ns, clock.latest_ns))
 
 
-def _charges(charges: Iterable[Charge]) -> list[tuple[object, ...]]:
-    return [(it.limit, it.account, it.rates, it.periods) for it in charges]
+def plain(it: Charge) -> tuple[object, ...]:
+    return it.limit, it.account, it.rates, it.periods
 
 
 class Fold:

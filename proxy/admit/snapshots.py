@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import orjson
 
-from proxy.admit.counters import Counters, Moment
+from proxy.admit.accounts import Moment
+from proxy.admit.counters import Counters
 from proxy.admit.journal import RETRY_S, Journal, framed, read_frames, segments, write_all
 from proxy.admit.place import StateProblem
 from proxy.admit.records import COLUMNS, VERSION, Position, encode

@@ -12,8 +12,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from proxy.admit import sums
 from proxy.admit.keyring import Kept, dumped, loaded
@@ -22,6 +23,9 @@ from proxy.admit.records import COLUMNS, Position, Values, encode, tame
 from proxy.exchange import Row
 
 T = TypeVar("T")
+
+sqlite3.register_adapter(bool, int)  # without these two, each such value is asked in vain how it would like to be kept
+sqlite3.register_adapter(type(None), lambda nothing: nothing)
 
 SCHEMA_VERSION = 2
 GATHER_S = 0.2  # rows wait this long for company; a query does not
@@ -64,8 +68,7 @@ def _insert(count: int) -> str:
     return f"INSERT OR IGNORE INTO rows ({names}) VALUES " + ", ".join([one] * count)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     rows: list[Values]
     position: Position
 
@@ -88,22 +91,18 @@ class Index:
         self._connection = _connect(path)
         self._queue: queue.SimpleQueue[Batch | Task] = queue.SimpleQueue()
         self._hurry = threading.Event()
-        self._given = self._taken = 0  # each written by one thread alone
+        self.given = self.taken = 0  # rows; each written by one thread alone
         self._is_closing = self._has_gap = False
         self._thread = threading.Thread(target=self._run, name="sluice-ledger", daemon=True)
         self._thread.start()
 
     @property
-    def is_behind(self) -> bool:
-        return self.pending > MOST_WAITING
-
-    @property
     def pending(self) -> int:
         """Rows that wait to be indexed; the journal has them."""
-        return self._given - self._taken
+        return self.given - self.taken
 
     def put(self, rows: list[Values], position: Position) -> None:
-        self._given += len(rows)
+        self.given += len(rows)
         self._queue.put(Batch(rows, position))
 
     def submit(self, work: Callable[[sqlite3.Connection], T] | None) -> Future[T]:
@@ -186,7 +185,7 @@ class Index:
                 elif is_tame:
                     time.sleep(RETRY_S)
                 rows, is_tame = [[_storable(it) for it in row] for row in rows], True
-        self._taken += sum(len(batch.rows) for batch in batches)
+        self.taken += sum(len(batch.rows) for batch in batches)
 
     def _write(self, rows: list[list[Any]], position: Position) -> None:
         connection = self._connection
@@ -194,7 +193,7 @@ class Index:
         try:
             for at in range(0, len(rows), CHUNK):
                 some = rows[at : at + CHUNK]
-                connection.execute(_insert(len(some)), [value for row in some for value in row])
+                connection.execute(_insert(len(some)), list(chain.from_iterable(some)))
             connection.execute("INSERT OR REPLACE INTO indexed VALUES (1, ?, ?)", position)
             connection.execute("COMMIT")
         except BaseException:

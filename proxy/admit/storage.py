@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from proxy.admit.counters import Counters, Moment
+from proxy.admit.accounts import Moment
+from proxy.admit.counters import Counters
 from proxy.admit.journal import Journal
 from proxy.admit.records import ClockMark, segment_record
 from proxy.admit.replay import Replayed

@@ -17,31 +17,43 @@ class Ring:
     when `wait_ns` is 0, no window of `period_s` seconds, wherever it begins, holds more than the limit.
     """
 
-    __slots__ = ("buckets", "period_ns", "total", "width_ns")
+    __slots__ = ("buckets", "edge", "period_ns", "total", "width_ns")
 
     def __init__(self, period_s: int) -> None:
         self.period_ns = period_s * NS
         self.width_ns = self.period_ns // BUCKETS
         self.buckets: deque[Bucket] = deque()
         self.total = 0
+        self.edge = 0  # up to here nothing is over that was not, and what comes counts in the newest bucket
 
     def used(self, now: int) -> int:
         """What counts at `now`; buckets that are over are forgotten."""
         buckets, over = self.buckets, now - self.period_ns
         while buckets and buckets[0][1] <= over:
             self.total -= buckets.popleft()[2]
+            self.edge = 0
         return self.total
 
+    def has_room(self, want: int, limit: int, now: int) -> bool:
+        """Is `wait_ns` 0? What is over is forgotten only where it matters."""
+        return self.total + want <= limit or self.used(now) + want <= limit
+
     def add(self, count: int, now: int) -> None:
+        if now >= self.edge:
+            self._turn(now)
+        newest = self.buckets[-1]
+        if now > newest[1]:
+            newest[1] = now
+        newest[2] += count
+        self.total += count
+
+    def _turn(self, now: int) -> None:
+        """Forgets what is over and begins a bucket, if it is time to."""
         self.used(now)
         index = now // self.width_ns
-        if self.buckets and self.buckets[-1][0] >= index:
-            newest = self.buckets[-1]
-            newest[1] = max(newest[1], now)
-            newest[2] += count
-        else:
-            self.buckets.append([index, now, count])
-        self.total += count
+        if not self.buckets or self.buckets[-1][0] < index:
+            self.buckets.append([index, now, 0])
+        self.edge = min((self.buckets[-1][0] + 1) * self.width_ns, self.buckets[0][1] + self.period_ns)
 
     def adjust(self, at: int, change: int) -> None:
         """Corrects what was added at the instant `at`, if that bucket still counts."""
@@ -76,13 +88,14 @@ class Ring:
         """After a start with a clock that went back: what lies in the future counts as used now."""
         late = [bucket for bucket in self.buckets if bucket[1] > now]
         if late:
+            self.edge = 0
             for _ in late:
                 self.buckets.pop()
             self.buckets.append([now // self.width_ns, now, sum(bucket[2] for bucket in late)])
 
     def restore(self, buckets: list[Bucket]) -> None:
         self.buckets = deque(list(bucket) for bucket in buckets)
-        self.total = sum(bucket[2] for bucket in buckets)
+        self.total, self.edge = sum(bucket[2] for bucket in buckets), 0
 
 
 def seconds_until_room(wait_ns: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -12,7 +11,6 @@ import orjson
 from proxy.dialect.anthropic_ending import CompletionEnding, MessagesEnding
 from proxy.dialect.ending import Ending
 from proxy.dialect.fields import (
-    Figures,
     at,
     items,
     label,
@@ -24,8 +22,9 @@ from proxy.dialect.fields import (
     text,
     texts_at,
 )
+from proxy.dialect.figures import Figures, finished
 from proxy.dialect.media import distinct, kind_of_media, media, with_media
-from proxy.dialect.wire import NOTHING_SAID, Asked, Json, Media, Operation, Said, StreamFormat
+from proxy.dialect.wire import NO_UNITS, NOTHING_SAID, Asked, Json, Media, Operation, Said, StreamFormat
 from proxy.dialect.wording import anthropic_type, credit_failure, prefixed, stream_status
 from proxy.exchange import Usage
 
@@ -62,6 +61,20 @@ DELTAS = {"text": False, "thinking": False, "partial_json": True}
 PREAMBLE = ("message_start", "ping")
 TERMINAL = ("message_stop", "error")
 ADDED = 1_024  # tokens of the prompt that explains tools to the model; Anthropic lists 159 to 804 by model (Tool use, Pricing)
+LIMITS = ("max_tokens", "max_tokens_to_sample")
+RARE = frozenset({"speed", "service_tier", "metadata", "tools", "output_config", "mcp_servers", "container", "requests"})
+FIGURES = Figures(
+    {
+        "input": ("input_tokens",),
+        "output": ("output_tokens",),
+        "cached": ("cache_read_input_tokens",),
+        "written": ("cache_creation_input_tokens",),
+        "short": ("cache_creation.ephemeral_5m_input_tokens",),
+        "long": ("cache_creation.ephemeral_1h_input_tokens",),
+        "reasoning": ("output_tokens_details.thinking_tokens",),
+        "searches": ("server_tool_use.web_search_requests",),
+    }
+)
 OWN = ("custom", "bash_", "text_editor_", "computer_", "memory_")  # tools that the caller runs; all other types Anthropic runs
 
 
@@ -83,24 +96,27 @@ class Anthropic:
         return operation_of(method, path)
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
+        model, limit, found = text(doc.get("model")), output_limit(doc, LIMITS), _media(doc)
+        if not found and RARE.isdisjoint(doc):
+            return Asked(model, doc.get("stream") is True, True, limit)
         asked = Asked(
-            model=text(doc.get("model")) or _model_of_all(doc),
+            model=model or _model_of_all(doc),
             stream=doc.get("stream") is True,
             wants_usage=True,  # every stream carries it
-            max_tokens=output_limit(doc, "max_tokens", "max_tokens_to_sample"),
+            max_tokens=limit,
             tier=text(doc.get("speed")) or text(doc.get("service_tier")),
             user=text(at(doc, "metadata", "user_id")),
             tools=_tools(doc),
             added=ADDED if doc.get("tools") or doc.get("output_config") else 0,
             reads_more=_reads_more(doc),
         )
-        return with_media(asked, _media(doc))
+        return with_media(asked, found)
 
     def surface(self, op: Operation) -> tuple[str, ...]:
         return SURFACES.get(op.name, ())
 
-    def uninspected(self, op: Operation, doc: Json) -> tuple[str, ...]:
-        return ("file",) if op.body == "stream" else distinct(_media(doc))
+    def uninspected(self, op: Operation, asked: Asked) -> tuple[str, ...]:
+        return ("file",) if op.body == "stream" else distinct(asked.media)
 
     def answer_surface(self, op: Operation) -> tuple[str, ...]:
         return ANSWERS.get(op.name, ())
@@ -136,7 +152,7 @@ class Anthropic:
             return False
         return event.get("type") in TERMINAL or (event.get("type") == "completion" and bool(event.get("stop_reason")))
 
-    def usage(self, op: Operation, doc: Json, headers: Mapping[str, str]) -> Usage | None:
+    def usage(self, op: Operation, doc: Json) -> Usage | None:
         return None if op.name == "count_tokens" else read_usage(mapping(doc.get("usage")), doc)
 
     def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
@@ -149,7 +165,7 @@ class Anthropic:
         if now is None:
             return so_far
         now = replace(now, model=now.model or (so_far.model if so_far else None))
-        if is_start or Figures(mapping(event.get("usage"))).first("output_tokens") is None:
+        if is_start or "output" not in FIGURES.read(mapping(event.get("usage")))[0]:
             return replace(now, source="counted", output=0, reasoning=0, ended=False)
         return noted(so_far, now)
 
@@ -178,30 +194,17 @@ class Anthropic:
 
 def read_usage(raw: Json, doc: Json) -> Usage | None:
     """`input_tokens` counts what was neither read from nor written to the cache; source: Anthropic, Prompt caching."""
-    figures = Figures(raw)
-    asked, said = figures.first("input_tokens"), figures.first("output_tokens")
+    found, is_odd = FIGURES.read(raw)
+    figure = found.get
+    asked, said = figure("input"), figure("output")
     if asked is None and said is None:
         return None
-    cached = figures.count("cache_read_input_tokens")
-    short, long = (figures.count(f"cache_creation.ephemeral_{age}_input_tokens") for age in ("5m", "1h"))
-    written = figures.first("cache_creation_input_tokens")
-    written = short + long if written is None else written
-    return figures.finish(
-        Usage(
-            input=(asked or 0) + cached + written,
-            cached_input=cached,
-            cache_write=written,
-            cache_write_1h=long,
-            output=said or 0,
-            reasoning=figures.count("output_tokens_details.thinking_tokens"),
-            source="provider",
-            detail=dict(raw),
-            units={"searches": figures.count("server_tool_use.web_search_requests")},
-            tier="fast" if raw.get("speed") == "fast" else text(raw.get("service_tier")),
-            model=text(doc.get("model")),
-            ended=True,
-        )
-    )
+    cached, long, searches = figure("cached", 0), figure("long", 0), figure("searches")
+    written = found["written"] if "written" in found else figure("short", 0) + long
+    units = {"searches": searches} if searches else NO_UNITS
+    tier = "fast" if raw.get("speed") == "fast" else text(raw.get("service_tier"))
+    input, output, reasoning, model = (asked or 0) + cached + written, said or 0, figure("reasoning", 0), text(doc.get("model"))
+    return finished(Usage(input, cached, written, long, output, reasoning, "provider", "", raw, units, tier, None, model, True), is_odd)
 
 
 def _tools(doc: Json) -> tuple[tuple[str, int], ...]:
@@ -226,21 +229,30 @@ def _model_of_all(doc: Json) -> str | None:
 
 def _media(doc: Json) -> list[Media]:
     """The blocks no text rule can read, tool results and batch entries included."""
-    asked = [doc, *(mapping(at(entry, "params")) for entry in items(doc.get("requests")))]
-    blocks: list[object] = [block for one in asked for entry in items(one.get("messages")) for block in items(at(entry, "content"))]
-    blocks += [inner for block in blocks for inner in items(at(block, "content"))]
+    blocks = _blocks(doc)
+    for entry in items(doc.get("requests")):
+        blocks += _blocks(mapping(at(entry, "params")))
+    if not blocks:
+        return []
+    blocks += [inner for block in blocks if isinstance(block, dict) and "content" in block for inner in items(block["content"])]
     return [media(kind, at(block, "source", "data")) for block in blocks if (kind := _kind(block)) is not None]
 
 
+def _blocks(doc: Json) -> list[object]:
+    blocks: list[object] = []
+    for entry in items(doc.get("messages")):
+        if isinstance(entry, dict) and isinstance(content := entry.get("content"), list):
+            blocks += content
+    return blocks
+
+
 def _kind(block: object) -> str | None:
-    match at(block, "type"):
-        case "image":
-            return "image"
-        case "document" if at(block, "source", "type") not in ("content", "text"):
-            return kind_of_media(at(block, "source", "media_type"))
-        case "container_upload":
-            return "file"
-    return None
+    name = block.get("type") if isinstance(block, dict) else None
+    if name == "image":
+        return "image"
+    if name == "document" and at(block, "source", "type") not in ("content", "text"):
+        return kind_of_media(at(block, "source", "media_type"))
+    return "file" if name == "container_upload" else None
 
 
 ANTHROPIC = Anthropic()

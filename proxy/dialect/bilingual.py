@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.dialect.ending import Ending
@@ -41,8 +40,8 @@ class Bilingual:
     def surface(self, op: Operation) -> tuple[str, ...]:
         return self._of(op).surface(op)
 
-    def uninspected(self, op: Operation, doc: Json) -> tuple[str, ...]:
-        return self._of(op).uninspected(op, doc)
+    def uninspected(self, op: Operation, asked: Asked) -> tuple[str, ...]:
+        return self._of(op).uninspected(op, asked)
 
     def answer_surface(self, op: Operation) -> tuple[str, ...]:
         return self._of(op).answer_surface(op)
@@ -59,8 +58,8 @@ class Bilingual:
     def is_terminal(self, op: Operation, data: bytes) -> bool:
         return self._of(op).is_terminal(op, data)
 
-    def usage(self, op: Operation, doc: Json, headers: Mapping[str, str]) -> Usage | None:
-        return self._of(op).usage(op, doc, headers)
+    def usage(self, op: Operation, doc: Json) -> Usage | None:
+        return self._of(op).usage(op, doc)
 
     def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
         return self._of(op).fold(op, so_far, event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import orjson
@@ -11,7 +11,6 @@ import orjson
 from proxy.dialect.cohere_ending import MessageEnding, StreamEnding
 from proxy.dialect.ending import Ending
 from proxy.dialect.fields import (
-    Figures,
     at,
     items,
     label,
@@ -23,8 +22,9 @@ from proxy.dialect.fields import (
     text,
     texts_at,
 )
+from proxy.dialect.figures import Figures, finished
 from proxy.dialect.media import distinct, media, with_media
-from proxy.dialect.wire import NOTHING_SAID, Asked, Json, Media, Operation, OperationName, Said, StreamFormat
+from proxy.dialect.wire import NO_UNITS, NOTHING_SAID, Asked, Json, Media, Operation, OperationName, Said, StreamFormat
 from proxy.dialect.wording import credit_failure, prefixed
 from proxy.exchange import Usage
 
@@ -59,6 +59,17 @@ ANSWERS = {
     "embeddings": ("texts.*",),
     "rerank": ("results.*.document.**",),
 }  # fmt: skip
+FIGURES = Figures(
+    {
+        "seen": ("tokens.input_tokens",),
+        "said": ("tokens.output_tokens",),
+        "cached": ("cached_tokens",),
+        "billed_input": ("billed_units.input_tokens",),
+        "billed_output": ("billed_units.output_tokens",),
+        "input_image": ("billed_units.image_tokens",),
+        "searches": ("billed_units.search_units",),
+    }
+)
 FAILED = ("ERROR", "ERROR_LIMIT", "ERROR_TOXIC", "TIMEOUT")
 PREAMBLE = ("message-start", "stream-start", "debug")
 ADDED = 1_024  # tokens of the preamble that Cohere puts in front, not billed; recorded: 495, and 900 more where there are tools
@@ -95,7 +106,7 @@ class Cohere:
             model=text(doc.get("model")),
             stream=doc.get("stream") is True,
             wants_usage=True,  # every stream carries it
-            max_tokens=output_limit(doc, "max_tokens"),
+            max_tokens=output_limit(doc, ("max_tokens",)),
             choices=several(doc.get("num_generations")),
             tools=(("searches", _searches(items(doc.get("documents")))),) if op.name == "rerank" else (),
             added=ADDED * (2 if doc.get("tools") or doc.get("documents") else 1) if op.name == "chat" else 0,
@@ -107,8 +118,8 @@ class Cohere:
     def surface(self, op: Operation) -> tuple[str, ...]:
         return SURFACES.get(_key(op), ())
 
-    def uninspected(self, op: Operation, doc: Json) -> tuple[str, ...]:
-        return ("file",) if op.body == "stream" else distinct(_media(doc))
+    def uninspected(self, op: Operation, asked: Asked) -> tuple[str, ...]:
+        return ("file",) if op.body == "stream" else distinct(asked.media)
 
     def answer_surface(self, op: Operation) -> tuple[str, ...]:
         return ANSWERS.get(_key(op), ())
@@ -137,7 +148,7 @@ class Cohere:
             return False
         return event.get("type") == "message-end" or event.get("is_finished") is True
 
-    def usage(self, op: Operation, doc: Json, headers: Mapping[str, str]) -> Usage | None:
+    def usage(self, op: Operation, doc: Json) -> Usage | None:
         return None if op.name == "count_tokens" else read_usage(mapping(doc.get("usage")) or mapping(doc.get("meta")), doc)
 
     def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
@@ -175,24 +186,15 @@ class Cohere:
 
 def read_usage(raw: Json, doc: Json) -> Usage | None:
     """`tokens` is what the model saw and said; `billed_units`, beside it, is what is paid for (see `units`)."""
-    figures = Figures(raw)
-    billed = {name: figures.count(f"billed_units.{name}_tokens") for name in ("input", "output", "image")}
-    searches = figures.count("billed_units.search_units")
-    asked = figures.first("tokens.input_tokens", "billed_units.input_tokens")
-    said = figures.first("tokens.output_tokens", "billed_units.output_tokens")
-    if asked is None and said is None and not searches and not billed["image"]:
+    found, is_odd = FIGURES.read(raw)
+    cached, asked, said = found.pop("cached", 0), found.pop("seen", None), found.pop("said", None)
+    asked, said = found.get("billed_input") if asked is None else asked, found.get("billed_output") if said is None else said
+    searches, images = found.get("searches", 0), found.get("input_image", 0)
+    if asked is None and said is None and not searches and not images:
         return None
-    usage = Usage(
-        input=max(asked or 0, billed["image"]),
-        cached_input=figures.count("cached_tokens"),
-        output=said or 0,
-        source="provider",
-        detail=dict(raw),
-        units={"billed_input": billed["input"], "billed_output": billed["output"], "input_image": billed["image"], "searches": searches},
-        model=text(doc.get("model")),
-        ended=True,
-    )
-    return figures.finish(usage)
+    input, model = max(asked or 0, images), text(doc.get("model"))
+    units = {unit: number for unit, number in found.items() if number} or NO_UNITS
+    return finished(Usage(input, cached, 0, 0, said or 0, 0, "provider", "", raw, units, None, None, model, True), is_odd)
 
 
 def _searches(documents: Sequence[object]) -> int:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from decimal import ROUND_CEILING, Decimal
 from typing import cast
 from urllib.parse import unquote
 
 from proxy.dialect.wire import Json, Path
-from proxy.exchange import NANO, NOTHING, Usage
+from proxy.exchange import NOTHING, Usage
 from proxy.refusal import Refusal
 
 MODELS_MOST = 1_048_576  # tokens; more than any model writes in one answer
-ABSURD = 1_000_000_000  # tokens of one call; kept, but noted
-IMPOSSIBLE = 2**53  # no count; left out and noted
-LEVELS = 2  # of objects inside a usage object that a figure may stand in
 DEEP = 128  # levels of a document that are looked into
 ODD = "usage_odd"  # a negative, non-numeric or absurd figure stood in the provider's usage
 DECREASED = "usage_decreased"  # a cumulative figure went down within one stream; the last one counts
@@ -62,17 +57,17 @@ def plain_path(path: str) -> str:
     return "/" + "/".join(segment for segment in unquote(path).split("/") if segment)
 
 
-def output_limit(doc: Json, *names: str) -> int | None:
+def output_limit(doc: Json, names: Sequence[str]) -> int | None:
     """The largest of these output limits. Raises Refusal 400 for a value of a wrong type; null is absent, 0 or less bounds nothing."""
-    found: list[int] = []
+    most = 0
     for name in names:
-        value = doc.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise Refusal(400, "invalid_request", f"{name} must be an integer", should_retry=False)
-        found.append(value if value > 0 else MODELS_MOST)  # what it means is the provider's to say: 0 to echo, -1 without end
-    return max(found, default=None)
+        if name in doc and (value := doc[name]) is not None:
+            if type(value) is not int:
+                raise Refusal(400, "invalid_request", f"{name} must be an integer", should_retry=False)
+            limit = value if value > 0 else MODELS_MOST  # what it means is the provider's to say: 0 to echo, -1 without end
+            if limit > most:
+                most = limit
+    return most or None
 
 
 def several(*values: object) -> int:
@@ -91,90 +86,6 @@ def _meant(value: object) -> int:
         case str() if len(value) < 20 and value.strip().isdecimal():
             return int(value)
     return 0
-
-
-class Figures:
-    """Reads counts out of one usage object and remembers whether any figure was odd. Names are dotted paths."""
-
-    __slots__ = ("flat", "is_odd", "raw")
-
-    def __init__(self, raw: Json) -> None:
-        self.raw, self.is_odd = raw, False
-        self.flat: dict[str, object] = {}  # by dotted path, so that a name in many spellings is looked up and not walked to
-        _flatten(raw, "", self.flat, LEVELS)
-
-    def first(self, *names: str) -> int | None:
-        """The first of these fields that holds a usable count; None where none does."""
-        for name in names:
-            value = self.flat.get(name)
-            if value is None:
-                continue
-            number = _whole(value)
-            if number is None:
-                self.is_odd = True
-                continue
-            if number > ABSURD:
-                self.is_odd = True
-            return number
-        return None
-
-    def count(self, *names: str) -> int:
-        return self.first(*names) or 0
-
-    def milliseconds(self, *names: str) -> int:
-        """Seconds, rounded up to whole milliseconds."""
-        for name in names:
-            seconds = self.raw.get(name)
-            if seconds is not None:
-                if _is_amount(seconds):
-                    return math.ceil(Decimal(repr(seconds)) * 1000)
-                self.is_odd = True
-        return 0
-
-    def nanousd(self, *names: str) -> int | None:
-        """A stated cost in dollars as nano-dollars: exact by its decimal text, rounded up below a nano-dollar."""
-        for name in names:
-            dollars = self.flat.get(name)
-            if dollars is not None and not isinstance(dollars, dict):
-                if _is_amount(dollars):
-                    return int((Decimal(repr(dollars)) * NANO).to_integral_value(ROUND_CEILING))
-                self.is_odd = True
-        return None
-
-    def finish(self, usage: Usage) -> Usage:
-        """Shares cannot exceed their whole; what was odd is noted; units of zero are dropped."""
-        cached = min(usage.cached_input, usage.input)
-        written = min(usage.cache_write, usage.input - cached)
-        if (cached, written) != (usage.cached_input, usage.cache_write):
-            self.is_odd = True
-        elif not self.is_odd and usage.cache_write_1h <= written and all(usage.units.values()):
-            return usage
-        return replace(
-            usage,
-            cached_input=cached,
-            cache_write=written,
-            cache_write_1h=min(usage.cache_write_1h, written),
-            units={name: n for name, n in usage.units.items() if n},
-            note=ODD if self.is_odd else usage.note,
-        )
-
-
-def _flatten(value: Json, root: str, flat: dict[str, object], levels: int) -> None:
-    for name, one in value.items():
-        if "." not in name:  # else it would pass for a path
-            flat[root + name] = one
-            if levels and isinstance(one, dict):
-                _flatten(one, f"{root}{name}.", flat, levels - 1)
-
-
-def _whole(value: object) -> int | None:
-    if isinstance(value, float) and value.is_integer():  # some providers type counts as doubles
-        value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < IMPOSSIBLE else None
-
-
-def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < ABSURD  # NaN compares false
 
 
 def merged(old: Json, new: Json, levels: int = 4) -> dict[str, object]:

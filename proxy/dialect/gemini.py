@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import orjson
@@ -46,6 +45,12 @@ OWN = {"functionDeclarations", "function_declarations"}  # tools that the caller
 GROUNDED = ("googleSearch", "google_search", "googleSearchRetrieval", "google_search_retrieval", "googleMaps", "google_maps",
             "enterpriseWebSearch", "enterprise_web_search")  # fmt: skip
 ADDED = 1_024  # tokens of the prompt that explains tools to the model
+LIMITS, CANDIDATES = ("maxOutputTokens", "max_output_tokens"), ("candidateCount", "candidate_count")
+RARE = frozenset({"tools", "cachedContent", "cached_content", "serviceTier", "service_tier", "generation_config"})  # most say none of it
+SPOKEN = ("contents", "content", "systemInstruction", "system_instruction")  # where parts stand
+INLINE = ("inlineData", "inline_data", "fileData", "file_data")
+IS_INLINE = frozenset(INLINE)
+NESTED = frozenset({"generateContentRequest", "requests", "instances"})
 ANSWERS = {"generate": tuple(f"candidates.*.content.parts.*.{place}" for place in CANDIDATE), "cached": CONTENTS}
 
 
@@ -58,8 +63,11 @@ class Gemini:
         return operation_of(method, path, query)
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
-        configs = [mapping(doc.get(name)) for name in ("generationConfig", "generation_config")]  # where both are named, the larger counts
-        limits = [output_limit(config, "maxOutputTokens", "max_output_tokens") for config in configs]
+        found, config = _media(doc), mapping(doc.get("generationConfig"))
+        if op.name == "generate" and not found and RARE.isdisjoint(doc) and config.keys().isdisjoint(CANDIDATES):
+            return Asked(op.model, op.variant in ("sse", "array"), True, output_limit(config, LIMITS))
+        configs = (config, mapping(doc.get("generation_config")))  # where both are named, the larger counts
+        limits = [output_limit(config, LIMITS) for config in configs]
         used = {name for tool in _listed(doc.get("tools")) for name in mapping(tool)}
         is_cached = bool(doc.get("cachedContent") or doc.get("cached_content"))
         asked = Asked(
@@ -67,7 +75,7 @@ class Gemini:
             stream=op.variant in ("sse", "array"),
             wants_usage=True,  # every stream carries it
             max_tokens=max((limit for limit in limits if limit is not None), default=None),
-            choices=several(*(config.get(name) for config in configs for name in ("candidateCount", "candidate_count"))),
+            choices=several(*(config.get(name) for config in configs for name in CANDIDATES)),
             images=several(at(doc, "parameters", "sampleCount")) if op.name == "images" else 0,
             tier=text(doc.get("serviceTier")) or text(doc.get("service_tier")),
             tools=(("searches", 0),) if any(name in GROUNDED for name in used) else (),
@@ -75,13 +83,13 @@ class Gemini:
             reads_more=bool(used - OWN) or is_cached,
             reads_stored=is_cached,
         )
-        return with_media(asked, _media(doc))
+        return with_media(asked, found)
 
     def surface(self, op: Operation) -> tuple[str, ...]:
         return SURFACES.get("cached" if op.variant == "cached" else op.name, ())
 
-    def uninspected(self, op: Operation, doc: Json) -> tuple[str, ...]:
-        return ("file",) if op.body == "stream" else distinct(_media(doc))
+    def uninspected(self, op: Operation, asked: Asked) -> tuple[str, ...]:
+        return ("file",) if op.body == "stream" else distinct(asked.media)
 
     def answer_surface(self, op: Operation) -> tuple[str, ...]:
         return ANSWERS.get("cached" if op.variant == "cached" else op.name, ())
@@ -124,7 +132,7 @@ class Gemini:
             return False
         return _is_over(event) or self.error_of(op, event) is not None
 
-    def usage(self, op: Operation, doc: Json, headers: Mapping[str, str]) -> Usage | None:
+    def usage(self, op: Operation, doc: Json) -> Usage | None:
         return None if op.name == "count_tokens" else read_usage(op, doc)
 
     def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
@@ -181,16 +189,23 @@ def _is_over(event: Json) -> bool:
 
 def _media(doc: Json) -> list[Media]:
     """Inline and referenced data, wherever a part may stand."""
-    asked = (doc, mapping(doc.get("generateContentRequest")), *items(doc.get("requests")))
-    entries = [
-        e for one in asked for name in ("contents", "content", "systemInstruction", "system_instruction") for e in _listed(at(one, name))
-    ]
-    parts = [part for entry in entries for part in _listed(at(entry, "parts"))]
-    found = [at(part, name) for part in parts for name in ("inlineData", "inline_data", "fileData", "file_data")]
-    parts_of = [
-        media(kind_of_media(at(data, "mimeType") or at(data, "mime_type")), at(data, "data")) for data in found if isinstance(data, dict)
-    ]
-    return parts_of + [media("image") for instance in items(doc.get("instances")) if isinstance(at(instance, "image"), dict)]
+    found = _inline(doc)
+    if not NESTED.isdisjoint(doc):
+        for one in (doc.get("generateContentRequest"), *items(doc.get("requests"))):
+            found += _inline(mapping(one))
+        found += [media("image") for instance in items(doc.get("instances")) if isinstance(at(instance, "image"), dict)]
+    return found
+
+
+def _inline(doc: Json) -> list[Media]:
+    found: list[Media] = []
+    for name in SPOKEN:
+        for entry in _listed(doc[name]) if name in doc else ():
+            for part in _listed(entry.get("parts")) if isinstance(entry, dict) else ():
+                if isinstance(part, dict) and not IS_INLINE.isdisjoint(part):
+                    data = [it for it in map(part.get, INLINE) if isinstance(it, dict)]
+                    found += [media(kind_of_media(at(it, "mimeType") or at(it, "mime_type")), at(it, "data")) for it in data]
+    return found
 
 
 def _listed(value: object) -> list[object]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from proxy.dialect.fields import Figures, at, items, mapping, text
-from proxy.dialect.wire import Json, Operation
+from proxy.dialect.fields import at, items, mapping, text
+from proxy.dialect.figures import ABSURD, Figures, finished, whole
+from proxy.dialect.wire import NO_UNITS, Json, Operation
 from proxy.exchange import Usage
 
 MODALITIES: dict[object, str] = {
@@ -16,10 +15,22 @@ MODALITIES: dict[object, str] = {
     2: "image",
     3: "video",
 }  # enum-encoding=int
-DETAILS = {
-    "input": ("promptTokensDetails", "promptTokenDetails", "toolUsePromptTokensDetails"),
-    "output": ("candidatesTokensDetails", "responseTokensDetails"),
-    "cached": ("cacheTokensDetails",),
+FIGURES = Figures(
+    {
+        "input": ("promptTokenCount",),
+        "output": ("candidatesTokenCount", "responseTokenCount"),  # the latter: Live API
+        "thought": ("thoughtsTokenCount",),
+        "tools": ("toolUsePromptTokenCount",),
+        "cached": ("cachedContentTokenCount",),
+    }
+)
+SIDES = {
+    "promptTokensDetails": "input",
+    "promptTokenDetails": "input",
+    "toolUsePromptTokensDetails": "input",
+    "candidatesTokensDetails": "output",
+    "responseTokensDetails": "output",
+    "cacheTokensDetails": "cached",
 }
 
 
@@ -27,34 +38,27 @@ def read_usage(op: Operation, doc: Json) -> Usage | None:
     raw = mapping(doc.get("usageMetadata"))
     if not raw and op.variant == "predict":
         return _predicted(op, doc)
-    figures = Figures(raw)
-    asked = figures.first("promptTokenCount")
-    said = figures.first("candidatesTokenCount", "responseTokenCount")  # the latter: Live API
-    thought, tools = figures.first("thoughtsTokenCount"), figures.count("toolUsePromptTokenCount")
+    found, is_odd = FIGURES.read(raw)
+    figure = found.get
+    asked, said, thought = figure("input"), figure("output"), figure("thought")
     if asked is None and said is None and thought is None:
         return None
-    return figures.finish(
-        Usage(
-            input=(asked or 0) + tools,
-            cached_input=figures.count("cachedContentTokenCount"),
-            output=(said or 0) + (thought or 0),
-            reasoning=thought or 0,
-            source="provider",
-            detail=dict(raw),
-            units=_units(figures) | searches_of(doc),
-            tier=text(raw.get("serviceTier")),
-            model=text(doc.get("modelVersion")),
-            ended=True,
-        )
-    )
+    input, cached = (asked or 0) + figure("tools", 0), figure("cached", 0)
+    reasoning = thought or 0
+    output = (said or 0) + reasoning
+    units = {unit: number for unit, number in (_units(raw) | searches_of(doc)).items() if number} or NO_UNITS
+    tier, model = text(raw.get("serviceTier")), text(doc.get("modelVersion"))
+    return finished(Usage(input, cached, 0, 0, output, reasoning, "provider", "", raw, units, tier, None, model, True), is_odd)
 
 
-def _units(figures: Figures) -> dict[str, int]:
+def _units(raw: Json) -> dict[str, int]:
     units: dict[str, int] = {}
-    for side, names in DETAILS.items():
-        for modality, tokens in (pair for name in names for pair in _modal(figures.raw.get(name))):
-            n = Figures({"n": tokens}).count("n")
-            units[f"{side}_{modality}"] = units.get(f"{side}_{modality}", 0) + n
+    for name, side in SIDES.items():
+        for entry in items(raw[name]) if name in raw else ():
+            modality = at(entry, "modality")
+            if isinstance(modality, str | int) and modality in MODALITIES:
+                unit = f"{side}_{MODALITIES[modality]}"
+                units[unit] = units.get(unit, 0) + (whole(at(entry, "tokenCount")) or 0)
     return units
 
 
@@ -67,21 +71,16 @@ def searches_of(doc: Json) -> dict[str, int]:
     return {"searches": 1 if is_by_prompt else len(queries)}
 
 
-def _modal(details: object) -> Iterator[tuple[str, object]]:
-    for entry in items(details):
-        name = at(entry, "modality")
-        if isinstance(name, str | int) and name in MODALITIES:
-            yield MODALITIES[name], at(entry, "tokenCount")
-
-
 def _predicted(op: Operation, doc: Json) -> Usage | None:
     predictions = items(doc.get("predictions"))
     if op.name == "images":
         made = len(predictions)
         return Usage(source="provider", units={"images": made}, detail={"images": made}, ended=True) if made else None
     counts = [at(p, "embeddings", "statistics", "token_count") for p in predictions]
-    figures = Figures({str(n): tokens for n, tokens in enumerate(counts) if tokens is not None})
-    if not figures.raw:
+    stated = [tokens for tokens in counts if tokens is not None]
+    if not stated:
         return None
-    total = sum(figures.count(name) for name in figures.raw)
-    return figures.finish(Usage(input=total, source="provider", detail={"token_count": total}, ended=True))
+    usable = [whole(tokens) for tokens in stated]
+    total = sum(tokens or 0 for tokens in usable)
+    is_odd = any(tokens is None or tokens > ABSURD for tokens in usable)
+    return finished(Usage(input=total, source="provider", detail={"token_count": total}, ended=True), is_odd)

@@ -11,7 +11,8 @@ from dataclasses import fields, replace
 import orjson
 
 from proxy.dialect.anthropic import read_usage as anthropic_usage
-from proxy.dialect.fields import Figures, at, items, mapping, text
+from proxy.dialect.fields import at, items, mapping, text
+from proxy.dialect.figures import whole
 from proxy.dialect.gemini_usage import read_usage as gemini_usage
 from proxy.dialect.openai_usage import UNFINISHED, whole_usage
 from proxy.dialect.wire import Json, Operation
@@ -84,7 +85,7 @@ def _counted(doc: Json, name: str) -> Usage | None:
     """What is billed by one figure that is no token of a call; a text where the API writes numbers so."""
     stated = doc.get(name)
     figure = int(stated) if isinstance(stated, str) and stated.isdecimal() and len(stated) < 9 else stated
-    count = Figures({name: figure}).first(name)
+    count = whole(figure)
     if count is None:
         return None
     return Usage(source="provider", detail={name: stated}, units={name: count}, model=text(doc.get("model")), ended=True)

@@ -39,12 +39,14 @@ def media(kind: str, data: object = None, detail: object = None) -> Media:
 
 
 def with_media(asked: Asked, found: Sequence[Media]) -> Asked:
+    if not found:
+        return asked
     images = sum(one.kind == "image" for one in found)
-    return replace(asked, images=asked.images + images, files=len(found) - images, media=tuple(found)) if found else asked
+    return replace(asked, images=asked.images + images, files=len(found) - images, media=tuple(found))
 
 
 def distinct(found: Sequence[Media]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(one.kind for one in found))
+    return tuple(dict.fromkeys([one.kind for one in found])) if found else ()
 
 
 def _pixels(encoded: str) -> tuple[int, int]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import orjson
 
 from proxy.dialect.ending import Ending
 from proxy.dialect.fields import at, items, mapping, output_limit, several, text
 from proxy.dialect.media import distinct, media, with_media
-from proxy.dialect.openai_asked import added, pixels, reads_more, reads_stored, tools_asked
+from proxy.dialect.openai_asked import MORE, TALKS, added, is_searching, pixels, reads_more, reads_stored, tools_asked
 from proxy.dialect.openai_ending import ChunksEnding
 from proxy.dialect.openai_paths import operation_of, with_query
 from proxy.dialect.openai_texts import ANSWERS, ENDS_ALL, SURFACES, key_of, said_of
@@ -28,6 +26,10 @@ PREAMBLE = ("response.created", "response.in_progress", "response.queued", "keep
 TERMINAL = (*ENDS_ALL, "error", "image_generation.completed", "image_edit.completed", "transcript.text.done", "speech.audio.done")
 MARKS = tuple(name.encode() for name in TERMINAL)
 STREAMED_BODIES = {"images": "image", "audio": "audio"}
+LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+RARE = frozenset(  # what most chats do not say
+    {"n", "best_of", "tools", "prompt", "input", "stream_options", "service_tier", "user", "safety_identifier", *MORE, *TALKS}
+)
 
 
 class OpenAI:
@@ -39,14 +41,17 @@ class OpenAI:
         return with_query(operation_of(method, path), query)
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
+        model, limit, found = text(doc.get("model")), output_limit(doc, LIMITS), _media(doc)
+        if op.name == "chat" and not found and RARE.isdisjoint(doc) and not is_searching(model):
+            return Asked(op.model or model, doc.get("stream") is True, False, limit)
         choices = several(doc.get("n"), doc.get("best_of"))
         if op.name == "completions":
             choices *= _prompts(doc.get("prompt"))
         asked = Asked(
-            model=op.model or text(doc.get("model")),
+            model=op.model or model,
             stream=doc.get("stream") is True,
             wants_usage=at(doc, "stream_options", "include_usage") is True,
-            max_tokens=output_limit(doc, "max_tokens", "max_completion_tokens", "max_output_tokens"),
+            max_tokens=limit,
             choices=choices,
             images=choices if op.name == "images" else 0,
             pixels=pixels(doc) if op.name == "images" else 0,
@@ -57,15 +62,13 @@ class OpenAI:
             reads_more=op.variant == "assistants" or reads_more(doc),
             reads_stored=op.variant == "assistants" or reads_stored(doc),
         )
-        return with_media(asked, _media(doc))
+        return with_media(asked, found)
 
     def surface(self, op: Operation) -> tuple[str, ...]:
         return SURFACES.get(key_of(op), ())
 
-    def uninspected(self, op: Operation, doc: Json) -> tuple[str, ...]:
-        if op.body == "stream":
-            return (STREAMED_BODIES.get(op.name, "file"),)
-        return distinct(_media(doc))
+    def uninspected(self, op: Operation, asked: Asked) -> tuple[str, ...]:
+        return (STREAMED_BODIES.get(op.name, "file"),) if op.body == "stream" else distinct(asked.media)
 
     def answer_surface(self, op: Operation) -> tuple[str, ...]:
         return ANSWERS.get(key_of(op), ())
@@ -96,7 +99,7 @@ class OpenAI:
         event = _read(data)
         return event.get("type") in TERMINAL or self.error_of(op, event) is not None
 
-    def usage(self, op: Operation, doc: Json, headers: Mapping[str, str]) -> Usage | None:
+    def usage(self, op: Operation, doc: Json) -> Usage | None:
         return whole_usage(op, doc)
 
     def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
@@ -137,12 +140,19 @@ def _prompts(prompt: object) -> int:
 
 def _media(doc: Json) -> list[Media]:
     """The parts no text rule can read, in messages, input items and their outputs."""
+    parts = _parts(doc.get("messages"))
+    if "input" in doc:
+        parts += _parts(doc["input"])
+    return [one for part in parts if isinstance(part, dict) and (one := _one(part)) is not None] if parts else []
+
+
+def _parts(entries: object) -> list[object]:
     parts: list[object] = []
-    for entry in (*items(doc.get("messages")), *items(doc.get("input"))):
-        if isinstance(entry, dict) and not (isinstance(entry.get("content"), str) and "type" not in entry and "output" not in entry):
+    for entry in items(entries):
+        if isinstance(entry, dict) and ("type" in entry or "output" in entry or not isinstance(entry.get("content"), str)):
             output = entry.get("output")
             parts += (entry, output, *items(entry.get("content")), *items(output))
-    return [one for part in parts if isinstance(part, dict) and (one := _one(part)) is not None]
+    return parts
 
 
 def _one(part: Json) -> Media | None:

@@ -72,6 +72,13 @@ def gigabytes(tool: object) -> int:
 
 def tools_used(op: Operation, doc: Json) -> dict[str, int]:
     """The same units as one whole response tells them: its output lists every call of a tool."""
+    found = _listed(doc) if "output" in doc else {}
+    if op.name == "chat" and is_searching(text(doc.get("model"))) and mapping(doc.get("usage")):
+        found["searches"] = 1
+    return found
+
+
+def _listed(doc: Json) -> dict[str, int]:
     found: dict[str, int] = {}
     containers = set()
     kinds = [text(at(tool, "type")) or "" for tool in items(doc.get("tools"))]
@@ -87,8 +94,6 @@ def tools_used(op: Operation, doc: Json) -> dict[str, int]:
     if containers:
         sizes = [gigabytes(tool) for tool in items(doc.get("tools")) if at(tool, "type") == "code_interpreter"]
         found["containers"] = len(containers) * max(sizes, default=1)
-    if op.name == "chat" and is_searching(text(doc.get("model"))) and mapping(doc.get("usage")):
-        found["searches"] = 1
     return found
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxy.dialect.fields import Figures, at, items, mapping, merged, noted, text
+from proxy.dialect.fields import at, items, mapping, merged, noted, text
+from proxy.dialect.figures import Figures, finished, milliseconds, nanousd
 from proxy.dialect.openai_asked import tools_used
 from proxy.dialect.openai_texts import said_of
-from proxy.dialect.wire import Json, Operation
+from proxy.dialect.wire import NO_UNITS, Json, Operation
 from proxy.exchange import Usage
 
-INPUT, OUTPUT = ("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")
+INPUT, OUTPUT, TOTAL = ("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"), ("total_tokens",)
 INPUT_DETAILS = ("prompt_tokens_details", "prompt_token_details", "input_tokens_details", "input_token_details")
 OUTPUT_DETAILS = ("completion_tokens_details", "completion_token_details", "output_tokens_details", "output_token_details")
 UNFINISHED = ("queued", "in_progress")
@@ -29,7 +30,9 @@ UNITS = {
     **{f"cached_{kind}": of_details(INPUT_DETAILS, f"cached_tokens_details.{kind}_tokens") for kind in ("audio", "image")},
     "searches": ("server_tool_use_details.web_search_requests", "num_search_queries"),  # OpenRouter, Perplexity
 }
-_UNIT_AT = {place: unit for unit, places in UNITS.items() for place in places}
+FIGURES = Figures({"input": INPUT, "output": OUTPUT, "total": TOTAL, "cached": CACHED, "written": WRITTEN, "reasoning": REASONING, **UNITS})
+SECONDS = ("seconds", "prompt_audio_seconds")
+BESIDE = frozenset(("cost", *SECONDS))  # amounts that are no counts
 
 
 def raw_usage(doc: Json) -> Json:
@@ -70,38 +73,27 @@ def _is_final(op: Operation, event: Json) -> bool:
 
 def read_usage(op: Operation, raw: Json, doc: Json) -> Usage | None:
     """None where the object states neither tokens, nor a duration, nor a cost."""
-    figures = Figures(raw)
-    asked, said = figures.first(*INPUT), figures.first(*OUTPUT)
-    cost = figures.nanousd("cost", "cost.total_cost")
-    audio_ms = figures.milliseconds("seconds", "prompt_audio_seconds")
+    found, is_odd = FIGURES.read(raw)
+    asked, said, cost, audio_ms = found.pop("input", None), found.pop("output", None), None, 0
+    if not BESIDE.isdisjoint(raw):
+        cost, is_odd_cost = nanousd((raw.get("cost"), at(raw.get("cost"), "total_cost")))
+        audio_ms, is_odd_time = milliseconds(map(raw.get, SECONDS))
+        is_odd = is_odd or is_odd_cost or is_odd_time
     if asked is None and said is None and cost is None and not audio_ms:
         return None
-    output, reasoning = said or 0, figures.count(*REASONING)
-    present = dict.fromkeys(_UNIT_AT[place] for place in figures.flat if place in _UNIT_AT)
-    units = tools_used(op, doc) | {unit: number for unit in present if (number := figures.count(*UNITS[unit]))}
+    input, output, reasoning = asked or 0, said or 0, found.pop("reasoning", 0)
+    cached, written = found.pop("cached", 0), found.pop("written", 0)
+    beyond = found.pop("total", 0) - input - output
+    if beyond > 0 and (beyond == reasoning or op.speaks):
+        output += beyond  # it stands in the total alone: xAI counts reasoning apart, Gemini's compatible path does not list it at all
+    units = tools_used(op, doc)
+    for unit, number in found.items():
+        if number:
+            units[unit] = number
     if audio_ms:
         units["audio_ms"] = audio_ms
-    if op.name == "images" and output:
-        units.setdefault("output_image", output)  # what this operation puts out is images alone
-    return figures.finish(
-        Usage(
-            input=asked or 0,
-            cached_input=figures.count(*CACHED),
-            cache_write=figures.count(*WRITTEN),
-            output=output + _unlisted(op, figures, (asked or 0) + output, reasoning),
-            reasoning=reasoning,
-            source="provider",
-            detail=dict(raw),
-            units=units,
-            tier=text(doc.get("service_tier")),
-            cost_nanousd=cost,
-            model=text(doc.get("model")),
-            ended=True,
-        )
-    )
-
-
-def _unlisted(op: Operation, figures: Figures, listed: int, reasoning: int) -> int:
-    """Output that stands in the total alone: xAI counts reasoning apart, Gemini's compatible path does not list it at all."""
-    beyond = figures.count("total_tokens") - listed
-    return beyond if beyond > 0 and (beyond == reasoning or op.speaks) else 0
+    if op.name == "images" and said:
+        units.setdefault("output_image", said)  # what this operation puts out is images alone
+    tier, model = text(doc.get("service_tier")), text(doc.get("model"))
+    usage = Usage(input, cached, written, 0, output, reasoning, "provider", "", raw, units or NO_UNITS, tier, cost, model, True)
+    return finished(usage, is_odd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -106,8 +107,8 @@ class Dialect(Protocol):
         string that is base64 elsewhere."""
         ...
 
-    def uninspected(self, op: Operation, doc: Json) -> tuple[str, ...]:
-        """What of this body no text rule can read: "image", "audio", "pdf", "file" …"""
+    def uninspected(self, op: Operation, asked: Asked) -> tuple[str, ...]:
+        """What of this body no text rule can read: "image", "audio", "pdf", "file" …; `asked`: as `read_asked` found it."""
         ...
 
     def answer_surface(self, op: Operation) -> tuple[str, ...]:
@@ -128,7 +129,7 @@ class Dialect(Protocol):
         """Does this event's data end the stream for good ([DONE], message_stop, finishReason …)?"""
         ...
 
-    def usage(self, op: Operation, doc: Json, headers: Mapping[str, str]) -> Usage | None:
+    def usage(self, op: Operation, doc: Json) -> Usage | None:
         """Of a whole JSON answer. None where it states none."""
         ...
 
@@ -167,12 +168,17 @@ class Dialect(Protocol):
 
 def stream_format_of(op: Operation, content_type: str) -> StreamFormat | None:
     """How this answer streams, by its Content-Type and its operation; None: it is one whole body."""
+    return _format(content_type, op.variant == "array")
+
+
+@lru_cache(maxsize=64)  # the headers come from outside
+def _format(content_type: str, is_array: bool) -> StreamFormat | None:
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "text/event-stream":
         return "sse"
     if kind in ("application/stream+json", "application/x-ndjson", "application/ndjson"):  # Cohere v1
         return "ndjson"
-    return "json-array" if kind == "application/json" and op.variant == "array" else None
+    return "json-array" if kind == "application/json" and is_array else None
 
 
 NO_UNITS: Mapping[str, int] = MappingProxyType({})

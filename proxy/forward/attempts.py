@@ -1,4 +1,4 @@
-"""The attempts of one call: a generator that is told what became of each and says where the next goes. It never waits itself."""
+"""The attempts of one call: its first step, then a generator that is told what became of each. It never waits itself."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from proxy.exchange import value
 from proxy.forward.breaker import Dice
 from proxy.forward.budget import COST, COST_AFTER_TIMEOUT, Budget, Budgets
 from proxy.forward.failure import Outcome
-from proxy.policy.plan import Credential, RetryRules, Target
+from proxy.policy.plan import Credential, Plan, RetryRules, Target
 
 LEAST_S = 1.0  # no attempt starts with less time left
 LONGEST_ASKED_S = 10.0  # a longer Retry-After is the caller's to wait for
 
-__all__ = ["Budget", "Budgets", "Dice", "Step", "Terms", "attempts", "may_retry", "retry_deadline"]
+__all__ = ["Budget", "Budgets", "Dice", "Step", "Terms", "first", "further", "may_retry", "retry_deadline"]
 
 
 @value(frozen=True, slots=True)
@@ -44,65 +44,82 @@ class Terms:
     is_held: bool = True  # False: the body streams through, and once a byte of it has left it cannot be sent again
 
 
-def attempts(
+def first(plan: Plan, credential: Credential | None, *, may_retry: bool) -> Step:
+    """The first attempt of a call: all that a healthy one pays for those that might follow."""
+    has_more = len(plan.targets) > 1 and bool(plan.fallback_on)
+    return Step(plan.targets[0], credential, "first", 0.0, not has_more and (plan.retry.attempts < 2 or not may_retry))
+
+
+def further(
+    outcome: Outcome,
     targets: Sequence[Target],
     terms: Terms,
+    keys: Sequence[Credential | None],
     credentials: Callable[[Target], Sequence[Credential | None]],
     budgets: Budgets,
     clock: Callable[[], float],
     dice: Dice,
 ) -> Generator[Step, Outcome, None]:
-    """Send the outcome of each attempt that failed, and close it when the call is over: it counts the calls under way."""
+    """The attempts after a first one, with `keys[0]` on `targets[0]`, that failed with `outcome`. Send the outcome of each that failed.
+
+    Close it when the call is over. What `Budget.enter` counted for the first target it takes over as soon as it runs.
+    """
+    failed: Outcome | None = outcome
     for number, target in enumerate(targets):
-        outcome = yield from _on(target, number, len(targets), terms, credentials(target), budgets.of(target.provider.name), clock, dice)
+        budget = budgets.of(target.provider.name)
+        if number:
+            budget.enter()
+            keys = credentials(target)
+        has_more = number + 1 < len(targets) and bool(terms.fallback_on)
+        try:
+            outcome = yield from _on(target, failed, terms, keys, budget, clock, dice, has_more=has_more)
+        except GeneratorExit:
+            budget.leave()
+            raise
+        budget.gave_up()
+        failed = None
         if outcome.fallback not in terms.fallback_on or not _can_send_again(outcome, terms) or clock() > terms.deadline - LEAST_S:
             return
 
 
 def _on(
     target: Target,
-    number: int,
-    count: int,
+    failed: Outcome | None,
     terms: Terms,
     keys: Sequence[Credential | None],
     budget: Budget,
     clock: Callable[[], float],
     dice: Dice,
+    *,
+    has_more: bool,
 ) -> Generator[Step, Outcome, Outcome]:
-    """All attempts on one target; gives the outcome of the last."""
+    """All attempts on one target, `failed` (if it has) the first of them; gives the outcome of the last."""
     most = terms.rules.attempts if terms.may_retry else 1
-    has_more_targets = number + 1 < count and bool(terms.fallback_on)
-    budget.active += 1
-    try:
-        outcome = yield Step(target, keys[0], "fallback" if number else "first", is_last=most < 2 and not has_more_targets)
-        retry: _Retry | None = None
-        used, is_renewed = 1, False
-        while _can_send_again(outcome, terms):
-            if outcome.is_free and not is_renewed:
-                is_renewed = True
-                outcome = yield Step(target, keys[used - 1], "retry", is_last=most < 2 and not has_more_targets)
-                continue
-            if outcome.credential_fault and used < len(keys) and clock() <= terms.deadline - LEAST_S:
-                outcome = yield Step(target, keys[used], "retry", is_last=most < 2 and not has_more_targets)
-                used += 1
-                continue
-            if retry is None:
-                retry = _Retry(terms, most, budget, clock, dice)
-            after_s = retry.after(outcome)
-            if after_s is None:
-                break
-            budget.take(_cost(outcome))
-            try:
-                is_last = retry.state.attempt_number + 1 >= most and not has_more_targets
-                outcome = yield Step(target, keys[used - 1], "retry", after_s, is_last)
-            finally:
-                budget.give_back()
-        return outcome
-    except GeneratorExit:
-        budget.succeeded()
-        raise
-    finally:
-        budget.active -= 1
+    is_last = most < 2 and not has_more
+    outcome = failed or (yield Step(target, keys[0], "fallback", is_last=is_last))
+    retry: _Retry | None = None
+    used, is_renewed = 1, False
+    while _can_send_again(outcome, terms):
+        if outcome.is_free and not is_renewed:
+            is_renewed = True
+            outcome = yield Step(target, keys[used - 1], "retry", is_last=is_last)
+            continue
+        if outcome.credential_fault and used < len(keys) and clock() <= terms.deadline - LEAST_S:
+            outcome = yield Step(target, keys[used], "retry", is_last=is_last)
+            used += 1
+            continue
+        if retry is None:
+            retry = _Retry(terms, most, budget, clock, dice)
+        after_s = retry.after(outcome)
+        if after_s is None:
+            break
+        budget.take(_cost(outcome))
+        try:
+            is_last_retry = retry.state.attempt_number + 1 >= most and not has_more
+            outcome = yield Step(target, keys[used - 1], "retry", after_s, is_last_retry)
+        finally:
+            budget.give_back()
+    return outcome
 
 
 def _can_send_again(outcome: Outcome, terms: Terms) -> bool:
@@ -223,8 +240,8 @@ def retry_deadline(fields: Mapping[str, str], began: float, total_s: float) -> f
 
 def may_retry(fields: Mapping[str, str]) -> bool:
     """False where the SDK is on a retry of its own: ours would multiply with it."""
-    count = fields.get("x-stainless-retry-count", "")
-    return not (count.isascii() and count.isdigit() and int(count[:9]) > 0)
+    count = fields.get("x-stainless-retry-count")
+    return count is None or not (count.isascii() and count.isdigit() and int(count[:9]) > 0)
 
 
 def _seconds(text: str | None) -> float:

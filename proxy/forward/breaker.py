@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from proxy.exchange import value
@@ -25,17 +26,52 @@ class State(Enum):
     HALF_OPEN = "half_open"
 
 
+_CLOSED, _OPEN, _HALF_OPEN = State  # as plain names: a member read off its class costs as much as a call
+
+
+class Tally:
+    """How the attempts of the window went. The one thing here that changes in place: a success costs two additions."""
+
+    __slots__ = ("_buckets", "_now", "failures_in_a_row")
+
+    def __init__(self) -> None:
+        self._now = [-1.0, 0, 0]  # bucket number, outcomes, failures
+        self._buckets = deque([self._now], BUCKETS)
+        self.failures_in_a_row = 0
+
+    def add(self, number: float, failed: int) -> None:
+        """`number`: of the bucket it is now."""
+        now = self._now
+        if number != now[0]:
+            now = self._now = [number, 0, 0]
+            self._buckets.append(now)
+        now[1] += 1
+        now[2] += failed
+        self.failures_in_a_row = self.failures_in_a_row + 1 if failed else 0
+
+    def is_sick(self, rules: BreakerRules) -> bool:
+        fresh = [one for one in self._buckets if one[0] > self._now[0] - BUCKETS]
+        outcomes, failures = sum(one[1] for one in fresh), sum(one[2] for one in fresh)
+        return self.failures_in_a_row >= rules.consecutive or (
+            outcomes >= rules.min_requests and failures >= rules.failure_ratio * outcomes
+        )
+
+    def is_past(self, number: float) -> bool:
+        """Nothing is lost by forgetting it, or little: all is well, or nobody has asked for long."""
+        return not self.failures_in_a_row or self._now[0] <= number - BUCKETS
+
+
 @value(frozen=True, slots=True)
 class Breaker:
     """`epoch` changes with every state and every probe: an outcome counts only in the epoch its attempt began in."""
 
-    state: State = State.CLOSED
+    state: State = _CLOSED
     epoch: int = 0
-    window: tuple[tuple[int, int, int], ...] = ()  # (bucket number, outcomes, failures)
-    consecutive: int = 0  # failures in a row; while half-open: successes in a row
+    successes: int = 0  # of probes, in a row
     openings: int = 0  # in a row, without having closed
     until: float = 0.0
     is_probing: bool = False
+    tally: Tally = field(default_factory=Tally)  # while closed
 
     def allows(self, now: float) -> tuple[bool, Breaker]:
         """May an attempt begin? One probe at a time once the open time is over."""
@@ -43,79 +79,67 @@ class Breaker:
             case State.CLOSED:
                 return True, self
             case State.OPEN if now >= self.until:
-                return True, Breaker(State.HALF_OPEN, self.epoch + 1, openings=self.openings, is_probing=True)
+                return True, Breaker(_HALF_OPEN, self.epoch + 1, openings=self.openings, is_probing=True)
             case State.HALF_OPEN if not self.is_probing:
-                return True, Breaker(State.HALF_OPEN, self.epoch + 1, consecutive=self.consecutive, openings=self.openings, is_probing=True)
+                return True, Breaker(_HALF_OPEN, self.epoch + 1, self.successes, self.openings, is_probing=True)
             case _:
                 return False, self
 
     def wait_s(self, now: float) -> float:
         """How long until the next attempt may begin, about."""
-        return max(self.until - now, PROBE_WAIT_S) if self.state is State.OPEN else PROBE_WAIT_S
+        return max(self.until - now, PROBE_WAIT_S) if self.state is _OPEN else PROBE_WAIT_S
 
     def is_past(self, now: float, rules: BreakerRules) -> bool:
-        """Nothing is lost by forgetting it, or little: it is well, or nobody has asked for long."""
-        if self.state is State.OPEN:
+        """Nothing is lost by forgetting it, or little."""
+        if self.state is _OPEN:
             return now > self.until + rules.open_max_s
-        is_old = not self.window or self.window[-1][0] <= int(now * BUCKETS / rules.window_s) - BUCKETS
-        return self.state is State.CLOSED and (not self.consecutive or is_old)
+        return self.state is _CLOSED and self.tally.is_past(now * BUCKETS // rules.window_s)
 
     def saw(self, ok: bool | None, epoch: int, now: float, rules: BreakerRules, dice: Dice, retry_after_s: float | None = None) -> Breaker:
         """How an attempt of `epoch` ended. None: nobody's fault; a probe hands its turn back."""
-        if epoch != self.epoch or self.state is State.OPEN:
+        if epoch != self.epoch or self.state is _OPEN:
             return self
-        if self.state is State.HALF_OPEN:
+        if self.state is _HALF_OPEN:
             return self._probed(ok, now, rules, dice, retry_after_s)
         if ok is None:
             return self
-        window = _counted(self.window, int(now * BUCKETS / rules.window_s), failed=not ok)
-        consecutive = 0 if ok else self.consecutive + 1
-        if not ok and _is_sick(window, consecutive, rules):
-            return self._opened(now, rules, dice, retry_after_s)
-        return Breaker(State.CLOSED, self.epoch, window, consecutive)
+        self.tally.add(now * BUCKETS // rules.window_s, not ok)
+        return self if ok or not self.tally.is_sick(rules) else self._opened(now, rules, dice, retry_after_s)
 
     def _probed(self, ok: bool | None, now: float, rules: BreakerRules, dice: Dice, retry_after_s: float | None) -> Breaker:
         if ok is False:
             return self._opened(now, rules, dice, retry_after_s)
-        successes = self.consecutive + (1 if ok else 0)
+        successes = self.successes + (1 if ok else 0)
         if successes >= TO_CLOSE:
-            return Breaker(State.CLOSED, self.epoch + 1)
-        return Breaker(State.HALF_OPEN, self.epoch, consecutive=successes, openings=self.openings)
+            return Breaker(_CLOSED, self.epoch + 1)
+        return Breaker(_HALF_OPEN, self.epoch, successes, self.openings)
 
     def _opened(self, now: float, rules: BreakerRules, dice: Dice, retry_after_s: float | None) -> Breaker:
         doubled = min(rules.open_max_s, rules.open_min_s * 2.0 ** min(self.openings, 30))
         asked = min(retry_after_s or 0.0, rules.open_max_s)
         until = now + max(doubled * (0.8 + 0.6 * dice()), asked)
-        return Breaker(State.OPEN, self.epoch + 1, openings=self.openings + 1, until=until)
+        return Breaker(_OPEN, self.epoch + 1, openings=self.openings + 1, until=until)
 
 
-def _counted(window: tuple[tuple[int, int, int], ...], bucket: int, *, failed: bool) -> tuple[tuple[int, int, int], ...]:
-    if window and window[-1][0] == bucket:
-        _, outcomes, failures = window[-1]
-        return (*window[:-1], (bucket, outcomes + 1, failures + failed))
-    return (*(one for one in window if one[0] > bucket - BUCKETS), (bucket, 1, int(failed)))
+Key = tuple[str, str | None]
 
 
-def _is_sick(window: tuple[tuple[int, int, int], ...], consecutive: int, rules: BreakerRules) -> bool:
-    outcomes = sum(one[1] for one in window)
-    failures = sum(one[2] for one in window)
-    return consecutive >= rules.consecutive or (outcomes >= rules.min_requests and failures >= rules.failure_ratio * outcomes)
-
-
-@dataclass(slots=True)
 class Turn:
     """The leave to attempt, or its refusal. `saw` is called once it is known how the attempt went; only the first call counts."""
 
-    is_allowed: bool
-    retry_after_s: float  # of a refusal
-    state: str  # closed | open | half_open, for the metric
-    _saw: Callable[[bool | None, float, float | None], None] | None = field(default=None, repr=False)
+    __slots__ = ("_all", "_epoch", "_key", "_rules", "is_allowed", "retry_after_s", "state")
+
+    def __init__(self, all: Breakers | None, key: Key, epoch: int, rules: BreakerRules, state: str, retry_after_s: float = 0.0) -> None:
+        self._all, self._key, self._epoch, self._rules = all, key, epoch, rules
+        self.is_allowed = all is not None
+        self.retry_after_s = retry_after_s  # of a refusal
+        self.state = state  # closed | open | half_open, for the metric
 
     def saw(self, ok: bool | None, now: float, retry_after_s: float | None = None) -> None:
         """True: it answered; False: a failure; None: nobody's fault (cancelled, refused, rate-limited)."""
-        report, self._saw = self._saw, None
-        if report is not None:
-            report(ok, now, retry_after_s)
+        all, self._all = self._all, None
+        if all is not None:
+            all.saw(self._key, ok, self._epoch, now, self._rules, retry_after_s)
 
 
 class Breakers:
@@ -123,32 +147,44 @@ class Breakers:
 
     def __init__(self, dice: Dice, on_change: Callable[[str, str | None, str], None]) -> None:
         self._dice, self._on_change = dice, on_change
-        self._all: dict[tuple[str, str | None], Breaker] = {}
+        self._all: dict[Key, Breaker] = {}
 
     def enter(self, provider: str, model: str | None, rules: BreakerRules, now: float) -> Turn:
         """Asks for leave to attempt. `model` None: the call names none, all those of a provider share one breaker."""
+        key = (provider, model)
+        before = self._all.get(key)
+        if before is None:
+            key, before = self._of(provider, model, rules, now)
+        if before.state is _CLOSED:
+            return Turn(self, key, before.epoch, rules, "closed")
+        is_allowed, after = before.allows(now)
+        self._keep(key, before, after)
+        if not is_allowed:
+            return Turn(None, key, 0, rules, after.state.value, after.wait_s(now))
+        return Turn(self, key, after.epoch, rules, after.state.value)
+
+    def saw(self, key: Key, ok: bool | None, epoch: int, now: float, rules: BreakerRules, retry_after_s: float | None) -> None:
+        """How an attempt ended: `Turn.saw` says it."""
+        before = self._all.get(key)
+        if before is None:  # forgotten since: it was well then
+            before = self._all[key] = Breaker()
+        if ok and before.state is _CLOSED:
+            if epoch == before.epoch:
+                before.tally.add(now * BUCKETS // rules.window_s, 0)
+            return
+        after = before.saw(ok, epoch, now, rules, self._dice, retry_after_s)
+        if after is not before:
+            self._keep(key, before, after)
+
+    def _of(self, provider: str, model: str | None, rules: BreakerRules, now: float) -> tuple[Key, Breaker]:
+        """A breaker that is not known yet, or, of names without end, the one they share."""
         key = (provider, model if model is None or len(model) <= MAX_NAME else None)
         if key not in self._all and len(self._all) >= MAX_KEYS:
             self._all = {known: it for known, it in self._all.items() if not it.is_past(now, rules)}
             key = key if len(self._all) < MAX_KEYS else (provider, None)
-        before = self._all.get(key, _HEALTHY)
-        is_allowed, after = before.allows(now)
-        self._keep(key, before, after)
-        if not is_allowed:
-            return Turn(False, after.wait_s(now), after.state.value)
-        epoch = after.epoch
+        return key, self._all.setdefault(key, Breaker())
 
-        def saw(ok: bool | None, now: float, retry_after_s: float | None) -> None:
-            before = self._all.get(key, _HEALTHY)
-            self._keep(key, before, before.saw(ok, epoch, now, rules, self._dice, retry_after_s))
-
-        return Turn(True, 0.0, after.state.value, saw)
-
-    def _keep(self, key: tuple[str, str | None], before: Breaker, after: Breaker) -> None:
-        if after is not before:
-            self._all[key] = after
-            if after.state is not before.state:
-                self._on_change(key[0], key[1], after.state.value)
-
-
-_HEALTHY = Breaker()
+    def _keep(self, key: Key, before: Breaker, after: Breaker) -> None:
+        self._all[key] = after
+        if after.state is not before.state:
+            self._on_change(key[0], key[1], after.state.value)

@@ -18,6 +18,20 @@ class Budget:
         self.retries = 0
         self.tokens = FULL
 
+    def enter(self) -> None:
+        """A call begins to use this provider. It is counted until `leave`, or `gave_up`."""
+        self.active += 1
+
+    def leave(self) -> None:
+        """The call is over, or left; it did not fail here."""
+        self.active -= 1
+        if self.tokens < FULL:
+            self.tokens += 1
+
+    def gave_up(self) -> None:
+        """All attempts that the call had here have failed."""
+        self.active -= 1
+
     def has_room(self, share: float, cost: int) -> bool:
         """`share` of the policy, 0.2 = 20 %; 0 means no retries at all."""
         return share > 0 and self.retries < max(FLOOR, share * self.active) and self.tokens >= cost
@@ -29,9 +43,6 @@ class Budget:
     def give_back(self) -> None:
         """A retry is over, whatever its end."""
         self.retries -= 1
-
-    def succeeded(self) -> None:
-        self.tokens = min(FULL, self.tokens + 1)
 
 
 class Budgets:

@@ -27,23 +27,48 @@ class Client:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._pools: dict[PoolKey, Pool] = {}
+        self._last: dict[str, Pool] = {}  # by their names alone: where the next request of that name is likely to go
         self._timer: asyncio.TimerHandle | None = None
         self._is_ticking_fast = False
 
     async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Reply:
         """See `ports.Upstream`. Never sends a request twice: each attempt has a hold and a row of its own."""
         head = head_of(request)
-        key = (request.pool, request.origin, request.tls, request.max_connections)
-        pool = self._pools.get(key)
-        if pool is None:
-            pool = self._pools[key] = Pool(request.max_connections)
-        await pool.enter()
+        pool = self._last.get(request.pool)
+        if pool is None or pool.origin is not request.origin or pool.tls is not request.tls or pool.size != request.max_connections:
+            pool = self._pool_of(request)
+        if pool.places:
+            pool.places -= 1
+        else:
+            await pool.enter()
+        kept = connection = None
         try:
-            kept = pool.take(self._clock.monotonic())
-            connection = kept or await self._connect(pool, request, timeouts, deadline)
-            return await self._attempt(pool, connection, request, head, timeouts, deadline, is_kept=kept is not None)
-        except BaseException:
+            now = self._clock.monotonic()
+            connection = kept = pool.take(now)
+            if connection is None:
+                connection = await self._connect(pool, request, timeouts, deadline)
+                now = self._clock.monotonic()
+            reply = Reply(connection)
+            connection.begin(reply, timeouts, now, deadline, is_to_head=request.method == "HEAD")
+            pool.busy.add(connection)
+            if not self._is_ticking_fast:
+                self._arm(is_fast=True)
+            if request.body is None and request.upload is not None:
+                await self._upload(connection, reply, request, head)
+            else:
+                if request.on_sent is not None:
+                    request.on_sent()
+                connection.write(head, request.body or b"")
+                await reply.head()
+            return reply
+        except BaseException as error:
             pool.leave()
+            if connection is not None:
+                pool.busy.discard(connection)
+                connection.abort()
+                if kept is not None and not kept.parser.has_begun and isinstance(error, UpstreamFailed) and error.kind == "reset":
+                    pool.drop_idle()  # what was opened before is likely to be as dead
+                    raise UpstreamFailed(error.code, "stale", sent=error.sent, detail=error.detail) from error  # closed under us, perhaps
             raise
 
     def close(self) -> None:
@@ -51,35 +76,20 @@ class Client:
         for pool in self._pools.values():
             pool.close()
         self._pools.clear()
+        self._last.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    # --- one attempt ---
+    def _pool_of(self, request: Outgoing) -> Pool:
+        key = (request.pool, request.origin, request.tls, request.max_connections)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = Pool(request.origin, request.tls, request.max_connections)
+        self._last[request.pool] = pool
+        return pool
 
-    async def _attempt(
-        self, pool: Pool, connection: Connection, request: Outgoing, head: bytes, timeouts: Timeouts, deadline: float, *, is_kept: bool
-    ) -> Reply:
-        """The answer, its head complete. A kept connection that dies without a byte of one is `stale`: it was perhaps closed under us."""
-        reply = Reply(connection, is_to_head=request.method == "HEAD")
-        connection.begin(reply, timeouts, self._clock.monotonic(), deadline)
-        pool.busy.add(connection)
-        self._tick_fast()
-        try:
-            if request.upload is not None and request.body is None:
-                await self._upload(connection, reply, request, head)
-            else:
-                _leaves(request)
-                connection.write(head, request.body or b"")
-                await reply.head()
-            return reply
-        except BaseException as error:
-            pool.busy.discard(connection)
-            connection.abort()
-            if is_kept and not reply.has_bytes and isinstance(error, UpstreamFailed) and error.kind == "reset":
-                pool.drop_idle()  # what was opened before is likely to be as dead
-                raise UpstreamFailed(error.code, "stale", sent=error.sent, detail=error.detail) from error
-            raise
+    # --- an upload ---
 
     async def _upload(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> None:
         """Body pieces out until all are sent, or until the provider answers: an early answer ends the upload."""
@@ -124,16 +134,10 @@ class Client:
         tls = self._tls_of(request)
         origin = request.origin
 
-        def ended(connection: Connection, is_reusable: bool) -> None:
-            pool.busy.discard(connection)
-            if is_reusable:
-                pool.give_back(connection, self._clock.monotonic())
-            pool.leave()
-
         try:
             async with asyncio.timeout(max(0.0, min(timeouts.connect, deadline - now))):
                 transport, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(now, ended), origin.host, origin.port, ssl=tls, server_hostname=origin.host if tls else None
+                    lambda: Connection(now, pool.ended), origin.host, origin.port, ssl=tls, server_hostname=origin.host if tls else None
                 )
         except (OSError, UnicodeError) as error:
             raise _connect_failure(error) from error
@@ -155,10 +159,6 @@ class Client:
 
     # --- the timer ---
 
-    def _tick_fast(self) -> None:
-        if not self._is_ticking_fast:
-            self._arm(is_fast=True)
-
     def _arm(self, *, is_fast: bool) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -170,6 +170,7 @@ class Client:
         for pool in self._pools.values():
             pool.sweep(now)
         self._pools = {key: pool for key, pool in self._pools.items() if not pool.is_empty}
+        self._last.clear()  # what it names may be gone
         self._timer, self._is_ticking_fast = None, False
         if self._pools:
             self._arm(is_fast=any(pool.busy for pool in self._pools.values()))

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from proxy.forward.parse import AnswerParser
 from proxy.policy.plan import Timeouts
 from proxy.refusal import UpstreamCut, UpstreamFailed
 
@@ -21,8 +22,8 @@ class Connection(asyncio.Protocol):
     """Serves one answer at a time; `on_end` hears once per answer whether the connection may serve another."""
 
     __slots__ = (
-        "_deadline", "_head_by", "_idle_s", "_is_paused", "_last", "_pending", "_poll", "_received", "_reply", "_room", "_transport",
-        "born", "first_byte_s", "idle_since", "on_end",
+        "_deadline", "_head_by", "_is_paused", "_last", "_pending", "_poll", "_reply", "_room", "_timeouts", "_transport", "born",
+        "idle_since", "on_end", "parser",
     )  # fmt: skip
 
     def __init__(self, now: float, on_end: Callable[[Connection, bool], None]) -> None:
@@ -33,9 +34,7 @@ class Connection(asyncio.Protocol):
         self._reply: Reply | None = None
         self._room: asyncio.Future[None] | None = None
         self._is_paused = False
-        self._received = 0
-        self._deadline = self._head_by = self._idle_s = self._last = self.first_byte_s = NEVER
-        self._pending = 0
+        self.parser = AnswerParser()
 
     # --- asyncio.Protocol ---
 
@@ -57,6 +56,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         reply, self._transport = self._reply, None
+        self.parser.let_go()
         self._make_room()
         if reply is not None:
             reply.lost(exc)
@@ -69,21 +69,21 @@ class Connection(asyncio.Protocol):
 
     # --- the life of one answer ---
 
-    def begin(self, reply: Reply, timeouts: Timeouts, now: float, deadline: float) -> None:
+    def begin(self, reply: Reply, timeouts: Timeouts, now: float, deadline: float, *, is_to_head: bool) -> None:
         """From here on what arrives is `reply`'s, and `check` holds it to its deadlines."""
-        self._reply, self._deadline = reply, deadline
-        self.first_byte_s, self._idle_s = timeouts.first_byte, timeouts.idle
-        self._head_by, self._last, self._pending, self._received = now + timeouts.first_byte, now, 0, 0
+        self.parser.begin(is_to_head=is_to_head)
+        self._reply, self._timeouts, self._deadline = reply, timeouts, deadline
+        self._head_by, self._last, self._pending = now + timeouts.first_byte, now, 0
 
     def end(self, *, is_reusable: bool) -> None:
         """The answer lets go."""
         self._reply = None
-        self._head_by = self._deadline = NEVER
-        is_reusable = is_reusable and not self.is_closed and self._unsent() == 0
-        if is_reusable:
-            self.resume()
-        else:
+        transport = self._transport
+        is_reusable = is_reusable and transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
+        if not is_reusable:
             self.abort()
+        elif self._is_paused:
+            self.resume()
         self.on_end(self, is_reusable)
 
     def check(self, now: float) -> None:
@@ -94,27 +94,27 @@ class Connection(asyncio.Protocol):
         if now >= self._deadline:
             reply.broken(
                 UpstreamCut("upstream_timeout", "the call's total time is over")
-                if reply.has_head
+                if self.parser.has_head
                 else UpstreamFailed("upstream_timeout", "timeout", sent=True, status=504, detail="the call's total time is over")
             )
-        elif not reply.has_head:
+        elif not self.parser.has_head:
             self._check_head(reply, now)
-        elif self._is_paused or reply.received != self._received:
-            self._received, self._last = reply.received, now
-        elif now - self._last >= self._idle_s:
-            reply.broken(UpstreamCut("upstream_idle_timeout", f"nothing came for {self._idle_s:g} s"))
+        elif self._is_paused or self.parser.has_body:
+            self.parser.has_body, self._last = False, now
+        elif now - self._last >= self._timeouts.idle:
+            reply.broken(UpstreamCut("upstream_idle_timeout", f"nothing came for {self._timeouts.idle:g} s"))
 
     def _check_head(self, reply: Reply, now: float) -> None:
         before, self._pending = self._pending, self._unsent()
-        if self._pending < before:  # a large request is still going out
+        if self._pending < before and self._head_by != NEVER:  # a large request is still going out
             self.expect_head(now)
         elif now >= self._head_by:
-            detail = f"no complete head within {self.first_byte_s:g} s"
+            detail = f"no complete head within {self._timeouts.first_byte:g} s"
             reply.broken(UpstreamFailed("upstream_first_byte_timeout", "first_byte_timeout", sent=True, status=504, detail=detail))
 
     def expect_head(self, now: float) -> None:
         """The first-byte deadline runs from here. `NEVER`: it is the client's turn (an upload)."""
-        self._head_by = now + self.first_byte_s
+        self._head_by = now + self._timeouts.first_byte
 
     # --- the wire ---
 
@@ -122,15 +122,16 @@ class Connection(asyncio.Protocol):
     def is_closed(self) -> bool:
         return self._transport is None or self._transport.is_closing()
 
-    @property
     def is_silent(self) -> bool:
-        """Neither closed nor holding bytes that nobody asked for: fit for the next request."""
-        return not self.is_closed and self._poll is not None and not self._poll.poll(0)
+        """Neither closed nor holding bytes that nobody asked for, not even unread ones: fit for the next request."""
+        transport, poll = self._transport, self._poll
+        return transport is not None and not transport.is_closing() and poll is not None and not poll.poll(0)
 
     def write(self, *parts: bytes) -> None:
-        if self._transport is not None:
-            self._transport.writelines([part for part in parts if part])
-            self._pending = self._unsent()
+        transport = self._transport
+        if transport is not None:
+            transport.writelines(parts)
+            self._pending = transport.get_write_buffer_size()
 
     async def room(self) -> None:
         """Until the provider has taken enough of what was written."""

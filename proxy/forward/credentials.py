@@ -24,14 +24,14 @@ class Credentials:
 
     def saw(self, provider: Provider, credential: Credential | None, outcome: Outcome, now: float) -> None:
         """How an attempt with it ended."""
-        if credential is None:
+        if credential is None or not (self._strikes or outcome.credential_fault):
             return
         key = (provider.name, credential.name)
         if outcome.credential_fault:
             strikes = self._strikes.get(key, (0, 0.0))[0] + 1
             is_resting = outcome.kind == "credit" or strikes >= STRIKES
             self._strikes[key] = (strikes, now + REST_S if is_resting else 0.0)
-        elif outcome.is_failure_for_breaker is False and self._strikes:
+        elif outcome.is_failure_for_breaker is False:
             self._strikes.pop(key, None)
 
     def _until(self, provider: Provider, credential: Credential) -> float:

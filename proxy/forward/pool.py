@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from proxy.forward.connection import Connection
+from proxy.policy.plan import Origin
 from proxy.refusal import UpstreamFailed
 
 WAIT_S = 1.0  # for a free place, then 503 upstream_pool_exhausted
@@ -15,52 +17,63 @@ AGE_S = 300.0  # and no connection is used again when older: DNS changes are fol
 class Pool:
     """At most `size` connections in use; idle ones are taken first, the last used one before the others."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, origin: Origin, tls: object | None, size: int) -> None:
+        self.origin, self.tls, self.size = origin, tls, size
         self.busy: set[Connection] = set()
         self._idle: list[Connection] = []
-        self._places = asyncio.Semaphore(size)
-        self._size = size
-        self._users = 0
+        self._now = 0.0  # as of the last request or sweep: exact enough to tell how long a connection has been idle
+        self.places = size  # free ones: take one, or wait in `enter`; `leave` gives it up
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def is_empty(self) -> bool:
-        return not self._idle and not self._users
+        return not self._idle and self.places == self.size
 
     async def enter(self) -> None:
-        """Takes a place, to be given up by `leave`. Raises UpstreamFailed `upstream_pool_exhausted` after a second."""
-        self._users += 1
+        """Waits for a place where none is free. Raises UpstreamFailed `upstream_pool_exhausted` after a second."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
         try:
-            if self._places.locked():
-                async with asyncio.timeout(WAIT_S):
-                    await self._places.acquire()
-            else:
-                await self._places.acquire()
+            async with asyncio.timeout(WAIT_S):
+                await waiter
         except BaseException as error:
-            self._users -= 1
+            if waiter.done() and not waiter.cancelled():  # given a place, and called off before it knew
+                self.leave()
             if isinstance(error, TimeoutError):
-                detail = f"all {self._size} connections are in use"
+                detail = f"all {self.size} connections are in use"
                 raise UpstreamFailed("upstream_pool_exhausted", "pool", sent=False, status=503, detail=detail) from error
             raise
 
     def leave(self) -> None:
-        self._users -= 1
-        self._places.release()
+        """The place goes to whoever has waited longest."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self.places += 1
 
     def take(self, now: float) -> Connection | None:
         """An idle connection that is fit for a request, if there is one."""
+        self._now = now
         while self._idle:
             connection = self._idle.pop()
-            if now - connection.idle_since < IDLE_S and now - connection.born < AGE_S and connection.is_silent:
+            if now - connection.idle_since < IDLE_S and now - connection.born < AGE_S and connection.is_silent():
                 return connection
             connection.abort()
         return None
 
-    def give_back(self, connection: Connection, now: float) -> None:
-        connection.idle_since = now
-        self._idle.append(connection)
+    def ended(self, connection: Connection, is_reusable: bool) -> None:
+        """An answer is over, and with it the use of a place."""
+        self.busy.discard(connection)
+        if is_reusable:
+            connection.idle_since = self._now
+            self._idle.append(connection)
+        self.leave()
 
     def sweep(self, now: float) -> None:
         """Holds the answers under way to their deadlines and closes what has been idle too long, or was closed by the provider."""
+        self._now = now
         for connection in tuple(self.busy):
             connection.check(now)
         fit = [one for one in self._idle if now - one.idle_since < IDLE_S and now - one.born < AGE_S and not one.is_closed]

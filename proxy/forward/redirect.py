@@ -9,6 +9,7 @@ from proxy.policy.plan import Provider
 
 _ALWAYS = frozenset({b"x-goog-upload-url", b"operation-location"})  # where later requests of the same job go
 _OF_REDIRECTS = frozenset({b"location"})
+LEADING = _ALWAYS | _OF_REDIRECTS
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -18,7 +19,7 @@ def is_redirect(status: int) -> bool:
 
 def followed_back(headers: RawHeaders, status: int, provider: Provider, call: Call) -> RawHeaders:
     """`location` of a redirect or a creation, `x-goog-upload-url` and `operation-location` of the same origin lead through Sluice."""
-    wanted = _ALWAYS | _OF_REDIRECTS if is_redirect(status) or status in (201, 202) else _ALWAYS
+    wanted = LEADING if is_redirect(status) or status in (201, 202) else _ALWAYS
     if not any(name.lower() in wanted for name, _ in headers):
         return headers
     return tuple((name, _back(value, provider, call) if name.lower() in wanted else value) for name, value in headers)

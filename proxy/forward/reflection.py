@@ -37,7 +37,7 @@ class NoReflection:
     def _checked(self, data: bytes) -> bytes:
         if self._held:
             data, self._held = self._held + data, b""
-        if self._secret in data:
+        if data.find(self._secret) >= 0:  # half as dear as `in`
             raise KeyReflected("upstream_cut", "the provider's answer holds the key that Sluice sent")
         begun = _begun(data, self._secret)
         if begun:

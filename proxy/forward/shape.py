@@ -18,6 +18,7 @@ from proxy.stream.coding import without_body_fields
 from proxy.stream.spans import edit, insert_key, top_level
 
 CARRIERS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})  # and the query parameter `key`
+_NONE: frozenset[bytes] = frozenset()
 ASKS_USAGE = frozenset({"chat", "completions"})
 
 
@@ -54,43 +55,36 @@ def shape(
     Raises Refusal 403 `not_allowed` where the caller's own key would go to another provider, 400 or 415 where the request cannot be shaped.
     """
     provider = target.provider
-    named = op.model if op.model is not None else asked.model
-    is_renamed = target.theirs is not None and target.theirs != named
-    goes_elsewhere = provider.name != source.name
-    wants_usage = will_ask_usage(provider, op, asked)
-    limit = field_for(plan.pricing, provider, op, asked, call.route.path)
+    moves = provider is not source and provider.name != source.name
     asked_usage = False
-    if body and (is_renamed or wants_usage or limit is not None or (goes_elsewhere and op.model is not None)):
-        is_coded = any(name.lower() == b"content-encoding" for name, _ in headers)
-        text = plain if is_coded else body
-        if text is None:
-            raise Refusal(415, "unsupported_encoding", "this body must be changed on its way; send it without Content-Encoding")
-        changed, asked_usage = _body(text, target, op, is_renamed=is_renamed, moves=goes_elsewhere, wants_usage=wants_usage)
-        changed = changed if limit is None else with_limit(changed, limit, plan.pricing.default_max_tokens)
-        if changed != text:
-            body = changed
-            headers = without_body_fields(headers)
+    if body:
+        is_renamed = target.theirs is not None and target.theirs != (asked.model if op.model is None else op.model)
+        wants_usage = asked.stream and will_ask_usage(provider, op, asked)
+        limit = field_for(plan.pricing, provider, op, asked, call.route.path) if plan.pricing.inject_max_tokens else None
+        if is_renamed or wants_usage or limit is not None or (moves and op.model is not None):
+            is_coded = any(name.lower() == b"content-encoding" for name, _ in headers)
+            text = plain if is_coded else body
+            if text is None:
+                raise Refusal(415, "unsupported_encoding", "this body must be changed on its way; send it without Content-Encoding")
+            changed, asked_usage = _body(text, target, op, is_renamed=is_renamed, moves=moves, wants_usage=wants_usage)
+            changed = changed if limit is None else with_limit(changed, limit, plan.pricing.default_max_tokens)
+            if changed != text:
+                body = changed
+                headers = without_body_fields(headers)
     own_key = plan.caller.brings_own_key
     if own_key and provider.name != (plan.caller.own_provider or source.name):
         raise Refusal(403, "not_allowed", f"your own provider key is not sent to {provider.name}", should_retry=False)
-    raw_target = target_for(call.route, source, target, op.model)
+    raw_target = call.route.target
+    if moves or op.model is not None or provider.api_version:
+        raw_target = target_for(call.route, source, target, op.model)
     if not own_key and "?" in raw_target:
         raw_target = _without_key(raw_target)
+    auth = None if own_key or credential is None else _auth(dialect, op, credential)
+    lines = _headers(headers, provider, auth, accept_encoding, own_key)
     request = Outgoing(
-        origin=provider.origin,
-        method=call.method,
-        target=raw_target,
-        headers=_headers(
-            headers, provider, None if own_key else _auth(dialect, op, credential), accept_encoding, keeps_credentials=own_key
-        ),
-        body=body,
-        upload=upload,
-        upload_length=upload_length,
-        pool=provider.name,
-        max_connections=provider.max_connections,
-        tls=provider.ssl,
-        on_sent=on_sent,
-    )
+        provider.origin, call.method, raw_target, lines, body, upload, upload_length,
+        provider.name, provider.max_connections, provider.ssl, on_sent,
+    )  # fmt: skip
     return Shaped(request, asked_usage)
 
 
@@ -99,29 +93,28 @@ def will_ask_usage(provider: Provider, op: Operation, asked: Asked) -> bool:
     return provider.asks_stream_usage and op.name in ASKS_USAGE and asked.stream and not asked.wants_usage
 
 
-def _auth(dialect: Dialect, op: Operation, credential: Credential | None) -> tuple[bytes, bytes] | None:
-    if credential is None:
-        return None
+def _auth(dialect: Dialect, op: Operation, credential: Credential) -> tuple[bytes, bytes]:
     if op.speaks == "openai":  # an OpenAI-compatible path of another dialect's provider
         return b"Authorization", b"Bearer " + credential.secret.encode()
     return dialect.auth(credential.secret)
 
 
 def _headers(
-    headers: RawHeaders,
-    provider: Provider,
-    auth: tuple[bytes, bytes] | None,
-    accept_encoding: bytes | None,
-    *,
-    keeps_credentials: bool,
+    headers: RawHeaders, provider: Provider, auth: tuple[bytes, bytes] | None, accept_encoding: bytes | None, keeps_credentials: bool
 ) -> RawHeaders:
-    dropped = _dropped(provider.remove_headers, provider.set_headers, keeps_credentials)
-    kept = [line for line in headers if line[0].lower() not in dropped]
+    set_ = provider.set_headers
+    dropped = _NONE if keeps_credentials else CARRIERS
+    if set_ or provider.remove_headers:
+        dropped = _dropped(provider.remove_headers, set_, keeps_credentials)
+    kept = []
+    for line in headers:
+        if line[0].lower() not in dropped:
+            kept.append(line)
     if accept_encoding is not None:
         kept = [(name, accept_encoding if name.lower() == b"accept-encoding" else value) for name, value in kept]
-    if auth is not None and all(name.lower() != auth[0].lower() for name, _ in provider.set_headers):
+    if auth is not None and not (set_ and any(name.lower() == auth[0].lower() for name, _ in set_)):
         kept.append(auth)
-    return (*kept, *provider.set_headers)
+    return (*kept, *set_)
 
 
 @lru_cache(maxsize=256)

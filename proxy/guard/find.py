@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import re2  # type: ignore[import-untyped]  # google-re2 ships no types
 
 from proxy.guard.phone import PHONES
-from proxy.guard.recognise import CARD, EMAIL, IBAN, IPV4, IPV6, SSN, SSN_NAMED, Recogniser
+from proxy.guard.recognise import CARD, EMAIL, IBAN, IPV4, IPV6, SSN, SSN_NAMED, Bounds, Recogniser, may_be_email
 
 ALL = (EMAIL, IBAN, CARD, SSN, SSN_NAMED, IPV6, IPV4, *PHONES)  # where two claim the same text, the earlier has it
 ENTITIES = frozenset(recogniser.entity for recogniser in ALL)
+_HIDING = r"\\[u/]"  # what `stream.spans.has_hiding_escape` looks for: behind it anything may stand
+_WINDOW = 1024  # bytes read around a hint, at least
+_ANYWHERE = re2._Anchor.UNANCHORED
 
 
 class Hit(NamedTuple):
@@ -24,34 +26,63 @@ class Hit(NamedTuple):
     entity: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Compiled:
-    recogniser: Recogniser
-    pattern: Any  # re2's own compiled pattern
-    rank: int
+class Family:
+    """Recognisers that are hinted at by one pattern."""
+
+    def __init__(self, members: Sequence[Recogniser], hint: str, is_likely: Callable[[bytes, int], bool]) -> None:
+        self._members = [(re2.compile(one.pattern), one, ALL.index(one)) for one in members]
+        self._match = re2.compile(hint)._regexp.Match  # what re2's own `search` calls, which costs as much as 300 bytes of text
+        self._is_likely = is_likely
+
+    def hint(self, source: bytes, at: int = 0) -> Bounds | None:
+        """The next place where something may stand. None: certainly nothing behind `at`."""
+        start, end = self._match(_ANYWHERE, source, at, len(source))[0]
+        while start >= 0 and not self._is_likely(source, start):
+            start, end = self._match(_ANYWHERE, source, end, len(source))[0]
+        return (start, end) if start >= 0 else None
+
+    def find(self, text: bytes) -> Iterator[tuple[int, int, int, str]]:
+        """Start, minus the end, rank and entity of all that its members claim."""
+        for first, last in self._windows(text):
+            for pattern, one, rank in self._members:
+                for match in pattern.finditer(text, first, last):
+                    for start, end in one.check(text, *match.span(one.group)):
+                        yield start, -end, rank, one.entity
+
+    def _windows(self, text: bytes) -> Iterator[Bounds]:
+        """Whole lines around each hint: no value goes on in the next line."""
+        at = 0
+        while near := self.hint(text, at):
+            first = text.rfind(b"\n", at, near[0]) + 1 or at
+            at = text.find(b"\n", max(near[1], first + _WINDOW))
+            if at < 0:
+                at = len(text)
+            yield first, at
 
 
 class Finder:
     """The recognisers of some entities, compiled. Made once for each set of entities: see `finder`."""
 
     def __init__(self, entities: frozenset[str]) -> None:
-        chosen = [recogniser for recogniser in ALL if recogniser.entity in entities]
-        self._compiled = [_Compiled(one, re2.compile(one.pattern), rank) for rank, one in enumerate(chosen)]
-        self._hint = re2.compile("|".join(f"(?:{one.hint or one.pattern})" for one in chosen)) if chosen else None
+        others = [one for one in ALL if one.entity in entities and one is not EMAIL]
+        hint = "|".join([*(f"(?:{one.hint or one.pattern})" for one in others), _HIDING])
+        self._emails = (Family([EMAIL], EMAIL.hint, may_be_email),) if EMAIL.entity in entities else ()
+        self._all = (*self._emails, Family(others, hint, lambda source, at: True))
 
-    def may_hold(self, text: bytes) -> bool:
-        """False: certainly nothing there. True of JSON source too, where it holds neither `\\u` nor `\\/`: no match crosses others."""
-        return self._hint is not None and self._hint.search(text) is not None
+    def look(self, source: bytes) -> Sequence[Family]:
+        """The families that may find something in a text; in JSON source all of them, where an escape may hide what it holds."""
+        if self._all[-1].hint(source):
+            return self._all
+        return self._emails if b"@" in source and self._emails and self._emails[0].hint(source) else ()
 
-    def find(self, text: bytes) -> list[Hit]:
+    def is_sure(self, families: Sequence[Family]) -> bool:
+        """No escape was in the way of a look that came to this."""
+        return families is not self._all
+
+    def find(self, text: bytes, families: Sequence[Family] | None = None) -> list[Hit]:
         """Every value in UTF-8 text, in order, none overlapping: the earlier begin wins, then the longer, then the order of `ALL`."""
-        found: list[tuple[int, int, int, str]] = []
-        for one in self._compiled:
-            recogniser = one.recogniser
-            for match in one.pattern.finditer(text):
-                for start, end in recogniser.check(text, *match.span(recogniser.group)):
-                    found.append((start, -end, one.rank, recogniser.entity))
-        return list(_without_overlaps(sorted(found)))
+        among = self._all if families is None else families
+        return list(_without_overlaps(sorted([found for family in among for found in family.find(text)])))
 
 
 def _without_overlaps(found: Iterable[tuple[int, int, int, str]]) -> Iterable[Hit]:

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import field
-from functools import lru_cache
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any
 
 import re2  # type: ignore[import-untyped]  # google-re2 ships no types
 
 from proxy.exchange import value
-from proxy.guard.find import Hit, finder
+from proxy.guard.find import Finder, Hit, finder
 from proxy.guard.texts import texts
 from proxy.guard.vault import Vault
 from proxy.policy.plan import GuardRules
 from proxy.refusal import Refusal
-from proxy.stream.spans import Edit, Text, edit, has_hiding_escape
+from proxy.stream.spans import Edit, Text, edit
 
-_PLACEHOLDER = re.compile(rb"\[[A-Z_]{3,20}_[0-9]{1,9}\]")
+_PLACEHOLDER = re2.compile(rb"\[[A-Z_]{3,20}_[0-9]{1,9}\]")
 Found = Mapping[tuple[str, str, str], int]  # (entity, direction, action) → count
+_NOTHING: Found = MappingProxyType({})
+_EMPTY = Vault()  # of all bodies that nothing is taken out of
 
 
 @value(frozen=True, slots=True)
 class Inspected:
     body: bytes = field(repr=False)
-    found: Found = field(default_factory=dict)
-    vault: Vault = field(default_factory=Vault)
+    found: Found
+    vault: Vault
 
 
 class Blocked(Refusal):
@@ -53,7 +54,7 @@ def inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules) -> Inspecte
     except Exception as fault:
         if rules.on_error == "block":
             raise Refusal(500, "internal", "the body could not be inspected; nothing was sent") from fault
-        return Inspected(raw, {("uninspected", "in", "flag"): 1})
+        return Inspected(raw, {("uninspected", "in", "flag"): 1}, _EMPTY)
 
 
 def inspect_other(kinds: tuple[str, ...], rules: GuardRules) -> Found:
@@ -69,20 +70,22 @@ def inspect_other(kinds: tuple[str, ...], rules: GuardRules) -> Found:
 
 
 def _inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules) -> Inspected:
-    eyes = finder(frozenset(entity for entity, action in rules.entities.items() if action != "off"))
-    if not surface or not (eyes.may_hold(raw) or has_hiding_escape(raw)):
-        return Inspected(raw)
+    eyes, is_ignored = _sight(rules)
+    families = eyes.look(raw)
+    if not families or not surface:
+        return Inspected(raw, _NOTHING, _EMPTY)
     pieces = [text for text, _ in texts(raw, surface)]
     joined = b"\n".join([piece.text for piece in pieces])
-    if not eyes.may_hold(joined):
-        return Inspected(raw)
-    is_ignored = _ignoring(rules.ignore)
-    hits = [hit for hit in eyes.find(joined) if not is_ignored(joined[hit.start : hit.end])]
+    if not eyes.is_sure(families):
+        families = eyes.look(joined)
+    hits = [hit for hit in eyes.find(joined, families) if not is_ignored(joined[hit.start : hit.end])]
     if not hits:
-        return Inspected(raw)
-    found: Counter[tuple[str, str, str]] = Counter((hit.entity, "in", rules.entities[hit.entity]) for hit in hits)
-    blocked = Counter(hit.entity for hit in hits if rules.entities[hit.entity] == "block")
-    if blocked:
+        return Inspected(raw, _NOTHING, _EMPTY)
+    found: dict[tuple[str, str, str], int] = {}
+    for hit in hits:
+        kind = hit.entity, "in", rules.entities[hit.entity]
+        found[kind] = found.get(kind, 0) + 1
+    if blocked := {entity: count for (entity, _, action), count in found.items() if action == "block"}:
         raise Blocked("content_blocked", f"the request holds {_listed(blocked)}, which the policy does not let out (guard.pii)", found)
     taken = {*_PLACEHOLDER.findall(joined), *_PLACEHOLDER.findall(raw)}
     vault = Vault(taken.__contains__)
@@ -113,7 +116,7 @@ def _quote(piece: Text) -> bytes:
     return b"\\" * ((1 << depth) - 1) + b'"'
 
 
-def _listed(counts: Counter[str]) -> str:
+def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
 
@@ -126,6 +129,17 @@ class _Ignore:
         return self._pattern is not None and self._pattern.fullmatch(value) is not None
 
 
-@lru_cache(maxsize=64)
-def _ignoring(globs: tuple[str, ...]) -> _Ignore:
-    return _Ignore(globs)
+_SIGHTS: dict[int, tuple[Mapping[str, str], tuple[str, ...], tuple[Finder, _Ignore]]] = {}
+_MOST_SIGHTS = 64
+
+
+def _sight(rules: GuardRules) -> tuple[Finder, _Ignore]:
+    """What these rules want looked for, compiled: once for a mapping of entities, which is kept and so keeps its id."""
+    kept = _SIGHTS.get(id(rules.entities))
+    if kept is not None and kept[0] is rules.entities and kept[1] == rules.ignore:
+        return kept[2]
+    if len(_SIGHTS) >= _MOST_SIGHTS:
+        _SIGHTS.clear()
+    sight = finder(frozenset([entity for entity, action in rules.entities.items() if action != "off"])), _Ignore(rules.ignore)
+    _SIGHTS[id(rules.entities)] = rules.entities, rules.ignore, sight
+    return sight

@@ -20,6 +20,7 @@ _ONE_GAP = re.compile(rb"[ -]|\xc2\xa0|\xe2\x80[\x89\x90-\x93\xaf]")  # GAP, in 
 NONE: tuple[Bounds, ...] = ()
 _WORD = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 _DIGITS = frozenset(b"0123456789")
+_LOCAL = _WORD | frozenset(b".%+'-") | frozenset(range(0x80, 0x100))  # bytes that the local part of an address may end with
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ def email(text: bytes, start: int, end: int) -> Iterable[Bounds]:
     if not 0 < len(local) <= 64 or len(domain) > 253:
         return NONE
     return NONE if domain.rpartition(b".")[2].lower() in (b"png", b"jpg", b"jpeg", b"gif", b"svg", b"webp") else ((start, end),)
+
+
+def may_be_email(source: bytes, at: int) -> bool:
+    """Could the `@` at `at` have a local part, in JSON source too? Not behind a blank or a line break: a decorator, a handle."""
+    return at > 0 and source[at - 1] in _LOCAL and not _is_escape(source, at - 1)
 
 
 def is_luhn(digits: bytes) -> bool:
@@ -204,7 +210,13 @@ def ipv6(text: bytes, start: int, end: int) -> Iterable[Bounds]:
 
 _LETTERS = r"[\p{L}\p{N}_.%+'\-]"
 _HEX = "[0-9A-Fa-f]"
-EMAIL = Recogniser("email", rf"{_LETTERS}+@(?:[\p{{L}}\p{{N}}\-]+\.)+(?:(?i:xn--[a-z0-9\-]*[a-z0-9])|\p{{L}}[\p{{L}}\-]*\p{{L}})", email)
+_ABROAD = r"\x{80}-\x{10ffff}"
+EMAIL = Recogniser(
+    "email",
+    rf"{_LETTERS}+@(?:[\p{{L}}\p{{N}}\-]+\.)+(?:(?i:xn--[a-z0-9\-]*[a-z0-9])|\p{{L}}[\p{{L}}\-]*\p{{L}})",
+    email,
+    hint=rf"@(?:[0-9A-Za-z\-{_ABROAD}]+\.)+[A-Za-z{_ABROAD}]",  # begins with a letter of its own: the search jumps from one to the next
+)
 CARD = Recogniser("credit_card", rf"\d+(?:(?:{GAP}|\.)?\d){{11,}}", credit_card, hint=rf"{_BEHIND}\d(?:(?:{GAP}|\.)?\d){{11}}")
 _COUNTRIES = "|".join(_IBAN_LENGTHS)
 IBAN = Recogniser(

@@ -6,7 +6,6 @@ before the ending event in a small event of its own, modelled on the last piece 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -34,7 +33,8 @@ def restoring(dialect: Dialect, op: Operation, vault: Vault, form: Form, coding:
     if form == "json":
         whole = UnmaskWhole(dialect.answer_surface(op), swap)
         return Line(WholeDecoder(), (whole, *behind), Inflater(coding, MAX_WHOLE) if coding else None)
-    return streaming(form, (Unmask(dialect, op, swap, vault.labels), *behind), coding)
+    unmask = Unmask(dialect, op, swap)
+    return streaming(form, (unmask, *behind), coding, None if behind else unmask.is_calm)
 
 
 class UnmaskWhole:
@@ -44,6 +44,8 @@ class UnmaskWhole:
         self._surface, self._swap = surface, swap
 
     def feed(self, event: Event) -> Sequence[Event]:
+        if not self._swap.may_stand.search(event.data):
+            return (event,)
         try:
             orjson.loads(event.data)
         except orjson.JSONDecodeError:
@@ -63,15 +65,17 @@ class UnmaskWhole:
 class Unmask:
     """A tap for a stream: the texts of each channel are read as one, wherever the provider cuts them."""
 
-    def __init__(self, dialect: Dialect, op: Operation, swap: Swap, labels: frozenset[str]) -> None:
+    def __init__(self, dialect: Dialect, op: Operation, swap: Swap) -> None:
         self._dialect, self._op, self._swap = dialect, op, swap
         self._channels: dict[str, Pieces] = {}
         self._last: dict[str, tuple[Event, Path]] = {}  # of channels that hold text: the piece it came in
-        initials = "".join(sorted({label[0] for label in labels})).encode()
-        self._of_interest = re.compile(rb'\[["%s]|\\\\|\\u005' % initials)  # a placeholder, or a text that ends within one
+
+    def is_calm(self, data: bytes) -> bool:
+        """No text is held, and nowhere in these bytes, an event or several, does a placeholder stand or begin."""
+        return not self._last and self._swap.may_begin.search(data) is None
 
     def feed(self, event: Event) -> Sequence[Event]:
-        if not event.data or not (self._last or self._of_interest.search(event.data)):
+        if not event.data or self.is_calm(event.data):
             return (event,)
         try:
             doc = orjson.loads(event.data)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from typing import NamedTuple
 
 import orjson
 
@@ -15,19 +17,40 @@ def quoted(text: str) -> str:
     return orjson.dumps(text).decode()[1:-1]
 
 
+class Patterns(NamedTuple):
+    """Of the placeholders with some labels. Models that write Markdown put a backslash before both brackets: that is read too."""
+
+    whole: re.Pattern[str]
+    in_bytes: re.Pattern[bytes]
+    begun: re.Pattern[str]  # at the end of a text
+    longest: int
+    may_stand: re.Pattern[bytes]  # in JSON source: a placeholder, or an escape that may spell one
+    may_begin: re.Pattern[bytes]  # in one event of a stream: a placeholder, or a text that ends within one
+
+
+@lru_cache(maxsize=64)  # as many as there are sets of labels
+def patterns(labels: frozenset[str]) -> Patterns:
+    names = "|".join(sorted(labels))
+    whole = rf"(\\{{0,2}})\[((?:{names})_[0-9]{{1,{MAX_DIGITS}}})\1\]"
+    number = rf"[0-9]{{0,{MAX_DIGITS}}}\\{{0,2}}"
+    begun = "|".join(_begun(f"{label}_", number) for label in sorted(labels))
+    initials = "|".join(sorted({label[0] for label in labels})).encode()
+    return Patterns(
+        re.compile(whole),
+        re.compile(whole.encode()),
+        re.compile(rf"(?:\\{{0,2}}\[(?:{begun})|\\{{1,2}})\Z"),
+        max(map(len, labels), default=0) + MAX_DIGITS + 7,  # brackets, underscore, four backslashes
+        re.compile(rb"\[(?:%s)|\\u" % initials),
+        re.compile(rb'\[(?:"|%s)|\\\\|\\u005' % initials),
+    )
+
+
 class Swap:
-    """Finds a vault's placeholders in text. Models that write Markdown put a backslash before both brackets: that is read too."""
+    """Finds a vault's placeholders in text."""
 
     def __init__(self, vault: Vault) -> None:
-        labels = sorted(vault.labels)
-        names = "|".join(labels)
         self._vault = vault
-        whole = rf"(\\{{0,2}})\[((?:{names})_[0-9]{{1,{MAX_DIGITS}}})\1\]"
-        self._whole, self._in_bytes = re.compile(whole), re.compile(whole.encode())
-        number = rf"[0-9]{{0,{MAX_DIGITS}}}\\{{0,2}}"
-        begun = "|".join(_begun(f"{label}_", number) for label in labels)
-        self._begun = re.compile(rf"(?:\\{{0,2}}\[(?:{begun})|\\{{1,2}})\Z")
-        self._longest = max(map(len, labels), default=0) + MAX_DIGITS + 7  # brackets, underscore, four backslashes
+        self._whole, self._in_bytes, self._begun, self._longest, self.may_stand, self.may_begin = patterns(vault.labels)
 
     def swapped(self, text: str, is_json: bool = False) -> str:
         """All placeholders replaced; in JSON source, by the value as it stands in a JSON string."""

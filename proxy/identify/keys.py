@@ -44,9 +44,13 @@ def credential_of(call: Call) -> str | None:
 
 
 def _place_of(call: Call) -> str:
-    """The one header field that holds a credential; "" where there is none, or another place to look at as well."""
+    """The one header field that holds a credential; "" where there is none, or another place to look at as well.
+
+    Rests on no value that varies between calls of one head.
+    """
     names = [name for name in CREDENTIAL_FIELDS if name in call.fields]
-    is_one = len(names) == 1 and not _is_repeated(call) and not [*_in_protocols(call), *_in_query(call.route.query)]
+    elsewhere = "sec-websocket-protocol" in call.fields or [*_in_query(call.route.query)]
+    is_one = len(names) == 1 and not _is_repeated(call) and not elsewhere
     return names[0] if is_one else ""
 
 

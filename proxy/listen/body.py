@@ -19,31 +19,38 @@ _SMALL = 64 * 1024  # an unread body up to this size is read and thrown away, an
 class ClientBody:
     """`ports.Body` of one request. `length` None means chunked."""
 
-    __slots__ = ("_connection", "_content", "_deadlines", "_expects", "length")
+    __slots__ = ("_connection", "_content", "_deadlines", "expects", "length")
 
-    def __init__(self, connection: Connection, content: StreamReader, length: int | None, expects: bool, deadlines: Deadlines) -> None:
+    def __init__(self, connection: Connection, content: StreamReader, deadlines: Deadlines) -> None:
         self._connection, self._content, self._deadlines = connection, content, deadlines
-        self._expects = expects
-        self.length = length
+        self.length: int | None = None  # told as soon as the head is read
+        self.expects = False  # the client waits for a 100 before it sends
 
     @property
     def is_harmless(self) -> bool:
         """May the connection serve another request after a reply that leaves this body unread?"""
-        if self._connection.is_broken or self._expects:
+        if self._connection.is_broken or self.expects:
             return False
         return self._content.is_eof() or (self.length is not None and self.length <= _SMALL)
 
     async def read(self, limit: int) -> bytes:
         """All of it. `limit` is in bytes. Raises Refusal 413 `too_large`, 408 `request_timeout`, 400 `invalid_request`; ClientGone."""
-        pieces = [piece async for piece in self.stream(limit)]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        content = self._content
+        if self.expects or not content.is_eof():
+            pieces = [piece async for piece in self.stream(limit)]
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._check_length(limit)
+        # the usual case: it has all come in one piece, and flow control has no more to do with it
+        is_one = self.length and len(content._buffer) == 1 and content._exception is None
+        body = content._buffer.popleft() if is_one else self._take()
+        if len(body) > limit:
+            raise _too_large(limit)
+        self._check_framing()
+        return body
 
     async def stream(self, limit: int) -> AsyncIterator[bytes]:
         """Piece by piece; raises as `read` does, before the piece that goes beyond `limit` bytes."""
-        if self.length is not None and self.length > limit:
-            raise Refusal(
-                413, "too_large", f"the body is {self.length} bytes and at most {limit} are taken", should_retry=False, close=True
-            )
+        self._check_length(limit)
         self._go_on()
         got, waited = 0, 0.0
         while True:
@@ -56,18 +63,25 @@ class ClientBody:
                 waited += monotonic() - began
             got += len(piece)
             if got > limit:
-                raise Refusal(
-                    413, "too_large", f"the body is over {limit} bytes, which is all that is taken", should_retry=False, close=True
-                )
+                raise _too_large(limit)
             if piece:
                 yield piece
+        self._check_framing()
+
+    def _check_length(self, limit: int) -> None:
+        if self.length is not None and self.length > limit:
+            raise Refusal(
+                413, "too_large", f"the body is {self.length} bytes and at most {limit} are taken", should_retry=False, close=True
+            )
+
+    def _check_framing(self) -> None:
         if self._connection.is_broken:
-            raise Refusal(400, "invalid_request", "the body's framing is not valid HTTP/1.1", should_retry=False, close=True)
+            raise _misframed()
 
     def _go_on(self) -> None:
         """The `100 Continue` that the client waits for; it was identified by now (faults.md H53)."""
-        if self._expects:
-            self._expects = False
+        if self.expects:
+            self.expects = False
             if self._connection.transport is not None:
                 self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -85,6 +99,14 @@ class ClientBody:
         except TimeoutError:
             raise Refusal(408, "request_timeout", "the body came too slowly: below 1 KiB/s, or not at all", close=True) from None
         except RequestPayloadError:
-            raise Refusal(400, "invalid_request", "the body's framing is not valid HTTP/1.1", should_retry=False, close=True) from None
+            raise _misframed() from None
         except (ConnectionError, RuntimeError) as gone:  # aiohttp: a bare ConnectionResetError, or RuntimeError("Connection closed.")
             raise ClientGone from gone
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(413, "too_large", f"the body is over {limit} bytes, which is all that is taken", should_retry=False, close=True)
+
+
+def _misframed() -> Refusal:
+    return Refusal(400, "invalid_request", "the body's framing is not valid HTTP/1.1", should_retry=False, close=True)

@@ -1,6 +1,7 @@
 """aiohttp's protocol for one client, with the deadlines, quiet errors and disconnects that it lacks (faults.md D1, D2, D11).
 
-The one place that leans on aiohttp's insides: tests/listen/test_connection.py pins their names. Never words an error itself.
+What leans on aiohttp's insides is here, in straight.py and in body.py: tests/listen/test_connection.py pins their names. Never words
+an error itself.
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from proxy.listen.headers import MAX_HEAD
+from proxy.listen.complaints import MAX_FIELD, MAX_LINE, refusal_of
+from proxy.listen.headers import MAX_HEAD, too_large
 from proxy.refusal import Refusal
 
-MAX_LINE = 8190  # bytes of a request target
-MAX_FIELD = 8256  # bytes of a header's name and value: an 8 KB token fits; differs from MAX_LINE, which tells 414 from 431
 HIGH_WATER = 128 * 1024  # bytes a client may leave unread before the provider is paused
 _LINGER_S = 1.0  # how long what a refused client still sends is thrown away, so that a reset does not eat the reply
 
@@ -45,8 +44,6 @@ class InFlight(Protocol):
 
     @property
     def finish_anyway(self) -> bool: ...
-    @property
-    def task(self) -> asyncio.Task[object]: ...
 
 
 class Answered(web.StreamResponse):
@@ -108,17 +105,15 @@ class Connection(RequestHandler):
         self._head_timer = self._loop.call_later(self._deadlines.first_byte, self._too_slow)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        serving, idle = self.serving, self._task_handler
+        task = self._task_handler
         for timer in (self._head_timer, self._stall):
             if timer is not None:
                 timer.cancel()
         self._head_timer = self._stall = self._wire = None
+        self._content = EMPTY_PAYLOAD  # which knows its protocol: the two would keep each other alive
         super().connection_lost(exc)
-        if serving is None:
-            if idle is not None:
-                idle.cancel()
-        elif not serving.finish_anyway:
-            serving.task.cancel()
+        if task is not None and not (self.serving is not None and self.serving.finish_anyway):
+            task.cancel()
 
     def force_close(self) -> None:
         super().force_close()
@@ -136,21 +131,23 @@ class Connection(RequestHandler):
         if self._is_deaf:
             return
         before, was_body = self._request_count, not self._content.is_eof()
-        super().data_received(data)
-        if self._request_count != before:
-            self._head_came()
-        elif data and not self._upgraded and not was_body:  # the end of a body is no beginning of a head
-            self._head_is_coming(len(data))
-
-    def _head_came(self) -> None:
+        RequestHandler.data_received(self, data)  # at half the price of super()
+        if self._request_count == before:
+            if data and not self._upgraded and not was_body:  # the end of a body is no beginning of a head
+                self._head_is_coming(len(data))
+            return
         self._head_bytes = 0
-        self._stop_head_timer()
-        if not self._messages:
-            return
-        message, content = self._messages[-1]
-        if not isinstance(message, _ErrInfo):
-            self._content = content
-            return
+        if self._head_timer is not None:
+            self._stop_head_timer()
+        if self._messages:
+            message, content = self._messages[-1]
+            if isinstance(message, _ErrInfo):
+                self._is_misread()
+            else:
+                self._content = content
+
+    def _is_misread(self) -> None:
+        """The parser complains, and what still comes cannot be told apart."""
         self._is_deaf = True
         if not self._content.is_eof():  # the error is in a body: its reader says so, there is no second request to answer
             self._messages.pop()
@@ -160,7 +157,7 @@ class Connection(RequestHandler):
     def _head_is_coming(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD:
-            self._reject(Refusal(431, "headers_too_large", f"the header lines are larger than {MAX_HEAD} bytes together", close=True))
+            self._reject(too_large())
         elif self._head_bytes == size and self._is_waiting:
             self._stop_head_timer()
             self._head_timer = self._loop.call_later(self._deadlines.head, self._too_slow)
@@ -190,13 +187,17 @@ class Connection(RequestHandler):
 
     def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         async def refuse(_: web.BaseRequest) -> web.StreamResponse:
-            self._turn_away(self, refusal_of(err_info.exc))
-            if self._wire is not None and self._wire.can_write_eof() and not self._wire.is_closing():
-                self._wire.write_eof()
-                await asyncio.sleep(_LINGER_S)  # ended at once by the client's close
+            await self.refuse(err_info.exc)
             return CLOSED
 
         return refuse
+
+    async def refuse(self, error: BaseException) -> None:
+        """What the parser complained of is told to the client, and the connection has no further use."""
+        self._turn_away(self, refusal_of(error))
+        if self._wire is not None and self._wire.can_write_eof() and not self._wire.is_closing():
+            self._wire.write_eof()
+            await asyncio.sleep(_LINGER_S)  # ended at once by the client's close
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -235,41 +236,3 @@ class Connection(RequestHandler):
     async def room(self) -> None:
         """Waits until the client has taken enough. Raises ConnectionError when it is gone."""
         await self._drain_helper()
-
-
-def refusal_of(error: BaseException) -> Refusal:
-    """What the parser's complaint means to a client. Never its text: it quotes the input, secrets included (faults.md D2)."""
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, LineTooLong):
-        if error.args[1] == MAX_LINE:
-            return Refusal(
-                414, "target_too_long", f"the request target is longer than {MAX_LINE} bytes; send the data in the body", close=True
-            )
-        return Refusal(431, "headers_too_large", f"a header line is longer than {MAX_FIELD} bytes", close=True)
-    complaint = error.message if isinstance(error, HttpProcessingError) else ""
-    if complaint.startswith("Too many headers"):
-        return Refusal(431, "headers_too_large", "the request has more than 128 header lines", close=True)
-    if complaint.startswith("Bad status line:\n  Invalid HTTP version"):
-        return wrong_version()
-    what = _COMPLAINTS.get(complaint.partition(":\n")[0], "")
-    return Refusal(400, "invalid_request", f"the request is not valid HTTP/1.1{what}", should_retry=False, close=True)
-
-
-_COMPLAINTS = {  # of llhttp and aiohttp → the same in fixed words of ours
-    "Missing 'Host' header in request.": ": it has no Host",
-    "Duplicate 'Host' header found.": ": Host stands more than once",
-    "Received HTTPS traffic on an HTTP port": ": this is TLS, and here is plain HTTP; write http://",
-    "Invalid character in Content-Length": ": Content-Length is no number",
-    "Duplicate Content-Length": ": Content-Length stands more than once",
-    "Transfer-Encoding can't be present with Content-Length": ": Content-Length and Transfer-Encoding exclude each other",
-    "Content-Length can't be present with Transfer-Encoding": ": Content-Length and Transfer-Encoding exclude each other",
-    "Request has invalid `Transfer-Encoding`": ": Transfer-Encoding must be chunked",
-    "Invalid method encountered": ": the method is unknown",
-    "Invalid header token": ": a header name holds what no name may hold",
-    "Invalid header value char": ": a header value holds a control character",
-}
-
-
-def wrong_version() -> Refusal:
-    return Refusal(505, "version_not_supported", "Sluice speaks HTTP/1.1 and HTTP/1.0", should_retry=False, close=True)

@@ -13,16 +13,19 @@ import stat
 from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import HttpVersion11, web
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import StreamReader
 
 from proxy.dialect import dialect_of, spoken
 from proxy.exchange import Call, value
 from proxy.listen.body import ClientBody
-from proxy.listen.connection import CLOSED, Connection, Deadlines, wrong_version
+from proxy.listen.connection import CLOSED, Connection, Deadlines
 from proxy.listen.errors import word
-from proxy.listen.headers import check_handshake, check_head, fields_of, ids, read_call
-from proxy.listen.reply import cors_headers, preflight_headers
+from proxy.listen.headers import check_handshake, ids, read_call
+from proxy.listen.heads import Heads
 from proxy.listen.sink import ClientSink
+from proxy.listen.straight import Server, Straight
 from proxy.listen.target import route
 from proxy.policy.plan import Provider
 from proxy.ports import Body, Clock, Sink
@@ -39,33 +42,16 @@ _DEADLINES = Deadlines()
 
 @value(frozen=True, slots=True)
 class Settings:
-    """What the edge needs of the policy; read anew for every request, so that a reload holds from the next one on."""
+    """What the edge needs of the policy; asked for anew for every request, so that a reload holds from the next one on.
+
+    The same object as long as nothing changed: what is known of heads is forgotten with it.
+    """
 
     providers: Mapping[str, Provider]
     default_provider: str
     hosts: tuple[str, ...] | None = None  # None: any
     cors: tuple[str, ...] = ()  # origins whose pages may call
     draining: bool = False
-
-
-class _Server(web.Server):
-    """aiohttp's low-level server with our protocol. No more than `most` connections at once (faults.md P8)."""
-
-    def __init__(self, edge: Edge, deadlines: Deadlines, most: int) -> None:
-        super().__init__(edge.serve)
-        self._edge, self._deadlines, self._most = edge, deadlines, most
-
-    def __call__(self) -> Connection:
-        turned_away = _TurnedAway if len(self._connections) >= self._most else Connection
-        return turned_away(self, self._loop, self._deadlines, self._edge.turn_away)
-
-
-class _TurnedAway(Connection):
-    """A connection too many: told so, then closed."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._reject(Refusal(503, "overloaded", "this process has all the connections it can hold", retry_after=1, close=True))
 
 
 class Edge:
@@ -89,7 +75,10 @@ class Edge:
         self._deadlines = deadlines
         self._most = most if most is not None else _most_connections()
         self._ids = ids(secrets.token_hex(8))
-        self._server: _Server | None = None
+        self._under: Settings | None = None  # those of `_heads`
+        self._heads = Heads(None, ())
+        self._idle: asyncio.Future[None] | None = None  # somebody waits for the last call to end
+        self._server: Server | None = None
         self._listener: asyncio.Server | None = None
         self._path: str | None = None
         self._is_closing = False
@@ -111,7 +100,7 @@ class Edge:
     async def start(self, listen: str) -> None:
         """Listens on "HOST:PORT" or "unix:/path". Raises OSError where that is taken or forbidden, ValueError where it is neither."""
         loop = asyncio.get_running_loop()
-        self._server = _Server(self, self._deadlines, self._most)
+        self._server = Server(self.serve, self.turn_away, self._deadlines, self._most)
         where = read_listen(listen)
         if isinstance(where, str):
             _remove_stale(where)
@@ -134,112 +123,124 @@ class Edge:
     async def close(self, grace_s: float) -> None:
         """Waits up to `grace_s` seconds for the calls under way, cancels those that are left, and ends every connection."""
         self.stop_accepting()
-        if self._calls:
-            _, left = await asyncio.wait({sink.task for sink in self._calls}, timeout=grace_s)
-            for task in left:
-                task.cancel()
-            if left:
-                await asyncio.wait(left, timeout=_CANCELLED_WITHIN_S)
+        if not await self._is_idle_within(grace_s):
+            for sink in tuple(self._calls):
+                if sink.task is not None:
+                    sink.task.cancel()
+            await self._is_idle_within(_CANCELLED_WITHIN_S)
         for connection in self._connections():
             connection.force_close()
+
+    async def _is_idle_within(self, wait_s: float) -> bool:
+        if self._calls:
+            self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._idle}, timeout=wait_s)
+        return not self._calls
 
     def _connections(self) -> list[Connection]:
         return cast("list[Connection]", self._server.connections) if self._server else []
 
     # one request
 
-    async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        """aiohttp's handler. It raises nothing but CancelledError: what aiohttp catches, it logs with the request's secrets in it."""
-        connection = cast(Connection, request.protocol)
+    async def serve(
+        self, connection: Straight, message: RawRequestMessage, content: StreamReader, request: web.BaseRequest | None
+    ) -> web.StreamResponse:
+        """Answers one request. `request` stands in where it may become a WebSocket. Raises nothing but CancelledError."""
         if connection.transport is None:
             return CLOSED
-        sink, body = self._open(request, connection)
+        body = ClientBody(connection, content, self._deadlines)
+        speaks_11 = message.version == HttpVersion11
+        keeps = speaks_11 and not (message.should_close or self._is_closing)
+        sink = ClientSink(connection, body, message.method == "HEAD", speaks_11, keeps, next(self._ids))
         connection.serving = sink
         self._calls.add(sink)
         try:
-            return await self._answer(request, body, sink)
+            call = self._read(message, connection, body, sink)
+            if call is None:
+                return sink.reply
+            if request is not None and _is_session(call, self._settings()):
+                return await self._bridged(call, request, message, sink)
+            await self._run(call, body, sink)
+            return sink.reply
         except ClientGone:
             return CLOSED
         except Refusal as no:
-            return self._refused(no, request, sink)
+            self._on_refusal(no.code, sink.request_id)
+            return self._worded(no, message, sink, request)
         except Exception as error:  # a defect: the reply says so, the log says where, neither says what the client sent
             log.error("internal error: %s at %s", type(error).__name__, _place_of(error))
-            return self._refused(Refusal(500, "internal", should_retry=False, close=True), request, sink)
+            self._on_refusal("internal", sink.request_id)
+            return self._worded(Refusal(500, "internal", should_retry=False, close=True), message, sink, request)
         finally:
-            self._calls.discard(sink)
             connection.serving = None
+            self._calls.discard(sink)
+            if self._idle is not None and not self._calls and not self._idle.done():
+                self._idle.set_result(None)
             if not sink.is_ended and sink.is_started:
                 sink.abort(b"")
 
-    def _open(self, request: web.BaseRequest, connection: Connection) -> tuple[ClientSink, ClientBody]:
-        speaks_11 = request.version == HttpVersion11
-        length = None if "Transfer-Encoding" in request.headers else int(request.headers.get("Content-Length", "0"))
-        expects = speaks_11 and length != 0 and "Expect" in request.headers
-        body = ClientBody(connection, request.content, length, expects, self._deadlines)
-        task = cast("asyncio.Task[object]", asyncio.current_task())
-        may_keep = request.keep_alive and not self._is_closing
-        is_head = request.method == "HEAD"
-        sink = ClientSink(connection, task, body, is_head=is_head, speaks_11=speaks_11, may_keep=may_keep, request_id=next(self._ids))
-        return sink, body
-
-    async def _answer(self, request: web.BaseRequest, body: ClientBody, sink: ClientSink) -> web.StreamResponse:
+    def _read(self, message: RawRequestMessage, connection: Straight, body: ClientBody, sink: ClientSink) -> Call | None:
+        """The call that the head asks for; None where it was a browser's preflight, which is answered here."""
         settings = self._settings()
-        if request.version not in (HttpVersion10, HttpVersion11):
-            raise wrong_version()
-        raw = request.raw_headers
-        fields = fields_of(raw)
-        if "transfer-encoding" in fields and request.version == HttpVersion10:
-            raise Refusal(400, "invalid_request", "HTTP/1.0 knows no Transfer-Encoding", should_retry=False, close=True)
-        check_head(request.method, fields, settings.hosts)
-        if settings.cors:
-            sink.cors = cors_headers(fields, settings.cors)
-            if (preflight := preflight_headers(request.method, fields, settings.cors)) is not None:
-                sink.cors = ()
-                sink.answer(204, preflight, b"")
-                return sink.reply
-        where = route(request.raw_path, fields, settings.providers, settings.default_provider)
+        if settings is not self._under:
+            self._under, self._heads = settings, Heads(settings.hosts, settings.cors)
+        try:
+            head, fields = self._heads.read(message, connection.head)
+        except Refusal:  # the reply depends on whether what comes of the body is small
+            body.length = None if message.chunked else int(message.headers.get("Content-Length", "0"))
+            body.expects = body.length != 0 and "Expect" in message.headers
+            raise
+        connection.head = head if head.count else None
+        body.length = None if message.chunked else int(fields.get("content-length", "0"))
+        body.expects = head.expects and body.length != 0 and message.version == HttpVersion11
+        sink.cors = head.cors
+        if head.preflight is not None:
+            sink.cors = ()
+            sink.answer(204, head.preflight, b"")
+            return None
+        where = head.route
+        if where is None:
+            where = head.route = route(message.path, fields, settings.providers, settings.default_provider)
+        clock = self._clock
         call = read_call(
-            request.method,
+            message.method,
             where,
-            raw,
+            message.raw_headers,
             fields,
-            uid=sink.request_id,
-            peer=_peer_of(request),
-            at_ns=self._clock.now_ns(),
-            began=self._clock.monotonic(),
+            sink.request_id,
+            connection.peer,
+            clock.now_ns(),
+            clock.monotonic(),
+            head.kept,
         )
         sink.request_id = call.id
         if settings.draining or self._is_closing:
             raise Refusal(503, "draining", retry_after=1, close=True)
-        if fields.get("upgrade", "").lower() == "websocket":
+        if head.is_websocket:
             check_handshake(call)
-            if _is_realtime(call, settings):
-                try:
-                    return await self._upgrade(call, request)
-                except Refusal as no:  # counted where it was raised
-                    return self._worded(no, request, sink)
-        await self._run(call, body, sink)
+        return call
+
+    async def _bridged(self, call: Call, request: web.BaseRequest, message: RawRequestMessage, sink: ClientSink) -> web.StreamResponse:
+        try:
+            return await self._upgrade(call, request)
+        except Refusal as no:  # counted where it was raised
+            return self._worded(no, message, sink, request)
+
+    def _worded(self, no: Refusal, message: RawRequestMessage, sink: ClientSink, request: web.BaseRequest | None) -> web.StreamResponse:
+        if not sink.is_started and (request is None or not request.writer.output_size):  # a WebSocket that is open takes no HTTP reply
+            sink.refuse(no, self._dialect_for(message), ())
         return sink.reply
 
-    def _refused(self, no: Refusal, request: web.BaseRequest, sink: ClientSink) -> web.StreamResponse:
-        self._on_refusal(no.code, sink.request_id)
-        return self._worded(no, request, sink)
-
-    def _worded(self, no: Refusal, request: web.BaseRequest, sink: ClientSink) -> web.StreamResponse:
-        if not sink.is_started and not request.writer.output_size:  # a WebSocket that is open takes no HTTP reply
-            sink.refuse(no, self._dialect_for(request), ())
-        return sink.reply
-
-    def _dialect_for(self, request: web.BaseRequest) -> str:
+    def _dialect_for(self, message: RawRequestMessage) -> str:
         """The dialect that the target asks for; OpenAI's where it asks for none."""
         settings = self._settings()
-        fields = {name.lower(): value for name, value in request.headers.items()}
+        fields = {name.lower(): value for name, value in message.headers.items()}
         try:
-            where = route(request.raw_path, fields, settings.providers, settings.default_provider)
+            where = route(message.path, fields, settings.providers, settings.default_provider)
         except Refusal:
             return "openai"
         provider = settings.providers[where.provider].dialect
-        return spoken(provider, dialect_of(provider).operation(request.method, where.path, where.query))
+        return spoken(provider, dialect_of(provider).operation(message.method, where.path, where.query))
 
     def turn_away(self, connection: Connection, no: Refusal) -> None:
         """Answers what never became a request: nothing is known of it, so the shape is OpenAI's."""
@@ -280,14 +281,10 @@ def _most_connections() -> int:
     return 100_000 if soft == resource.RLIM_INFINITY else int(0.8 * soft / 2)  # two sockets a stream
 
 
-def _peer_of(request: web.BaseRequest) -> str:
-    peer = request.protocol.peername
-    if not isinstance(peer, tuple):
-        return "unix"
-    return str(peer[0]).removeprefix("::ffff:").partition("%")[0]
-
-
-def _is_realtime(call: Call, settings: Settings) -> bool:
+def _is_session(call: Call, settings: Settings) -> bool:
+    """Is it a WebSocket where there is one? Elsewhere the upgrade is declined in silence."""
+    if call.fields.get("upgrade", "").lower() != "websocket":
+        return False
     dialect = dialect_of(settings.providers[call.route.provider].dialect)
     return dialect.operation("GET", call.route.path, call.route.query).name == "realtime"
 

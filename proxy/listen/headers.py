@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from itertools import count
+from itertools import compress, count
+from operator import itemgetter
+from typing import TypeVar, cast
 
 from proxy.exchange import Call, RawHeaders, Route
 from proxy.refusal import Refusal
@@ -22,24 +24,38 @@ _FRAMING = frozenset({"content-length", "host", "expect"})
 _OVERRIDES = frozenset({"x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"})
 _STEERS = re.compile(r"(?:.*-)?(?:custom-host|api-base|base-url|api-base-url)|x-forwarded-(?:host|server)|x-original-host")  # faults.md H60
 _END_TO_END = _CREDENTIALS | {"host", "content-length", "content-type", "content-encoding", "cookie"}
-VARYING = _CREDENTIALS | {  # what differs between requests that are otherwise alike
-    "content-length", "x-request-id", "x-client-request-id", "traceparent", "tracestate", "baggage", "idempotency-key", "cookie", "expect",
-    "x-stainless-retry-count", "x-stainless-read-timeout", "sec-websocket-protocol", "sec-websocket-key",
-}  # fmt: skip
+_name = itemgetter(0)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # design.md section 9
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _READABLE_CODINGS = frozenset({"gzip", "deflate", "identity"})
 
 
+_T = TypeVar("_T")
+_MOST_NAMES, _LONGEST_NAME = 1024, 64
+
+
+class ByName(dict[bytes, _T]):
+    """What `of` says of a header's name in lower case, remembered for as many spellings as there usually are."""
+
+    def __init__(self, of: Callable[[bytes], _T]) -> None:
+        self._of = of
+
+    def __missing__(self, name: bytes) -> _T:
+        said = self._of(name.lower())
+        if len(self) < _MOST_NAMES and len(name) <= _LONGEST_NAME:
+            self[name] = said
+        return said
+
+
 @lru_cache(maxsize=1024)
-def _lower(name: bytes) -> str:
+def lower(name: bytes) -> str:
     return name.lower().decode("latin-1")
 
 
 def ids(prefix: str) -> Iterator[str]:
     """Well-formed ids that never repeat while `prefix` (the caller's randomness) does not."""
-    return (f"slu-{prefix}-{number:x}" for number in count(1))
+    return map(f"slu-{prefix}-%x".__mod__, count(1))
 
 
 def fields_of(raw: RawHeaders) -> dict[str, str]:
@@ -51,7 +67,7 @@ def fields_of(raw: RawHeaders) -> dict[str, str]:
     size = 0
     for name, value in raw:
         size += len(name) + len(value)
-        key = _lower(name)
+        key = lower(name)
         if key not in fields:
             fields[key] = value.decode("latin-1")
         elif key not in _SINGLE:
@@ -61,8 +77,12 @@ def fields_of(raw: RawHeaders) -> dict[str, str]:
         else:
             raise Refusal(400, "invalid_request", f"the header {key} is repeated; send it once", should_retry=False, close=True)
     if size > MAX_HEAD:
-        raise Refusal(431, "headers_too_large", f"the header lines are larger than {MAX_HEAD} bytes together", close=True)
+        raise too_large()
     return fields
+
+
+def too_large() -> Refusal:
+    return Refusal(431, "headers_too_large", f"the header lines are larger than {MAX_HEAD} bytes together", close=True)
 
 
 def check_head(method: str, fields: Mapping[str, str], hosts: tuple[str, ...] | None) -> None:
@@ -101,12 +121,21 @@ def check_handshake(call: Call) -> None:
 
 
 def read_call(
-    method: str, route: Route, raw: RawHeaders, fields: Mapping[str, str], *, uid: str, peer: str, at_ns: int, began: float
+    method: str,
+    route: Route,
+    raw: RawHeaders,
+    fields: Mapping[str, str],
+    uid: str,
+    peer: str,
+    at_ns: int,
+    began: float,
+    kept: dict[object, object] | None = None,
 ) -> Call:
-    """The frozen call. `fields` is `fields_of(raw)`; `at_ns` is wall clock, `began` monotonic seconds."""
-    asked = fields.get("x-request-id", "")
-    is_callers = _REQUEST_ID.fullmatch(asked) is not None
-    return Call(uid, asked if is_callers else uid, is_callers, method, route, raw, fields, peer, at_ns, began)
+    """The frozen call. `fields` is `fields_of(raw)`; `at_ns` is wall clock, `began` monotonic seconds; `kept`: see `Call`."""
+    asked = fields.get("x-request-id")
+    is_callers = asked is not None and _REQUEST_ID.fullmatch(asked) is not None
+    id_ = asked if is_callers and asked is not None else uid
+    return Call(uid, id_, is_callers, method, route, raw, fields, peer, at_ns, began, {} if kept is None else kept)
 
 
 def _tokens(connection: str) -> frozenset[str]:
@@ -114,7 +143,15 @@ def _tokens(connection: str) -> frozenset[str]:
 
 
 def _named_by_connection(raw: RawHeaders) -> frozenset[str]:
-    return frozenset().union(*(_tokens(value.decode("latin-1")) for name, value in raw if _lower(name) == "connection"))
+    return frozenset().union(*(_tokens(value.decode("latin-1")) for name, value in raw if lower(name) == "connection"))
+
+
+def travelling(call: Call) -> RawHeaders:
+    """`forwardable(call.headers)`, at little cost where a head like this one was seen before."""
+    travels = call.kept.get(forwardable)
+    if travels is None:
+        travels = call.kept[forwardable] = _travels(call.headers)
+    return tuple(compress(call.headers, cast("tuple[bool, ...]", travels)))
 
 
 def forwardable(raw: RawHeaders) -> RawHeaders:
@@ -123,9 +160,14 @@ def forwardable(raw: RawHeaders) -> RawHeaders:
     Left behind: hop-by-hop fields and all that Connection names (RFC 9110 7.6.1), framing, Host, Expect, cookies, `x-sluice-*`, fields that
     steer a gateway to another host, and underscore twins of all those, of credentials and of fields that are present (H58).
     """
+    return tuple(compress(raw, _travels(raw)))
+
+
+def _travels(raw: RawHeaders) -> tuple[bool, ...]:
+    """Of each line. Rests on the names and on what Connection says, on nothing else."""
     named = _named_by_connection(raw)
-    present = {_lower(name) for name, _ in raw}
-    return tuple(line for line in raw if not _stays(_lower(line[0]), named, present))
+    present = {lower(name) for name, _ in raw}
+    return tuple(not _stays(lower(name), named, present) for name, _ in raw)
 
 
 def _stays(name: str, named: frozenset[str], present: set[str]) -> bool:
@@ -150,16 +192,32 @@ def answer_headers(raw: RawHeaders, is_bodiless: bool = False) -> RawHeaders:
     Left behind: hop-by-hop fields and all that Connection names, Set-Cookie, `x-sluice-*`, and Content-Length, which is the sink's;
     an answer without a body (to HEAD, or 304: `is_bodiless`) keeps it, for there it is information.
     """
-    named = _named_by_connection(raw)
-    return tuple(line for line in raw if not _answer_stays(_lower(line[0]), named, is_bodiless))
+    reach = _REACH[is_bodiless]
+    lines, connection = [], None
+    for line in raw:
+        reaches = reach[line[0]]
+        if reaches is None:
+            connection = b"," if connection else line[1]  # two of them are looked at together
+        elif reaches:
+            lines.append(line)
+    if connection is not None and connection.lower() != b"keep-alive":  # that is left behind anyway
+        named = _named_by_connection(raw)
+        return tuple([line for line in lines if lower(line[0]) not in named])
+    return tuple(lines)
 
 
-def _answer_stays(name: str, named: frozenset[str], is_bodiless: bool) -> bool:
-    if name == "content-length":
-        return not is_bodiless
-    return name in _HOP_BY_HOP or name in named or name in ("set-cookie", "set-cookie2") or name.startswith("x-sluice-")
+def _reaches(name: bytes) -> bool | None:
+    """None: it is Connection."""
+    if name == b"connection":
+        return None
+    text = name.decode("latin-1")
+    return not (text in _HOP_BY_HOP or text in ("set-cookie", "set-cookie2", "content-length") or text.startswith("x-sluice-"))
 
 
+_REACH = (ByName(_reaches), ByName(lambda name: True if name == b"content-length" else _reaches(name)))
+
+
+@lru_cache(maxsize=256)
 def narrowed_accept_encoding(value: str | None) -> str | None:
     """Only the content codings the meter can read, q-values kept; never widened, never invented (H69). None stays None."""
     if value is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Protocol
 
 from proxy.ports import Body
@@ -62,10 +62,11 @@ class Peeked:
             looker.saw(piece)
         return True
 
-    async def read(self, limit: int) -> bytes:
-        """See `ports.Body`."""
-        if self._source is None:
-            return await self._body.read(limit)
+    def read(self, limit: int) -> Coroutine[object, object, bytes]:
+        """See `ports.Body`. A body that nobody looked at is read as it is."""
+        return self._body.read(limit) if self._source is None else self._rest(limit)
+
+    async def _rest(self, limit: int) -> bytes:
         return b"".join([piece async for piece in self.stream(limit)])
 
     async def stream(self, limit: int) -> AsyncIterator[bytes]:

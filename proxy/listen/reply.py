@@ -6,14 +6,22 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 from proxy.exchange import NANO, RawHeaders
+from proxy.listen.headers import ByName
 from proxy.ports import Standing
 
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
 _TOKEN_LIST = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,4096}")
-_RATELIMIT = (b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset")
-_IETF = (b"ratelimit", b"ratelimit-policy")
+_ID, _RATE, _IETF = 1, 2, 4  # what a provider has said of itself, and we do not say again
+_NAMES = {
+    b"x-request-id": _ID,
+    **dict.fromkeys((b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"), _RATE),
+    **dict.fromkeys((b"ratelimit", b"ratelimit-policy"), _IETF),
+}
+_SAID = ByName(lambda name: _NAMES.get(name, 0))
+_EVER = 1 << 62
 _UNITS = {"requests": b"", "tokens": b';qu="tokens"', "concurrency": b';qu="concurrent-requests"'}  # the first is what no unit means
 _DONE_TO = {"mask": "masked", "flag": "flagged", "block": "blocked"}
 SECURITY: RawHeaders = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))  # on replies that Sluice words itself
@@ -25,51 +33,62 @@ def field_value(text: object) -> bytes:
     return (value if value.isascii() and value.isprintable() else _NOT_PRINTABLE.sub("?", value)).encode("ascii")
 
 
-def reply_headers(
+def reply_headers(request_id: str, answer: RawHeaders = (), *, should_retry: bool | None = None, **ours: Any) -> RawHeaders:
+    """`answer` (the provider's lines, see `headers.answer_headers`) and ours after them; see `our_lines`."""
+    lines = our_lines(request_id, answer, should_retry=should_retry, **ours).split(b"\r\n")
+    if should_retry is not None:
+        answer = tuple(line for line in answer if line[0].lower() != b"x-should-retry")
+    return (*answer, *((name, value) for name, _, value in (line.partition(b": ") for line in lines)))
+
+
+def our_lines(
     request_id: str,
-    answer: RawHeaders = (),
-    *,
+    answer: RawHeaders,
     now_s: float,
     status: int = 200,
     overhead_ms: float | None = None,
     standings: Sequence[Standing] = (),
-    limit: str | None = None,
-    kind: str | None = None,
-    retry_after: float | None = None,
     provider: str | None = None,
     attempts: int | None = None,
     model: str | None = None,
-    found: Mapping[tuple[str, str, str], int] | None = None,
     reserved_nanousd: int | None = None,
     cost_nanousd: int | None = None,
+    found: Mapping[tuple[str, str, str], int] | None = None,
     should_retry: bool | None = None,
-) -> RawHeaders:
-    """`answer` (the provider's lines, see `headers.answer_headers`) and ours after them (design.md section 3).
+    limit: str | None = None,
+    kind: str | None = None,
+    retry_after: float | None = None,
+) -> bytes:
+    """What stands beside the provider's lines in a reply (design.md section 3), as on the wire, without the end of the last line.
 
     `now_s` is Unix seconds; `status` the reply's; `overhead_ms` our own share; `limit` names the refusing limit and `kind` what of it,
     else the tightest of `standings` is named; `retry_after` (seconds) is what the refusal says; `model` is given only where another
     model answered; `reserved_nanousd` was held, `cost_nanousd` where it is known already; `found` is the story's (entity, direction,
     action) → count.
     """
-    sent = {name.lower() for name, _ in answer}
-    lines: list[tuple[bytes, bytes]] = [(b"x-sluice-request-id", field_value(request_id))]
-    if b"x-request-id" not in sent:
-        lines.append((b"x-request-id", field_value(request_id)))
+    said = 0
+    for line in answer:
+        said |= _SAID[line[0]]
+    first, rate, terms, left = _counted(standings, int(now_s), _EVER if retry_after is None else math.ceil(retry_after))
+    if limit is not None:
+        first, rate = limit, _of_limit(standings, limit, kind) or rate
+    may_reset = status < 400 or limit is not None  # no limit's reset in an error that no limit caused: cohere's SDK sleeps until it
+    id_ = field_value(request_id)
+    figures: list[bytes | float] = [id_] if said & _ID else [id_, id_]
     if overhead_ms is not None:
-        lines.append((b"server-timing", b"sluice;dur=%.1f" % overhead_ms))
-    lines += _limit_lines(standings, limit, kind, sent, may_reset=status < 400 or limit is not None)
-    if sent.isdisjoint(_IETF):
-        lines += _ietf_lines(standings, now_s, retry_after)
-    named = ((b"x-sluice-provider", provider), (b"x-sluice-attempts", attempts), (b"x-sluice-model", model))
-    lines += [(name, field_value(value)) for name, value in named if value is not None]
-    amounts = ((b"x-sluice-reserved-usd", reserved_nanousd), (b"x-sluice-cost-usd", cost_nanousd))
-    lines += [(name, b"%d.%09d" % divmod(amount, NANO)) for name, amount in amounts if amount is not None]
-    if guarded := _guarded(found or {}):
-        lines.append((b"x-sluice-guard", field_value(guarded)))
-    if should_retry is not None:
-        answer = tuple(line for line in answer if line[0].lower() != b"x-should-retry")
-        lines.append((b"x-should-retry", b"true" if should_retry else b"false"))
-    return (*answer, *lines)
+        figures.append(overhead_ms)
+    if rate is not None and not said & _RATE:
+        figures += (rate.remaining, rate.resets_at) if may_reset else (rate.remaining,)
+    if not said & _IETF:
+        figures += left
+    if reserved_nanousd is not None:
+        figures += divmod(reserved_nanousd, NANO)
+    if cost_nanousd is not None:
+        figures += divmod(cost_nanousd, NANO)
+    timed, reserved, known = overhead_ms is not None, reserved_nanousd is not None, cost_nanousd is not None
+    form = _form(said, timed, first, rate and rate.allowed, may_reset, terms, provider, attempts, model, reserved, known)
+    lines = form % tuple(figures)
+    return lines + _rare_lines(found, should_retry) if found or should_retry is not None else lines
 
 
 def tightest(standings: Sequence[Standing]) -> Standing | None:
@@ -77,53 +96,98 @@ def tightest(standings: Sequence[Standing]) -> Standing | None:
     return min(standings, key=lambda at: at.remaining / at.allowed if at.allowed else 0.0, default=None)
 
 
-def _limit_lines(
-    standings: Sequence[Standing], limit: str | None, kind: str | None, sent: set[bytes], *, may_reset: bool
-) -> list[tuple[bytes, bytes]]:
-    """`may_reset`: no limit's reset stands in an error that no limit caused, as the cohere SDK sleeps until it before it tries again."""
-    lines: list[tuple[bytes, bytes]] = []
-    first = tightest(standings)
-    name = limit or (first.limit if first else None)
-    if name is not None:
-        lines.append((b"x-sluice-limit", field_value(name)))
-    # money has no place in headers that count, and what others use of a shared account is not this caller's to know
-    rates = [at for at in standings if at.kind in ("requests", "tokens") and not at.is_shared]
-    counted = tightest([at for at in rates if (at.limit, at.kind) == (limit, kind)] or rates)
-    if counted is not None and sent.isdisjoint(_RATELIMIT):
-        figures = (counted.allowed, counted.remaining, counted.resets_at)[: 3 if may_reset else 2]
-        lines += [(name, b"%d" % figure) for name, figure in zip(_RATELIMIT, figures, strict=False)]
-    return lines
+Terms = tuple[tuple[str, str, int, int], ...]  # of limits that count: name, kind, amount and window, as the policy has them
 
 
-def _ietf_lines(standings: Sequence[Standing], now_s: float, retry_after: float | None) -> list[tuple[bytes, bytes]]:
+def _counted(standings: Sequence[Standing], now: int, most_s: int) -> tuple[str | None, Standing | None, Terms, list[int]]:
+    """The name of the tightest limit; the tightest rate; of all that count, what is constant, and what is left for how many seconds.
+
+    Money has no place in headers that count, and what others use of a shared account is not this caller's to know.
+    """
+    first, rate, terms, left = None, None, [], []
+    least = scarcest = math.inf
+    for at in standings:
+        share = at.remaining / at.allowed if at.allowed else 0.0
+        if share < least:
+            first, least = at.limit, share
+        kind, window_s = at.kind, at.window_s
+        if kind not in _UNITS or at.is_shared:
+            continue
+        if share < scarcest and kind != "concurrency":
+            rate, scarcest = at, share
+        terms.append((at.limit, kind, at.allowed, window_s))
+        left.append(at.remaining)
+        if window_s:
+            until = at.resets_at - now
+            if until < 0:
+                until = 0
+            left.append(until if until < most_s else most_s)
+    return first, rate, tuple(terms), left
+
+
+def _of_limit(standings: Sequence[Standing], limit: str, kind: str | None) -> Standing | None:
+    """The rate that refused."""
+    counted = [at for at in standings if at.kind in ("requests", "tokens") and not at.is_shared]
+    return tightest([at for at in counted if at.limit == limit and at.kind == kind])
+
+
+@lru_cache(maxsize=1024)  # limits, providers and models have names and sizes of the policy
+def _form(
+    said: int,
+    is_timed: bool,
+    limit: str | None,
+    allowed: int | None,
+    may_reset: bool,
+    terms: Terms,
+    provider: str | None,
+    attempts: int | None,
+    model: str | None,
+    is_reserved: bool,
+    is_priced: bool,
+) -> bytes:
+    """Our lines with a place for each figure."""
+    rates = (b"x-ratelimit-limit: %d" % (allowed or 0), b"x-ratelimit-remaining: %d", b"x-ratelimit-reset: %d")
+    named = ((b"x-sluice-provider: ", provider), (b"x-sluice-attempts: ", attempts), (b"x-sluice-model: ", model))
+    lines = [
+        b"x-sluice-request-id: %b",
+        *([] if said & _ID else [b"x-request-id: %b"]),
+        *([b"server-timing: sluice;dur=%.1f"] if is_timed else []),
+        *([] if limit is None else [b"x-sluice-limit: " + _literal(limit)]),
+        *([] if allowed is None or said & _RATE else rates[: 3 if may_reset else 2]),
+        *([] if said & _IETF or not terms else _ietf_lines(terms)),
+        *[name + _literal(told) for name, told in named if told is not None],
+        *([b"x-sluice-reserved-usd: %d.%09d"] if is_reserved else []),
+        *([b"x-sluice-cost-usd: %d.%09d"] if is_priced else []),
+    ]
+    return b"\r\n".join(lines)
+
+
+def _ietf_lines(terms: Terms) -> list[bytes]:
     """draft-ietf-httpapi-ratelimit-headers-11. Of `t` it asks: within so many seconds no more than `r` can be used; and beside a
     `retry-after` it should not be later than that (section 6). Money has no unit there."""
-    counted = [at for at in standings if at.kind in _UNITS and not at.is_shared]
-    if not counted:
-        return []
     policies, left = [], []
-    for at in counted:
-        is_one = sum((other.limit, other.kind) == (at.limit, at.kind) for other in counted) == 1
-        name = _quoted(at.limit, at.kind, 0 if is_one else at.window_s)
-        policies.append(_policy(name, at.kind, at.allowed, at.window_s))
-        item = b"%b;r=%d" % (name, at.remaining)
-        if at.window_s:
-            until = max(0, at.resets_at - int(now_s))
-            item += b";t=%d" % (until if retry_after is None else min(until, math.ceil(retry_after)))
-        left.append(item)
-    return [(b"ratelimit-policy", b", ".join(policies)), (b"ratelimit", b", ".join(left))]
+    kinds = [(limit, kind) for limit, kind, _, _ in terms]
+    for limit, kind, allowed, window_s in terms:
+        name = _quoted(limit, kind, window_s if kinds.count((limit, kind)) > 1 else 0).replace(b"%", b"%%")
+        window, until = (b";w=%d" % window_s, b";t=%d") if window_s else (b"", b"")
+        policies.append(b"%b;q=%d%b%b" % (name, allowed, _UNITS[kind], window))
+        left.append(name + b";r=%d" + until)
+    return [b"ratelimit-policy: " + b", ".join(policies), b"ratelimit: " + b", ".join(left)]
 
 
-@lru_cache(maxsize=1024)  # limits have names and sizes of the policy
-def _policy(name: bytes, kind: str, allowed: int, window_s: int) -> bytes:
-    return b"%b;q=%d%b" % (name, allowed, _UNITS[kind]) + (b";w=%d" % window_s if window_s else b"")
+def _literal(text: object) -> bytes:
+    return field_value(text).replace(b"%", b"%%")
 
 
-@lru_cache(maxsize=1024)
 def _quoted(limit: str, kind: str, window_s: int) -> bytes:
     """`window_s` tells several windows of one limit apart."""
     said = f"{limit} {kind}" + (f" {window_s}s" if window_s else "")
     return b'"%b"' % field_value(said).replace(b"\\", b"?").replace(b'"', b"?")
+
+
+def _rare_lines(found: Mapping[tuple[str, str, str], int] | None, should_retry: bool | None) -> bytes:
+    guard = b"\r\nx-sluice-guard: %b" % field_value(_guarded(found)) if found else b""
+    return guard if should_retry is None else guard + (b"\r\nx-should-retry: true" if should_retry else b"\r\nx-should-retry: false")
 
 
 def _guarded(found: Mapping[tuple[str, str, str], int]) -> str:

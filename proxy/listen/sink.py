@@ -5,50 +5,48 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from functools import lru_cache
 from http import HTTPStatus
 
 from proxy.dialect import dialect_of
 from proxy.exchange import RawHeaders
 from proxy.listen.body import ClientBody
-from proxy.listen.connection import CLOSED, KEPT, Answered, Connection
+from proxy.listen.connection import CLOSED, KEPT, Answered
 from proxy.listen.errors import word
+from proxy.listen.straight import Straight
 from proxy.refusal import ClientGone, Refusal
 
 _CORS = frozenset({b"access-control-allow-origin", b"access-control-expose-headers"})
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_BODILESS = (204, 304)
+_END, _CLOSING_END = (b"", b""), (b"Connection: close", b"", b"")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@lru_cache(maxsize=256)
+def _status_line(status: int, reason: bytes) -> bytes:
+    return b"HTTP/1.1 %d %b" % (status, reason)
 
 
 class ClientSink:
     """`ports.Sink` of one request. `finish_anyway` (set by the pipeline): when the client leaves, the call goes on and writes to nobody."""
 
     __slots__ = (
-        "_body", "_connection", "_head", "_is_chunked", "_is_ended", "_is_head", "_is_silent", "_keeps", "_left",
-        "_speaks_11", "cors", "finish_anyway", "is_started", "request_id", "task",
+        "_body", "_connection", "_head", "_is_chunked", "_is_head", "_is_silent", "_keeps", "_left", "_speaks_11", "cors", "finish_anyway",
+        "is_ended", "is_started", "request_id",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        connection: Connection,
-        task: asyncio.Task[object],
-        body: ClientBody,
-        *,
-        is_head: bool,
-        speaks_11: bool,
-        may_keep: bool,
-        request_id: str,
-    ) -> None:
-        self._connection, self.task, self._body = connection, task, body
+    def __init__(self, connection: Straight, body: ClientBody, is_head: bool, speaks_11: bool, may_keep: bool, request_id: str) -> None:
+        self._connection, self._body = connection, body
         self._is_head, self._speaks_11 = is_head, speaks_11
         self._keeps = may_keep and speaks_11
         self._head = b""  # not yet written: joins the first body bytes in one write
         self._is_chunked = False
         self._is_silent = False  # a reply without a body
         self._left: int | None = None  # bytes that Content-Length still promises
-        self._is_ended = False
         self.cors: RawHeaders = ()
         self.request_id = request_id
-        self.is_started = False
+        self.is_started = self.is_ended = False
         self.finish_anyway = False
 
     @property
@@ -61,39 +59,46 @@ class ClientSink:
         return self._connection.writing_paused and not self.is_gone  # aiohttp stays paused when the client is lost
 
     @property
-    def is_ended(self) -> bool:
-        return self._is_ended
+    def task(self) -> asyncio.Task[None] | None:
+        """What runs the call."""
+        return self._connection.task
 
     @property
     def reply(self) -> Answered:
         """What aiohttp is told of it."""
-        return KEPT if self._keeps and self._is_ended and not self.is_gone else CLOSED
+        transport = self._connection.transport
+        return KEPT if self._keeps and self.is_ended and transport is not None and not transport.is_closing() else CLOSED
 
     def stop_keeping(self) -> None:
         """The connection ends after this reply."""
         self._keeps = False
 
-    def start(self, status: int, reason: bytes, headers: RawHeaders, length: int | None) -> None:
-        """Status line and header lines in their given bytes and order, then framing. Raises ClientGone."""
+    def start(self, status: int, reason: bytes, headers: RawHeaders, length: int | None, ours: bytes = b"") -> None:
+        """Status line and header lines in their given bytes and order, `ours` as they are, then framing. Raises ClientGone."""
         if self.is_started:
             raise RuntimeError("the reply has begun already")
-        self._ask_for_client()
+        connection = self._connection
+        transport = connection.transport
+        if (transport is None or transport.is_closing()) and not self.finish_anyway:
+            raise ClientGone
         self.is_started = True
-        self._keeps = self._keeps and self._body.is_harmless
+        if self._keeps and not self._body.is_harmless:
+            self._keeps = False
         if self.cors:
             headers = (*(line for line in headers if line[0].lower() not in _CORS), *self.cors)
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason), *[b"%b: %b\r\n" % line for line in headers]]
-        self._is_silent = self._is_head or status in (204, 304)
-        if self._is_silent:
-            pass
+        lines = [_status_line(status, reason), *map(b": ".join, headers)]
+        if ours:
+            lines.append(ours)
+        if self._is_head or status in _BODILESS:
+            self._is_silent = True
         elif length is not None:
             self._left = length
-            lines.append(b"Content-Length: %d\r\n" % length)
+            lines.append(b"Content-Length: %d" % length)
         elif self._speaks_11:
             self._is_chunked = True
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        lines.append(b"\r\n" if self._keeps else b"Connection: close\r\n\r\n")
-        self._head = b"".join(lines)
+            lines.append(b"Transfer-Encoding: chunked")
+        lines += _END if self._keeps else _CLOSING_END
+        self._head = b"\r\n".join(lines)
         asyncio.get_running_loop().call_soon(self._write_head)
 
     def _write_head(self) -> None:
@@ -102,17 +107,27 @@ class ClientSink:
 
     def push(self, data: bytes) -> None:
         """Body bytes, written now. Raises ClientGone, but never after `finish_anyway`."""
-        self._ask_for_client()
-        if not data or self._is_silent:
+        transport = self._connection.transport
+        if transport is None or transport.is_closing():
+            self._ask_for_client()
             return
         if self._is_chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        elif self._left is not None:
-            if len(data) > self._left:
-                self.abort(b"")
-                raise RuntimeError("more body than Content-Length promises")
-            self._left -= len(data)
-        self._write(data)
+            if data:
+                transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data))
+                self._head = b""
+        elif data and not self._is_silent:
+            if self._left is not None:
+                self._count(len(data))
+            transport.write(self._head + data)
+            self._head = b""
+
+    def _count(self, size: int) -> None:
+        """Of what Content-Length promises."""
+        assert self._left is not None
+        if size > self._left:
+            self.abort(b"")
+            raise RuntimeError("more body than Content-Length promises")
+        self._left -= size
 
     async def drain(self) -> None:
         """Waits until the client has room. Raises ClientGone; a client that takes nothing for 60 s is dropped."""
@@ -128,17 +143,17 @@ class ClientSink:
         if self._left:
             self.abort(b"")
             return
-        self._is_ended = True
+        self.is_ended = True
         if self._is_chunked:
             self._write(b"0\r\n\r\n")
-        else:
-            self._write_head()
+        elif self._head:
+            self._write(b"")
         self._connection.guard_writes()
 
     def abort(self, last: bytes) -> None:
         """`last`, then the connection ends so that no client takes it for a whole body."""
         self._keeps = False
-        self._is_ended = True
+        self.is_ended = True
         if self._is_chunked and last:
             last = b"%x\r\n%b\r\n" % (len(last), last)
         short = self._is_chunked or bool(self._left)  # the client will notice by itself
@@ -171,7 +186,7 @@ class ClientSink:
             self.push(body)
             self.finish()
         except ClientGone:
-            self._is_ended = True
+            self.is_ended = True
 
     def _ask_for_client(self) -> None:
         if not self.finish_anyway and self.is_gone:

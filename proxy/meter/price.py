@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from proxy.dialect.wire import Operation
 from proxy.exchange import Usage, value
@@ -21,6 +21,7 @@ _MEMORY = 4096  # remembered look-ups: model names come from outside
 _SNAPSHOT = re.compile(r"(?:[-@]latest|[-@]\d{4}-\d\d-\d\d|[-@]\d{8}|-\d{4}|-\d\d-\d{4}|-\d\d-\d\d)$")  # as in policy.match
 _POLICY = "policy"
 UNITS, TIER = "unpriced_units", "unpriced_tier"
+KNOWN = ("table", "override", "free")  # marks of rows that are no stand-ins
 STATES_COST = ("openrouter", "perplexity")  # these state the whole cost of each call themselves
 DEARER = ("priority", "fast")
 _STAND_INS = {"fallback": "fallback_price", "unpriced": "unpriced", "unmetered": "unmetered"}
@@ -28,7 +29,8 @@ _STAND_INS = {"fallback": "fallback_price", "unpriced": "unpriced", "unmetered":
 
 @value(frozen=True, slots=True)
 class Quote:
-    """The row a call will be priced by, found before it is sent. `note` belongs into the ledger's usage_note."""
+    """The row a call will be priced by, found before it is sent. `note` belongs into the ledger's usage_note; `at_ns`: an instant
+    at which it is the row."""
 
     row: PriceRow
     note: str
@@ -39,7 +41,7 @@ class Quote:
     @property
     def is_known(self) -> bool:
         """False: the price is a stand-in, and the unpriced counter should say so."""
-        return self.row.mark in ("table", "override", "free")
+        return self.row.mark in KNOWN
 
 
 @value(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Priced:
     """One attempt, settled: the ledger's cost_nanousd, price_row and usage_note."""
 
     cost_nanousd: int
-    price_row: dict[str, object]
+    price_row: Mapping[str, object]
     note: str
     unpriced: str = ""  # why some or all of it has no known price: fallback_price, unpriced, unmetered, unpriced_units, unpriced_tier
 
@@ -56,13 +58,21 @@ class Priced:
         return not self.unpriced
 
 
+class _Found(NamedTuple):
+    """What a model costs between two instants (ns since the epoch)."""
+
+    since: float
+    until: float
+    quote: Quote | None  # None: no price is known
+
+
 class Prices:
     """Rows by target, policy first."""
 
     def __init__(self, table: PriceTable, overrides: tuple[PriceOverride, ...], pricing: Pricing) -> None:
         self._table, self._pricing = table, pricing
         self._overrides = [(override, _matcher(override.name)) for override in overrides]
-        self._known: dict[tuple[str, str], tuple[PriceRow | None, PriceRow | None]] = {}  # the table's row, and ours made of it
+        self._known: dict[tuple[str, str, str], _Found] = {}
 
     def find(self, provider_name: str, price_id: str, model: str | None, at_ns: int) -> PriceRow | None:
         """The row for a model (our name for it) at a provider of the policy; None: unknown. `at_ns` is ns since the epoch.
@@ -70,19 +80,21 @@ class Prices:
         An entry of `prices:` named provider/model goes before one named model; exact names before those a snapshot or
         `-latest` falls under, these before globs. A discount is taken off the table's row, a rate replaces the table's.
         """
-        if not model:
-            return None
-        row = self._table.row(price_id, model, at_ns)
-        if not self._overrides:
-            return row
-        key = (provider_name, model)
-        known = self._known.get(key)
-        if known is None or known[0] is not row:
-            override = self._override(provider_name, model)
+        found = self._quoted(provider_name, price_id, model, at_ns) if model else None
+        return None if found is None else found.row
+
+    def _quoted(self, provider_name: str, price_id: str, model: str, at_ns: int) -> Quote | None:
+        found = self._known.get((provider_name, price_id, model))
+        if found is None or not found.since <= at_ns < found.until:
+            override, row = self._override(provider_name, model), self._table.row(price_id, model, at_ns)
+            if override is not None:
+                row = self._with_override(row, override)
             if len(self._known) >= _MEMORY:
                 self._known.clear()
-            known = self._known[key] = row, row if override is None else self._with_override(row, override)
-        return known[1]
+            quote = None if row is None else Quote(row, "", provider_name, price_id, at_ns)
+            found = _Found(*self._table.period(price_id, model, at_ns), quote)
+            self._known[(provider_name, price_id, model)] = found
+        return found.quote
 
     def quote(
         self,
@@ -98,6 +110,10 @@ class Prices:
 
         Raises Refusal 400 `unmetered_operation` and `unpriced_model` where policy says deny.
         """
+        if model and op.is_metered and op.is_billed and not op.is_read_back and not tools:
+            found = self._quoted(provider.name, provider.price_id, model, at_ns)
+            if found is not None:
+                return found
         row, note = self._row(pricing, is_under_spend_limit, provider, model, op, at_ns)
         is_ours_to_price = row.mark in ("table", "override") and provider.price_id not in STATES_COST
         missing = unpriced_fees(row, tools) if tools and is_ours_to_price else []
@@ -133,8 +149,10 @@ class Prices:
         Where no price was known before and the reply names a model that has one (a deployment's, a router's choice), that row counts.
         """
         row, note = quote.row, quote.note
-        if quote.is_known and usage.source == "provider":
+        if usage.source == "provider" and row.mark in KNOWN:
             note = ""  # an operation that was thought unmetered has stated its usage
+            if not usage.units and usage.tier not in DEARER and usage.cost_nanousd is None and (amount := cost(row, usage)):
+                return Priced(amount, row.as_json(usage), usage.note)  # nothing of it may lack a price: most calls
         elif usage.source == "provider" and usage.model:
             found = self.find(quote.provider, quote.price_id, usage.model, quote.at_ns)
             row, note = (found, "") if found else (row, note)

@@ -6,7 +6,6 @@ import json
 import re
 import zlib
 from collections import deque
-from collections.abc import Mapping
 from typing import Protocol
 
 import orjson
@@ -192,16 +191,16 @@ class _Count:
 class WholeReading:
     """One JSON body."""
 
-    def __init__(self, dialect: Dialect, op: Operation, headers: Mapping[str, str]) -> None:
-        self._dialect, self._op, self._headers = dialect, op, headers
-        self.usage: Usage | None = None
-        self.error: str | None = None
-        self.is_odd = False
-        self.is_whole = False
+    usage: Usage | None = None
+    error: str | None = None
+    is_odd = False
+    is_whole = False
+    _is_tail = False
+    _doc: Json | None = None
+
+    def __init__(self, dialect: Dialect, op: Operation) -> None:
+        self._dialect, self._op = dialect, op
         self._body = bytearray()
-        self._is_tail = False
-        self._doc: Json | None = None
-        self._looked_at = -1
 
     def take(self, data: bytes) -> None:
         self._body += data
@@ -210,19 +209,17 @@ class WholeReading:
             self._is_tail = True
 
     def look(self) -> None:
-        if self._looked_at == len(self._body):
-            return
-        self._looked_at = len(self._body)
         if self._is_tail or len(self._body) > MAX_WHOLE:
             self.is_whole = self._body.rstrip().endswith((b"}", b"]"))
-            self._doc = _usage_at_the_end(bytes(self._body[-MAX_WHOLE:]))
+            doc = _usage_at_the_end(bytes(self._body[-MAX_WHOLE:]))
         else:
-            self._doc = _json(bytes(self._body))
-            self.is_whole = self._doc is not None
-        self.is_odd = self._doc is None
-        if self._doc is not None:
-            self.usage = self._dialect.usage(self._op, self._doc, self._headers)
-            self.error = self._dialect.error_of(self._op, self._doc)
+            doc = _json(self._body)
+            self.is_whole = doc is not None
+        self._doc = doc
+        self.is_odd = doc is None
+        if doc is not None:
+            self.usage = self._dialect.usage(self._op, doc)
+            self.error = self._dialect.error_of(self._op, doc)
 
     def doc(self) -> Json | None:
         return None if self._is_tail else self._doc
@@ -236,7 +233,7 @@ class WholeReading:
         return -(-sum(len(_text_at(self._doc, path)) for path, _ in found) // BYTES_PER_TOKEN)
 
 
-def _json(data: bytes) -> Json | None:
+def _json(data: bytes | bytearray) -> Json | None:
     """An object, or None for anything else."""
     try:
         doc = orjson.loads(data)

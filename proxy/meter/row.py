@@ -57,6 +57,7 @@ FEES = (
 )  # of tools that the provider runs; containers by the GB
 _BESIDE = ("characters", "audio_ms", "pages", *FEES)  # billed beside the tokens
 
+_Factors = tuple[int, Mapping[str, int]]  # above this many input tokens: what one of each unit costs, per _COMMON
 _Step = tuple[int, int, int, int]  # above this many input tokens: what one token in, one out and the call cost at most, per _COMMON
 
 Mark = Literal["table", "override", "fallback", "free", "unmetered", "unpriced"]
@@ -80,6 +81,7 @@ class PriceRow:
     discount_ppm: int = 0
     window: int | None = None
     _shown: dict[str, dict[str, object]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier: what does not vary
+    _factors: dict[str, tuple[_Factors, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier
     _dearest: dict[tuple[str, bool], tuple[_Step, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # tier, media
 
     def tier_of(self, tier: str | None) -> str:
@@ -91,18 +93,29 @@ class PriceRow:
         special = self.tiers.get(self.tier_of(tier))
         return {**self.rates, **special} if special else self.rates
 
-    def as_json(self, usage: Usage | None = None) -> dict[str, object]:
-        """The ledger's `price_row`: with the row's token fields, all that `recompute` needs.
+    def factors(self, tier: str | None, input_tokens: int) -> Mapping[str, int]:
+        """What one of each unit costs, per _COMMON, where it costs anything: at this many input tokens under this service tier."""
+        name = self.tier_of(tier) if tier else ""
+        steps = self._factors.get(name)
+        if steps is None:
+            steps = self._factors[name] = _all_factors(self.rates_for(name))
+        if len(steps) == 1:
+            return steps[0][1]
+        return next((factors for start, factors in reversed(steps) if input_tokens > start), steps[0][1])
+
+    def as_json(self, usage: Usage | None = None) -> Mapping[str, object]:
+        """The ledger's `price_row`: with the row's token fields, all that `recompute` needs. One and the same object for most calls.
 
         Rates are nano-dollars per PER units: an int, or [[above this input, rate], …] where long context costs more.
         `units` are the usage's normalised counts that have no column of their own.
         """
-        tier = self.tier_of(usage.tier) if usage else ""
-        if tier not in self._shown:
-            self._shown[tier] = self._constant(tier)
-        stored = self._shown[tier].copy()
-        if usage is None:
-            return stored
+        tier = self.tier_of(usage.tier) if usage is not None and usage.tier else ""
+        shown = self._shown.get(tier)
+        if shown is None:
+            shown = self._shown[tier] = self._constant(tier)
+        if usage is None or not (usage.units or tier or usage.cache_write_1h > 0 or usage.cost_nanousd is not None):
+            return shown
+        stored = shown.copy()
         units = {unit: max(0, count) for unit, count in usage.units.items() if count > 0 or unit in BILLED_APART}
         if usage.cache_write_1h > 0:
             units["cache_write_1h"] = usage.cache_write_1h
@@ -134,20 +147,21 @@ def cost(row: PriceRow, usage: Usage) -> int:
         return 0
     if usage.cost_nanousd is not None:
         return max(0, usage.cost_nanousd)
-    rates = row.rates_for(usage.tier)
-    total = 0
-    for unit, count in counts(usage):
-        priced_as = _priced_as(rates, unit)
-        if priced_as is not None:
-            total += count * _rate_at(rates[priced_as], usage.input) * (_COMMON // PER[priced_as])
+    factor = row.factors(usage.tier, usage.input).get
+    if usage.units or usage.cached_input or usage.cache_write or usage.reasoning or usage.input < 0 or usage.output < 0:
+        total = 0
+        for unit, count in counts(usage):
+            total += count * factor(unit, 0)
+    else:
+        total = usage.input * factor("input", 0) + usage.output * factor("output", 0) + factor("requests", 0)
     return _settled(row, total)
 
 
 def has_unpriced(row: PriceRow, usage: Usage) -> bool:
     """Something was consumed and the row has a rate for none of it: a cost of 0 would be silent."""
     used = [unit for unit, _ in counts(usage) if unit != "requests"] + ["images"] * (usage.units.get("images", 0) > 0)
-    rates = row.rates_for(usage.tier)
-    return bool(used) and all(_priced_as(rates, unit) is None for unit in used)
+    factors = row.factors(usage.tier, usage.input)
+    return bool(used) and not any(unit in factors for unit in used)
 
 
 def unpriced_fees(row: PriceRow, units: Iterable[str]) -> list[str]:
@@ -162,7 +176,7 @@ def counts(usage: Usage) -> list[tuple[str, int]]:
     """
     units = usage.units
     written = ("cache_write_1h", usage.cache_write_1h), ("cache_write", usage.cache_write - usage.cache_write_1h)
-    if not units:  # most answers
+    if not units:
         found = _shares("input", usage.input, (("cached_input", usage.cached_input), *written))
         found += _shares("output", usage.output, (("reasoning", usage.reasoning),))
         return [*found, ("requests", 1)]
@@ -194,28 +208,30 @@ def _shares(whole: str, total: int, shares: Iterable[tuple[str, int]]) -> list[t
 
 def bound_cost(
     row: PriceRow,
-    *,
     input_tokens: int,
     output_tokens: int,
     images: int = 0,
     files: int = 0,
     fees: Iterable[tuple[str, int]] = (),
     tier: str | None = None,
-) -> int:
-    """Nano-dollars that an attempt may cost at most: each bound at the dearest rate that could apply to it.
+) -> tuple[int, int]:
+    """Nano-dollars that an attempt may cost at most, and without its output: each bound at the dearest rate that could apply to it.
 
     `tier` is the service tier asked for, or what replies to calls that asked for none have told. `fees`: tools that the provider
     runs, and how often at most.
     """
     if row.mark == "free":
-        return 0
-    key = (row.tier_of(tier), bool(images or files))
+        return 0, 0
+    key = (row.tier_of(tier) if tier else "", bool(images or files))
     steps = row._dearest.get(key)
     if steps is None:
         steps = row._dearest[key] = _steps(row, *key)
-    _, inward, outward, once = next(step for step in reversed(steps) if step[0] < max(1, input_tokens))
-    tools = sum(uses * _dearest(row.rates, unit, input_tokens) for unit, uses in fees)
-    return _settled(row, input_tokens * inward + output_tokens * outward + once + tools)
+    step = steps[0] if len(steps) == 1 else next(step for step in reversed(steps) if step[0] < max(1, input_tokens))
+    _, inward, outward, total = step
+    total += input_tokens * inward
+    for unit, uses in fees:
+        total += uses * _dearest(row.rates, unit, input_tokens)
+    return _settled(row, total + output_tokens * outward), _settled(row, total)
 
 
 def _steps(row: PriceRow, tier: str, has_media: bool) -> tuple[_Step, ...]:
@@ -241,19 +257,23 @@ def _steps(row: PriceRow, tier: str, has_media: bool) -> tuple[_Step, ...]:
 
 
 def _settled(row: PriceRow, total: int) -> int:
-    return -(-total * (_PPM - row.discount_ppm) // (_COMMON * _PPM))
+    if row.discount_ppm:
+        return -(-total * (_PPM - row.discount_ppm) // (_COMMON * _PPM))
+    return -(-total // _COMMON)
 
 
-def _priced_as(rates: Rates, unit: str) -> str | None:
-    if unit in rates:
-        return unit
-    return next((name for name in _RATE_OF.get(unit, ()) if name in rates), None)
+def _all_factors(rates: Rates) -> tuple[_Factors, ...]:
+    """By the number of input tokens from which on a rate changes; ascending, the first at -1."""
+    named = {unit: next((name for name in (unit, *_RATE_OF.get(unit, ())) if name in rates), None) for unit in PER}
+    starts = sorted({-1, *(start for rate in rates.values() for start, _ in rate)})
+    return tuple(
+        (start, {unit: _rate_at(rates[name], start + 1) * (_COMMON // PER[name]) for unit, name in named.items() if name is not None})
+        for start in starts
+    )
 
 
 def _rate_at(rate: Rate, input_tokens: int) -> int:
     """The step for this many input tokens: crossing a threshold prices all tokens, not only those above it."""
-    if len(rate) == 1:
-        return rate[0][1]
     return next((nanousd for start, nanousd in reversed(rate) if input_tokens > start), rate[0][1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import date
@@ -19,6 +20,7 @@ _NAME_LIMIT = 256  # no provider has a model name this long
 _EPOCH = date(1970, 1, 1)
 _DAY_NS = 86_400_000_000_000
 _COMPACT_DATE = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
+ALWAYS = (-math.inf, math.inf)
 _SNAPSHOT = re.compile(r"(?:-latest|[-@]20\d\d-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01]))$")
 
 
@@ -48,6 +50,15 @@ class PriceTable:
         `-latest` means the model without it. A fine-tuned name (`ft:…`) only ever means a row for fine-tuned models.
         Price id "" asks every provider in the order of the table: makers before resellers, each only for names it spells or claims.
         """
+        found = self._model(provider_price_id, model)
+        return found.row(self.source, self.released, at_ns) if found else None
+
+    def period(self, provider_price_id: str, model: str, at_ns: int) -> tuple[float, float]:
+        """From when until when `row` is the one of this moment; until: not included."""
+        found = self._model(provider_price_id, model)
+        return found.period(at_ns) if found else ALWAYS
+
+    def _model(self, provider_price_id: str, model: str) -> _Model | None:
         if len(model) > _NAME_LIMIT:
             return None
         key = (provider_price_id, model)
@@ -55,8 +66,7 @@ class PriceTable:
             if len(self._found) >= _MEMORY:
                 self._found.clear()
             self._found[key] = self._find(provider_price_id, _plain(model))
-        found = self._found[key]
-        return found.row(self.source, self.released, at_ns) if found else None
+        return self._found[key]
 
     def models(self) -> frozenset[str]:
         """Names of all rows: labels may hold them."""
@@ -174,6 +184,12 @@ class _Model:
             )
         return self._rows[key]
 
+    def period(self, at_ns: int) -> tuple[float, float]:
+        """Between which two instants nothing begins or ends."""
+        changes = [at for price in (*self._raw["prices"], *self._raw.get("tiers", [])) for at in _changes(price, at_ns)]
+        since, until = ALWAYS
+        return max((at for at in changes if at <= at_ns), default=since), min((at for at in changes if at > at_ns), default=until)
+
 
 def _source(raw: Mapping[str, Any], table: str) -> str:
     """Of a row of the supplement its own page; of one that it completes both."""
@@ -197,6 +213,14 @@ def _in_force(price: Mapping[str, Any], at_ns: int) -> bool:
         second = at_ns % _DAY_NS // 1_000_000_000
         return start <= second < end if start <= end else second >= start or second < end
     return True
+
+
+def _changes(price: Mapping[str, Any], at_ns: int) -> list[int]:
+    """The instants around this one at which a price begins or ends."""
+    if "from" in price:
+        return [_day_ns(price["from"])]
+    days = range(at_ns - at_ns % _DAY_NS - _DAY_NS, at_ns + 2 * _DAY_NS, _DAY_NS)
+    return [day + int(second) * 1_000_000_000 for day in days for second in price.get("hours", ())]
 
 
 def _day_ns(day: str) -> int:

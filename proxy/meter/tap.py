@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
+from proxy.dialect.fields import plain_path
 from proxy.dialect.jobs import RESULTS, Job, job_of
 from proxy.dialect.wire import Asked, Dialect, Operation, stream_format_of
 from proxy.exchange import Usage
@@ -25,6 +26,11 @@ class Watch:
     `content_type`, `content_encoding`: of the answer's head, as sent.
     """
 
+    _waiting = 0  # bytes of chunks
+    _is_looked_at = False  # since the last bytes were read
+    _is_blind = False
+    _inflater: Inflater | None = None
+
     def __init__(
         self,
         dialect: Dialect,
@@ -34,7 +40,6 @@ class Watch:
         content_type: str,
         content_encoding: str = "",
         status: int = 200,
-        headers: Mapping[str, str] | None = None,
         input_bound: int = 0,
         output_bound: int = 0,
         uploaded: Callable[[], int] | None = None,
@@ -43,25 +48,19 @@ class Watch:
         self._op, self._asked, self._status, self._dialect = op, asked, status, dialect
         self._input_bound, self._output_bound = input_bound, output_bound
         self._chunks: list[bytes] = []
-        self._waiting = 0
-        form = stream_format_of(op, content_type)
-        self._reading: Reading | None = None
-        if op.variant == RESULTS and status == 200:
-            self._reading = LinesReading()
-        elif form is not None:
-            self._reading = StreamReading(dialect, op, form)
-        elif "json" in content_type.lower():
-            self._reading = WholeReading(dialect, op, headers or {})
+        self._reading = _reading(dialect, op, content_type, status)
         self._is_json = self._reading is not None
-        encoding = content_encoding.strip().lower()
-        self._inflater = Inflater(encoding, MAX_DECODED) if encoding in READABLE else None
-        self._is_blind = encoding not in ("", "identity", *READABLE)
+        self.is_stream = isinstance(self._reading, StreamReading)  # and can be read
+        if content_encoding:
+            encoding = content_encoding.strip().lower()
+            self._inflater = Inflater(encoding, MAX_DECODED) if encoding in READABLE else None
+            self._is_blind = encoding not in ("", "identity", *READABLE)
 
     def feed(self, data: bytes) -> bytes:
         """The same object. Costs an append; a stream is read every 16 KiB, so that memory stays bounded."""
         self._chunks.append(data)
-        self._waiting += len(data)
-        if self._waiting > STEP:
+        self._waiting = waiting = self._waiting + len(data)
+        if waiting > STEP:
             self._digest()
         return data
 
@@ -70,17 +69,10 @@ class Watch:
         return b""
 
     @property
-    def is_stream(self) -> bool:
-        return isinstance(self._reading, StreamReading)
-
-    @property
     def ended(self) -> bool:
         """The terminal event was seen, the JSON parsed. True as well for what has no end of its own (bytes, unknown paths, unreadable
         answers): there the framing alone can tell a cut."""
-        reading = self._look()
-        if reading is None or self._op.name == "other":
-            return True
-        return reading.is_whole and (self._inflater is None or self._inflater.is_whole)
+        return self._has_ended(self._look())
 
     @property
     def is_cut_short(self) -> bool:
@@ -98,25 +90,27 @@ class Watch:
         """The provider's own final figures; else what was counted; else the estimate. May be asked at any time, and again."""
         reading = self._look()
         stated = reading.usage if reading else None
+        ended = self._has_ended(reading)
         if stated is not None and stated.source == "provider":
-            return stated if stated.ended == self.ended else replace(stated, ended=self.ended)
+            return stated if stated.ended == ended else replace(stated, ended=ended)
         op = self._op
         is_counted = op.is_metered or op.name == "audio"  # speech: no reply states its cost, but the text sent bounds it
         if not op.is_billed or not is_counted or op.is_read_back or self._status >= 300:
-            return replace(stated or Usage(), ended=self.ended)
+            return replace(stated or Usage(), ended=ended)
         counted = self._counted(reading)
         if counted is None:
             note = UNPARSED if self._is_blind else MISSING
             return Usage(input=self._input_bound, output=self._output_bound, source="estimate", note=note, units=self._units())
         partial = stated or Usage(input=self._input_bound, units=self._units())
         note = partial.note or (UNPARSED if reading is not None and reading.is_odd else "")
-        return replace(partial, output=max(counted, partial.output), source="counted", note=note, ended=self.ended)
+        return replace(partial, output=max(counted, partial.output), source="counted", note=note, ended=ended)
 
-    def job(self, id: str | None = None) -> Job | None:
-        """The job that the answer speaks of, which its provider bills later. `id`: as the path names it, where the answer may not."""
-        if self._status >= 300 or self._op.name not in JOBS or (reading := self._look()) is None:
+    def job(self, path: str) -> Job | None:
+        """The job that the answer speaks of, which its provider bills later. `path`: of the call, names it where the answer may not."""
+        if self._op.name not in JOBS or self._status >= 300 or (reading := self._look()) is None:
             return None
         if isinstance(reading, LinesReading):
+            id = _named(path)
             return Job(id, reading.is_whole and not reading.is_odd and self.ended, reading.usages) if id else None
         doc = reading.doc()
         return None if doc is None else job_of(self._dialect.name, self._op, doc)
@@ -136,13 +130,20 @@ class Watch:
             return {"characters": self._input_bound, "audio_ms": self._input_bound}
         return {"images": self._asked.images} if self._op.name == "images" and self._asked.images else {}
 
+    def _has_ended(self, reading: Reading | None) -> bool:
+        if reading is None or self._op.name == "other":
+            return True
+        return reading.is_whole and (self._inflater is None or self._inflater.is_whole)
+
     def _look(self) -> Reading | None:
-        self._digest()
-        if self._reading is not None:
-            try:
-                self._reading.look()
-            except Exception:  # a failing meter costs an estimate, never the answer (design.md section 1)
-                self._give_up()
+        if self._chunks or not self._is_looked_at:
+            self._digest()
+            self._is_looked_at = True
+            if self._reading is not None:
+                try:
+                    self._reading.look()
+                except Exception:  # a failing meter costs an estimate, never the answer (design.md section 1)
+                    self._give_up()
         return self._reading
 
     def _digest(self) -> None:
@@ -151,7 +152,8 @@ class Watch:
             self._give_up()
         if self._reading is None or not chunks:
             return
-        data = b"".join(chunks)
+        self._is_looked_at = False
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         try:
             self._reading.take(self._inflater.feed(data) if self._inflater else data)
         except (TooLong, UpstreamCut):  # above a bound, or no valid coding
@@ -160,4 +162,20 @@ class Watch:
             self._give_up()
 
     def _give_up(self) -> None:
-        self._is_blind, self._reading = True, None
+        self._is_blind, self._reading, self.is_stream = True, None, False
+
+
+def _reading(dialect: Dialect, op: Operation, content_type: str, status: int) -> Reading | None:
+    """What reads such an answer, if anything can."""
+    if op.variant == RESULTS and status == 200:
+        return LinesReading()
+    form = stream_format_of(op, content_type)
+    if form is not None:
+        return StreamReading(dialect, op, form)
+    return WholeReading(dialect, op) if "json" in content_type.lower() else None
+
+
+def _named(path: str) -> str | None:
+    """The job whose results this path asks for."""
+    *_, before, last = ("", "", *plain_path(path).split("/"))
+    return before if last == "results" else None

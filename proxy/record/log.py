@@ -21,7 +21,7 @@ INFO = LEVELS["info"]
 MAX_EVENTS = 256  # names that are told apart for that
 MAX_SORTS = 1024  # of calls whose lines have a beginning at hand
 PLACES = {
-    "at": b'"%b"', "request_id": b"%b", "input_tokens": b"%d", "output_tokens": b"%d", "cost_nanousd": b"%d", "found": b"%b",
+    "at": b'"%b"', "request_id": b'"%b"', "input_tokens": b"%d", "output_tokens": b"%d", "cost_nanousd": b"%d", "found": b"%b",
     "duration_ms": b"%.3f", "first_byte_ms": b"%.3f", "upstream_ms": b"%.3f",
 }  # fmt: skip
 MOST = 2**63  # integers that JSON readers know are smaller
@@ -39,8 +39,8 @@ class Pipe:
         """`fd` is written to directly: a buffered file would be locked by this thread when the interpreter wants to end."""
         self._fd = fd
         self._lines: list[bytes] = []  # the loop appends at its end, the thread takes from its front: one step each, so no lock
-        self._taken = self._gone = 0  # bytes: one is counted by the loop alone, the other by the thread alone
-        self._refused = self._lost = 0  # lines, likewise
+        self._taken, self._most = 0, MAX_PENDING  # bytes so far, and how far that may go: the loop counts one, the thread lifts the other
+        self._refused = self._lost = 0  # lines, by the one and by the other
         self._is_asleep = True
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -53,11 +53,11 @@ class Pipe:
 
     def write(self, line: bytes) -> None:
         """Never blocks, never fails; for the event loop alone. `line` ends with its line feed."""
-        size = len(line)
-        if self._taken - self._gone + size > MAX_PENDING:
+        taken = self._taken + len(line)
+        if taken > self._most:
             self._refused += 1
             return
-        self._taken += size
+        self._taken = taken
         self._lines.append(line)
         if self._is_asleep:
             self._is_asleep = False
@@ -87,7 +87,7 @@ class Pipe:
             self._write_all(memoryview(data))
         except OSError:
             self._lost += len(lines)
-        self._gone += len(data)
+        self._most += len(data)
 
     def _write_all(self, data: memoryview) -> None:
         while data:
@@ -126,9 +126,9 @@ class Log:
         if self._level > INFO:
             return
         caller, tries = story.caller, story.tries
-        if caller is None or len(tries) != 1 or tries[0].error is not None:
+        call, one = story.call, tries[0] if tries else Try(0, "refusal", story.call.route.provider, story.model, None)
+        if caller is None or len(tries) > 1 or one.error is not None:
             return self._told_at_length(story)
-        one, call = tries[0], story.call
         usage, first_byte = one.usage, one.first_byte
         sort = (
             caller.name, caller.team, caller.tier, one.provider, one.model, story.operation, story.end, story.status, one.kind,
@@ -142,7 +142,7 @@ class Log:
             form
             % (
                 self._at(),
-                orjson.dumps(scrubbed_id(call.id) if call.id_is_callers else call.id),
+                orjson.dumps(scrubbed_id(call.id))[1:-1] if call.id_is_callers else call.id.encode(),
                 asked,
                 said,
                 cost,
@@ -163,7 +163,7 @@ class Log:
         """The line of calls of one sort, with a place for each figure."""
         if len(self._forms) >= MAX_SORTS:
             self._forms.clear()
-        places = PLACES if story.tries[0].first_byte is not None else PLACES | {"first_byte_ms": b"%b"}
+        places = PLACES | {"first_byte_ms": b"%b"} if sort[-1] else PLACES  # there is none: null
         fields = {"at": "", "level": "info", "event": "call", **self._summary(story)}
         shown = {name: orjson.dumps(_clean(name, it)).replace(b"%", b"%%") for name, it in fields.items()} | places
         form = self._forms[sort] = b"{" + b",".join([b'"%b":%b' % (name.encode(), shown[name]) for name in fields]) + b"}\n"

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from proxy import __version__
-from proxy.exchange import NANO, Row, Story, Usage
+from proxy.exchange import NANO, Caller, Row, Story, Try, Usage
 from proxy.ports import Clock, Standing
 from proxy.record.figures import FIGURES
 from proxy.record.redact import plain
-from proxy.record.series import MOST_WAITING, OTHER, Cell, Labels, Reading, Series, Spread, text_of
+from proxy.record.series import MOST_WAITING, OTHER, Cell, Cells, Labels, Reading, Series, text_of
 
 MAX_SERIES = 10_000  # of one metric; beyond it all labels read `other`
 MAX_SORTS = 1024  # of calls whose series are at hand
@@ -21,48 +21,10 @@ NOTES = frozenset({"unconfirmed", "usage_missing", "usage_unparsed"})
 RECENT_S = 60.0  # the highest ratio of a limit is shown for one to two of these
 
 NO_LABELS: Labels = ()
-WHO = 5  # labels say whose a call was and where it went
+NOBODY = Caller("", "anonymous")
 
 # What the labels of a call follow from: provider, model, caller, team, tier, operation, end, status
-Sort = tuple[str, str | None, str | None, str | None, str | None, str, str, int | None]
-
-
-class _Cells:
-    """What the calls of one sort are counted in. A series is made when something is first counted in it."""
-
-    __slots__ = (
-        "_labels", "_series", "cache_write", "cached_input", "cost", "durations", "first_bytes", "input", "is_of_stranger", "output",
-        "overheads", "reasoning", "requests",
-    )  # fmt: skip
-
-    def __init__(self, series: dict[str, Series], labels: Labels, *, is_of_stranger: bool = False) -> None:
-        """`labels`: those of `requests_total`, or the first five. A stranger may become known (a key is minted): then these are stale."""
-        self._series, self._labels, self.is_of_stranger = series, labels, is_of_stranger
-        self.requests: Cell | None = None
-        self.durations: Spread | None = None
-        self.overheads: Spread | None = None
-        self.first_bytes: Spread | None = None
-        self.cost: Cell | None = None
-        self.input: Cell | None = None
-        self.cached_input: Cell | None = None
-        self.cache_write: Cell | None = None
-        self.output: Cell | None = None
-        self.reasoning: Cell | None = None
-
-    def of(self, name: str) -> Cell:
-        """The cell of that name, made now."""
-        if (figure := _FIGURES.get(name)) is None:
-            cell = self._series["tokens_total"].cell((*self._labels[:WHO], name))
-        else:
-            labels = dict(zip(self._series["requests_total"].figure.labels, self._labels, strict=False))
-            cell = self._series[figure].cell(tuple([labels[label] for label in self._series[figure].figure.labels]))
-        setattr(self, name, cell)
-        return cell
-
-    def times(self, name: str) -> Spread:
-        cell = self.of(name)
-        assert isinstance(cell, Spread)
-        return cell
+Sort = tuple[str, str | None, str, str | None, str | None, str, str, int | None]
 
 
 def _why(note: str, end: str) -> str:
@@ -81,7 +43,7 @@ class Metrics:
     def __init__(self, known: Callable[[str, str], bool], clock: Clock, shown: Callable[[str], str] = plain) -> None:
         self._known, self._clock, self._shown = known, clock, shown
         self._series = {figure.name: Series(figure, MAX_SERIES, *_ODD.get(figure.name, ())) for figure in FIGURES}
-        self._sorts: dict[Sort, _Cells] = {}
+        self._sorts: dict[Sort, Cells] = {}
         self._reads: dict[str, Callable[[], int | float]] = {}
         self._left: dict[str, dict[str, Cell]] = {}  # limit → kind → the least share that was left: in this minute, in the one before
         self._next_minute = 0.0
@@ -184,10 +146,9 @@ class Metrics:
 
     def told(self, story: Story) -> None:
         """A call that is over: everything that is counted once, at its end."""
-        call, caller, tries = story.call, story.caller, story.tries
-        provider, model = (tries[-1].provider, tries[-1].model) if tries else (call.route.provider, story.model)
-        name, team, tier = (None, None, None) if caller is None else (caller.name, caller.team, caller.tier)
-        sort = (provider, model, name, team, tier, story.operation, story.end, story.status)
+        call, caller, tries = story.call, story.caller or NOBODY, story.tries
+        last = tries[-1] if tries else Try(0, "refusal", call.route.provider, story.model, None)
+        sort = (last.provider, last.model, caller.name, caller.team, caller.tier, story.operation, story.end, story.status)
         cells = self._sorts.get(sort)
         if cells is None or cells.is_of_stranger:
             cells = self._cells(sort)
@@ -200,15 +161,15 @@ class Metrics:
         if len(overheads) >= MOST_WAITING:
             durations.sort_in()
             overheads.sort_in()
-        is_answered = False
+        first_byte = None
         for one in tries:
-            if one.first_byte is not None and not is_answered:
-                is_answered = True
+            if first_byte is None and one.first_byte is not None:
+                first_byte = one.first_byte
                 waits = cells.first_bytes or cells.times("first_bytes")
-                waits.append(one.first_byte - call.began)
+                waits.append(first_byte - call.began)
                 if len(waits) >= MOST_WAITING:
                     waits.sort_in()
-            its = cells if one.model == model and one.provider == provider else self._cells((one.provider, one.model, *sort[2:]))
+            its = cells if one is last else self._cells((one.provider, one.model, *sort[2:]))
             self._used(its, one.usage, one.cost_nanousd, one.is_read_back)
             if one.usage.source != "provider":
                 self._estimated(self._target(one.provider, one.model), one.usage.source, one.usage.note, one.end)
@@ -223,13 +184,13 @@ class Metrics:
         who = (row.caller if is_known else OTHER, self._label("team", row.team), self._label("tier", row.tier))
         self._estimated(target, row.usage_source, row.usage_note, row.end)
         used = (row.input_tokens, row.cached_input_tokens, row.cache_write_tokens, 0, row.output_tokens, row.reasoning_tokens)
-        self._used(_Cells(self._series, (*target, *who)), Usage(*used), row.cost_nanousd, False)
+        self._used(Cells(self._series, (*target, *who)), Usage(*used), row.cost_nanousd, False)
 
     def _estimated(self, target: Labels, source: str, note: str, end: str) -> None:
         if source in ("counted", "estimate"):
             self._series["estimated_usage_total"].add((*target, source, _why(note, end)))
 
-    def _used(self, cells: _Cells, usage: Usage, nanousd: int, is_read_back: bool) -> None:
+    def _used(self, cells: Cells, usage: Usage, nanousd: int, is_read_back: bool) -> None:
         if nanousd:
             (cells.cost or cells.of("cost"))[0] += nanousd
         if is_read_back:
@@ -245,25 +206,25 @@ class Metrics:
         if usage.reasoning:
             (cells.reasoning or cells.of("reasoning"))[0] += usage.reasoning
 
-    def _cells(self, sort: Sort) -> _Cells:
+    def _cells(self, sort: Sort) -> Cells:
         cells = self._sorts.get(sort)
-        if cells is None or (cells.is_of_stranger and self._known("caller", sort[2] or "")):
+        if cells is None or (cells.is_of_stranger and self._known("caller", sort[2])):
             cells = self._made(sort)
             if len(self._sorts) >= MAX_SORTS:
                 self._sorts.clear()
             self._sorts[sort] = cells
         return cells
 
-    def _made(self, sort: Sort) -> _Cells:
+    def _made(self, sort: Sort) -> Cells:
         provider, model, caller, team, tier, operation, end, status = sort
-        name, is_known = "", caller is None or self._known("caller", caller)
-        if caller is not None:
+        name, is_known = "", not caller or self._known("caller", caller)
+        if caller:
             name = self._shown(caller) if is_known else OTHER
             self._callers.add(name)
         who = (name, self._label("team", team), self._label("tier", tier))
         sent = str(status) if status is not None and 100 <= status <= 599 else "none"
         labels = (*self._target(provider, model), *who, operation, end.partition(":")[0], sent)
-        return _Cells(self._series, labels, is_of_stranger=not is_known)
+        return Cells(self._series, labels, is_of_stranger=not is_known)
 
     def _target(self, provider: str, model: str | None) -> Labels:
         return (self._label("provider", provider), self._label("model", model))
@@ -282,11 +243,4 @@ def _most_used(cell: Cell) -> Sequence[float]:
     return (1 - min(cell),)
 
 
-_FIGURES = {
-    "requests": "requests_total",
-    "durations": "request_duration_seconds",
-    "overheads": "overhead_seconds",
-    "first_bytes": "first_byte_seconds",
-    "cost": "cost_usd_total",
-}
 _ODD: dict[str, tuple[Cell, Reading]] = {"cost_usd_total": ([0], _dollars), "limit_used_ratio": ([1.0, 1.0], _most_used)}

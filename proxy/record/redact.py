@@ -22,7 +22,9 @@ _HINT = re2.compile(  # finds no fewer
     rb"|(?i:bearer|basic)[ =:]+[A-Za-z0-9._~+/=-]{4}|e[yw][A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4}|[A-Za-z0-9]{20}"
 )
 _DENSE = re.compile(r"[A-Za-z0-9]{20}")  # a UUID has 12 letters and digits in a row at most, model names fewer than 20
-_TRACE_ID = re.compile(r"(?:req[_-])?[0-9a-f]{32}|slu-[0-9a-f]{16}-[0-9a-f]{1,16}")  # or an id of our own
+_TRACE_ID = re.compile(  # or an id of our own, or a UUID, which nothing is taken out of anyway
+    r"(?:req[_-])?[0-9a-f]{32}|slu-[0-9a-f]{16}-[0-9a-f]{1,16}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+)
 _SHORTEST = 11  # of what `_KEYS` can match
 _HIDDEN = re.compile(r"id:[0-9a-f]{12}")
 

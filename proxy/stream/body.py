@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
+from typing import Any
 
 import orjson
 
 from proxy.refusal import Refusal
-from proxy.stream.spans import has_unicode_escape, members
+from proxy.stream.spans import members
 
 MAX_DEPTH = 64
 # fmt: off
@@ -18,8 +18,6 @@ POLICY_FIELDS = frozenset({
     "tools", "service_tier", "user", "message", "chat_history", "documents", "query", "texts", "background",
 })
 # fmt: on
-_NAMED = re.compile(rb'"(%s)"[ \t\r\n]*+:' % "|".join(sorted(POLICY_FIELDS)).encode())
-_IDENTIFIERS = ("model", "user")
 
 
 def read_json(raw: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, object]:
@@ -32,49 +30,58 @@ def read_json(raw: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, object]:
         doc = orjson.loads(raw)
     except orjson.JSONDecodeError:
         raise Refusal(400, "malformed_json", "the body is not valid JSON in UTF-8", should_retry=False) from None
-    if not isinstance(doc, dict):
+    if type(doc) is not dict:
         raise Refusal(400, "malformed_json", "the body must be one JSON object", should_retry=False)
     if _opens_more_than(raw, max_depth) and is_deeper(doc, max_depth):
         raise Refusal(400, "malformed_json", f"the body is nested deeper than {max_depth} levels", should_retry=False)
-    is_escaped = has_unicode_escape(raw)
-    _refuse_duplicates(raw, doc, is_escaped)
-    if is_escaped and any("\0" in str(doc.get(name, "")) for name in _IDENTIFIERS):
+    if _may_repeat_a_key(raw, doc):
+        _refuse_duplicates(raw)
+    if _has_nul(doc.get("model")) or _has_nul(doc.get("user")):
         raise Refusal(400, "invalid_request", "a NUL character in model or user", should_retry=False)
     return doc
 
 
 def _opens_more_than(raw: bytes, most: int) -> bool:
     """More arrays and objects than that? Few are looked for, and `find` is ten times as fast as `count`."""
+    find = raw.find
     for mark in (b"{", b"["):
-        at = raw.find(mark)
+        at = find(mark)
         while at >= 0:
             most -= 1
             if most < 0:
                 return True
-            at = raw.find(mark, at + 1)
+            at = find(mark, at + 1)
     return False
 
 
 def is_deeper(value: object, levels: int) -> bool:
     """Is a value nested in more than so many arrays and objects?"""
-    level = [value]
-    for _ in range(levels):
+    level: list[Any] = [value] if isinstance(value, dict | list) else []
+    while level and levels:
         level = [
             child
             for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent if isinstance(parent, list) else ())
-            if type(child) in (dict, list)
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) is dict or type(child) is list
         ]
-        if not level:
-            return False
-    return True
+        levels -= 1
+    return bool(level)
 
 
-def _refuse_duplicates(raw: bytes, doc: dict[str, object], is_escaped: bool) -> None:
-    """A key may be spelt with escapes, so a `\\u` sends us to the exact count too."""
-    named = [name for name in _NAMED.findall(raw) if name.decode() in doc]
-    if not is_escaped and len(set(named)) == len(named):
-        return
+def _may_repeat_a_key(raw: bytes, doc: dict[str, object]) -> bool:
+    """False: certainly not, at any depth. What the parser dropped takes its quotes along when the document is written anew.
+
+    Most clients write what we write, byte for byte, and a writer is five times as fast as its reader.
+    """
+    anew = orjson.dumps(doc)
+    return anew != raw and (anew.count(b'"') != raw.count(b'"') or b"\\u0022" in raw)  # an escaped quote comes back as one
+
+
+def _refuse_duplicates(raw: bytes) -> None:
     for key, times in Counter(key for key, _, _ in members(raw, 0)).items():
         if times > 1 and key in POLICY_FIELDS:
             raise Refusal(400, "duplicate_key", f"the field {key} stands {times} times; send it once", should_retry=False)
+
+
+def _has_nul(name: object) -> bool:
+    return isinstance(name, str) and "\0" in name

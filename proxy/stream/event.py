@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Protocol
 
 from proxy.exchange import value
@@ -28,13 +28,13 @@ class Event:
     def with_data(self, data: bytes) -> Event:
         """The same event saying something else. `data` is JSON: its line breaks are framing, not content."""
         framed = data.replace(b"\n", self.newline) if b"\n" in data else data
-        return replace(self, raw=self.before + framed + self.after, data=data)
+        return Event(self.before + framed + self.after, data, self.before, self.after, self.joint, self.newline)
 
     def copy_with(self, data: bytes) -> Event:
         """One more event of this kind."""
         before = self.before if self.joint is None else self.joint
         after = self.after + b"\n" if self.after.endswith(b"\n\r") else self.after  # its last LF was still under way
-        return replace(self, before=before, after=after).with_data(data)
+        return Event(b"", b"", before, after, self.joint, self.newline).with_data(data)
 
 
 class Decoder(Protocol):
@@ -42,6 +42,10 @@ class Decoder(Protocol):
 
     def feed(self, data: bytes) -> list[Event]:
         """Raises UpstreamCut where one event passes its bound."""
+        ...
+
+    def is_whole(self, data: bytes) -> bool:
+        """Are these bytes whole events, with none under way before them? Such bytes may pass by unfed. False where that is not known."""
         ...
 
     def end(self) -> list[Event]:

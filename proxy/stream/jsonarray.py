@@ -38,6 +38,9 @@ class JsonArrayDecoder:
             raise UpstreamCut("upstream_cut", "array element too long")
         return events
 
+    def is_whole(self, data: bytes) -> bool:
+        return False
+
     def end(self) -> list[Event]:
         rest, self._kept = bytes(self._kept), bytearray()
         return [Event(rest)] if rest else []

@@ -27,6 +27,9 @@ class NdjsonDecoder:
             raise UpstreamCut("upstream_cut", "line too long")
         return events
 
+    def is_whole(self, data: bytes) -> bool:
+        return data[-1:] == b"\n" and not self._kept
+
     def end(self) -> list[Event]:
         """The last line, which may lack its line feed."""
         rest, self._kept, self._scanned = bytes(self._kept), bytearray(), 0

@@ -9,11 +9,11 @@ from proxy.refusal import UpstreamCut
 from proxy.stream.event import MAX_EVENT, Event
 
 BOM = b"\xef\xbb\xbf"
-_EOL = rb"(?>\r\n|\n|\r)"
-_END = re.compile(_EOL + _EOL)
+_END = re.compile(rb"(?:\n|\r\n|\r(?!\n))(?:\n|\r\n|\r)")
 _DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))data(?::[ ]?([^\r\n]*+))?(?=[\r\n]|\Z)")
+_BEFORE = b"data: "
 _LINES = re.compile(rb"[^\r\n]+")
-_A_LINE_END = re.compile(_EOL)
+_A_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class SseDecoder:
@@ -52,6 +52,9 @@ class SseDecoder:
             raise UpstreamCut("upstream_cut", "sse line too long")
         return events
 
+    def is_whole(self, data: bytes) -> bool:
+        return data[-2:] == b"\n\n" and not self._kept and not self._after_cr
+
     def end(self) -> list[Event]:
         """The last event, which may lack its blank line: clients differ in whether they read it, so it is read here too."""
         rest, self._kept, self._scanned = bytes(self._kept), bytearray(), 0
@@ -64,6 +67,8 @@ class SseDecoder:
 
 def event_of(raw: bytes) -> Event:
     """One block of lines as an event; several `data` lines join up with a line feed."""
+    if raw[:6] == _BEFORE and raw.find(b"\n") == len(raw) - 2 and raw[-1] == 0x0A and b"\r" not in raw:  # as nearly every event is written
+        return Event(raw, raw[6:-2], _BEFORE, b"\n\n")
     lines = list(_DATA.finditer(raw))
     if not lines:
         return Event(raw)

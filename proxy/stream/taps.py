@@ -14,24 +14,30 @@ from proxy.stream.whole import MAX_WHOLE
 DECODERS: Mapping[str, Callable[[], Decoder]] = {"sse": SseDecoder, "ndjson": NdjsonDecoder, "json-array": JsonArrayDecoder}  # by form
 
 
-def streaming(form: str, taps: Sequence[Tap], coding: str = "") -> Line:
+Calm = Callable[[bytes], bool]  # do these whole events, framing and all, concern no tap of the line?
+
+
+def streaming(form: str, taps: Sequence[Tap], coding: str = "", is_calm: Calm | None = None) -> Line:
     """The line of a stream. `coding` (gzip, deflate): it comes encoded and leaves as identity."""
-    return Line(DECODERS[form](), taps, Inflater(coding, MAX_WHOLE) if coding else None)
+    return Line(DECODERS[form](), taps, Inflater(coding, MAX_WHOLE) if coding else None, is_calm)
 
 
 class Line:
     """A `ports.Line`. Events that no tap changed leave as the bytes they came in."""
 
-    def __init__(self, decoder: Decoder, taps: Sequence[Tap], inflater: Inflater | None = None) -> None:
+    def __init__(self, decoder: Decoder, taps: Sequence[Tap], inflater: Inflater | None = None, is_calm: Calm | None = None) -> None:
         self._decoder = decoder
         self._taps = taps
         self._inflater = inflater
+        self._is_calm = is_calm
         self._is_cut = False
 
     def feed(self, data: bytes) -> bytes:
         """Raises UpstreamCut where the answer breaks a bound."""
         if self._inflater:
             data = self._inflater.feed(data)
+        if self._is_calm and self._decoder.is_whole(data) and self._is_calm(data):
+            return data  # as nearly every event of a stream: decoded, it would come out as it is
         return self._through(self._decoder.feed(data), self._taps)
 
     def cut(self) -> None:

@@ -21,6 +21,9 @@ class WholeDecoder:
             raise UpstreamCut("upstream_cut", "answer too large to be rewritten")
         return []
 
+    def is_whole(self, data: bytes) -> bool:
+        return False
+
     def end(self) -> list[Event]:
         rest, self._kept = bytes(self._kept), bytearray()
         return [Event(rest, rest, newline=b"\n")] if rest else []

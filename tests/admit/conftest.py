@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from proxy.admit.counters import Counters, Moment
+from proxy.admit.accounts import Moment
+from proxy.admit.counters import Counters
 from proxy.admit.periods import Calendar
 from proxy.admit.records import encode
 from proxy.exchange import Row

@@ -14,8 +14,9 @@ import os
 import sys
 from pathlib import Path
 
-from proxy.admit import limits
-from proxy.admit.counters import Account, Balance, Counters
+from proxy.admit import admission, limits
+from proxy.admit.accounts import Account, Balance
+from proxy.admit.counters import Counters
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.limits import entry_standings, hold_standings
 from proxy.exchange import Row
@@ -182,7 +183,7 @@ def sow(mutant: str) -> None:
         del self._close
 
     if mutant == "held is ignored":
-        limits._spend = held_is_ignored
+        limits._spend, admission.may_hold = held_is_ignored, lambda *_: False
     elif mutant == "settles twice":
         Counters.close = settles_twice
     elif mutant == "a crash is free":

@@ -230,6 +230,7 @@ async def test_calls_go_on_while_a_snapshot_of_many_accounts_is_written(tmp_path
     async with asyncio.timeout(60):
         while [number for number, _ in snapshots(tmp_path / "alive")] != [2]:
             await state.hold(intent(f"c{calls}/1", claims, nanousd=1))
+            await asyncio.sleep(0)  # as a call, which waits for its provider
             calls += 1
     assert calls > 3000 / SLICE, "one at least between two slices"
     while len(segments(tmp_path / "alive")) > 1:

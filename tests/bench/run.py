@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""`make bench`: builds the tools, runs the table side by side, writes docs/performance.md. Needs a C compiler and Linux.
+"""`make bench`: builds the tools, measures the targets side by side, writes docs/performance.md. Needs a C compiler and Linux besides.
 
-    tests/bench/run.py [-n ROUNDS] [-s SCENARIOS]
+    tests/bench/run.py [-n ROUNDS] [-t TARGET,…] [-s SCENARIO,…] [--to FILE] [--json FILE] [--from FILE] [--base IMAGE]
 
-Targets: direct (no proxy), aiohttp (plain.py, the base of all ratios), nginx (where installed), sluice-off (pass-through, metered),
-sluice-on (a Sluice key, limits on requests, tokens, concurrency and spend with durable state, PII masking with restore, metrics,
-one log line a call). A run counts only if the ledger holds one row per call; that is checked after each round.
+A run of parts (-t, -s) prints the tables and writes no document unless --to names one. --from makes the document anew from the rows of a
+run (build/bench/results.jsonl). Exits 1 where something is void: a call failed, an answer was another's, or the books do not agree.
 """
 
+from __future__ import annotations
+
 import argparse
-import collections
+import datetime
 import hashlib
 import json
 import os
@@ -17,46 +18,58 @@ import pathlib
 import platform
 import shlex
 import shutil
-import sqlite3
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import bench
+import figures
+from bench import Target, free_port
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 KEY = "slk-" + "b" * 43  # a key for this benchmark only; its hash stands in the policy below
-SCENARIOS = "t64,t64_8k,t64_100k,o100,o500,s50"
+MODELS = ("mock", "mock-n200", "mock-n200-g10")
+IMAGE = "python:3.11-slim-bookworm"  # what the Dockerfile stands on
 
-SLUICE_OFF = """
+OFF = """
 version: 1
 default_provider: mock
 providers:
-  mock: {{dialect: openai, url: "http://127.0.0.1:{up}", allow_private: true}}
-prices:
-  mock: {{input: 2.50, output: 10.00}}
-  mock-n200-g10: {{input: 2.50, output: 10.00}}
+  mock: {{dialect: openai, url: "{up}", allow_private: true}}
+prices: {{{prices}}}
 """
-
-SLUICE_ON = """
+ON = """
 callers:
   keys:
     - {{name: bench, hash: "sha256:{digest}", tier: bench}}
   pass_through: deny
 tiers:
-  bench: {{requests: 100000000/min, tokens: 100000000000/min, concurrency: 100000, spend: [$1000000/day, $9000000/month]}}
+  bench: {{requests: 100000000/min, tokens: 100000000000/min, concurrency: 100000{spend}}}
 guard:
   pii: {{default: mask}}
   restore: true
 """
+SPEND = ", spend: [$1000000/day, $9000000/month]"
+
+EVERYTHING = tuple(name for name in bench.SCENARIOS if name != "tls500")
+SOME = ("t64", "s50", "t64_8k", "t64_100k", "t64_mail", "c1", "o100", "o500")  # of targets no verdict rests on
+DIRECT = ("t64", "s50", "c1", "o100", "o500")
+NGINX = ("t64", "s50", "t64_8k", "t64_100k", "o500")
 
 
-def nginx_conf(folder: pathlib.Path, port: int, up: int) -> str:
+def nginx_conf(folder: pathlib.Path, port: int, up: int) -> pathlib.Path:
     path = folder / "nginx.conf"
     path.write_text(
         textwrap.dedent(f"""
-        daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+        daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log; {"user root;" if os.getuid() == 0 else ""}
         events {{ worker_connections 4096; }}
         http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
           uwsgi_temp_path {folder}; scgi_temp_path {folder}; keepalive_requests 1000000000; client_max_body_size 64m;
@@ -65,138 +78,147 @@ def nginx_conf(folder: pathlib.Path, port: int, up: int) -> str:
             proxy_set_header Connection ""; proxy_buffering off; }} }} }}
         """)
     )
-    return f"nginx -c {path} -p {folder}"
+    return path
 
 
-def targets(folder: pathlib.Path, up: int) -> str:
-    python = shlex.quote(sys.executable)
-    digest = hashlib.sha256(KEY.encode()).hexdigest()
-    (folder / "off.yaml").write_text(SLUICE_OFF.format(up=up))
-    (folder / "on.yaml").write_text((SLUICE_OFF + SLUICE_ON).format(up=up, digest=digest))
-
-    def sluice(name: str, port: int) -> str:
-        return (
-            f"{python} -m proxy serve --policy {folder}/{name}.yaml --listen 127.0.0.1:{port} --admin 127.0.0.1:{port + 1} "
-            f"--state sqlite:{folder}/{name}-state"
-        )
-
-    parts = [
-        ("aiohttp", f"{python} {{here}}/plain.py {{port}}", 9201, []),
-        ("sluice-off", sluice("off", 9401), 9401, []),
-        ("sluice-on", sluice("on", 9403), 9403, [f"Authorization: Bearer {KEY}"]),
+def targets(folder: pathlib.Path, up: int, tls: int) -> list[Target]:
+    """In the order they are measured: those that are held against each other, one after the other."""
+    plain, secure = f"http://127.0.0.1:{up}", f"https://127.0.0.1:{tls}"
+    trust = {"SSL_CERT_FILE": str(folder / "ca.pem")}
+    port = free_port()
+    proxy = (sys.executable, str(HERE / "plain.py"))
+    nginx = Target("nginx", NGINX, port, ("nginx", "-c", str(nginx_conf(folder, port, up)), "-p", str(folder)), arguments=bench.SHORT)
+    port = free_port()
+    return [
+        Target("direct", DIRECT),
+        *([nginx] if shutil.which("nginx") else []),
+        Target(figures.PLAIN, EVERYTHING, port, (*proxy, str(port), plain)),
+        replace(sluice(folder, "off", OFF, plain), scenarios=SOME, arguments=bench.SHORT),
+        sluice(folder, "on", OFF + ON, plain, SPEND),
+        replace(sluice(folder, "rates", OFF + ON, plain), scenarios=("t64",)),
+        Target(figures.PLAIN_TLS, ("tls500",), port, (*proxy, str(port), secure), env=trust),
+        replace(sluice(folder, "on-tls", OFF + ON, secure, SPEND), scenarios=("tls500",), env=trust),
     ]
-    if shutil.which("nginx"):
-        parts.insert(1, ("nginx", nginx_conf(folder, 9210, up), 9210, []))
-    text = ""
-    for name, cmd, port, headers in parts:
-        text += f"[{name}]\ncmd = {json.dumps(cmd)}\nport = {port}\nheaders = {json.dumps(headers)}\ncwd = {json.dumps(str(ROOT))}\n\n"
+
+
+def sluice(folder: pathlib.Path, name: str, policy: str, up: str, spend: str = "") -> Target:
+    port, admin, state = free_port(), free_port(), folder / f"{name}-state"
+    prices = ", ".join(f"{model}: {{input: 2.50, output: 10.00}}" for model in MODELS)
+    path = folder / f"{name}.yaml"
+    path.write_text(policy.format(up=up, prices=prices, digest=hashlib.sha256(KEY.encode()).hexdigest(), spend=spend))
+    serve = f"-m proxy serve --policy {path} --listen 127.0.0.1:{port} --admin 127.0.0.1:{admin} --state sqlite:{state}"
+    headers = (f"Authorization: Bearer {KEY}",) if policy.endswith(ON) else ()
+    return Target(f"sluice-{name}", EVERYTHING, port, (sys.executable, *serve.split()), headers, state=state, is_masking=bool(headers))
+
+
+@contextmanager
+def providers(folder: pathlib.Path) -> Iterator[int]:
+    """The mock provider at bench.UP, and TLS in front of it at the port that is given."""
+    bench.UP, tls = free_port(), free_port()
+    with ExitStack() as stack:
+        front = [sys.executable, HERE / "tls_front.py", str(tls), str(bench.UP), folder]
+        for argv in ([bench.BIN / "mock_upstream", str(bench.UP)], front):
+            stack.callback(bench.stop, bench.pinned(bench.OTHER, argv))
+        until = time.monotonic() + 20
+        while not ((folder / "ca.pem").exists() and bench.http(bench.UP, "/__stats")[0] == 200):
+            if time.monotonic() > until:
+                raise SystemExit("bench: the mock provider does not start")
+            time.sleep(0.05)
+        yield tls
+
+
+def run(rounds: int, only: list[str], scenarios: list[str], results: pathlib.Path) -> None:
+    # start-up is measured as installed: with bytecode, which this machine's environment may forbid
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(bench.BIN / "pycache")
+    for code in ("import proxy.app, proxy.cli.serve", "import aiohttp.web"):
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    began = time.monotonic()
+    with ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-bench-")))
+        out, log = stack.enter_context(results.open("w")), stack.enter_context(results.with_suffix(".log").open("wb"))
+        tls = stack.enter_context(providers(folder))
+        for turn, target in ((turn, target) for turn in range(rounds) for target in targets(folder, bench.UP, tls)):
+            wanted = [one for one in target.scenarios if not scenarios or one in scenarios]
+            if (only and target.name not in only) or not wanted:
+                continue
+            row = bench.measure(target, wanted, log) | {"round": turn, "is_masking": target.is_masking}
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+            tell(row, wanted, time.monotonic() - began)
+            if target.state is not None:
+                shutil.rmtree(target.state, ignore_errors=True)  # each round begins with an empty ledger
+
+
+def tell(row: dict[str, Any], scenarios: list[str], seconds: float) -> None:
+    said = {name: row[name].get("rps", "error") for name in scenarios if name in row}
+    print(f"{seconds:5.0f} s  round {row['round']}  {row['target']:14} {said}", *figures.faults(row), sep="\n    VOID: ", file=sys.stderr)
+
+
+# --- the document ---
+
+
+def image_size(base: str) -> str:
+    """Of the image, built on a base that is here already. BENCH_BUILD: more arguments of the build."""
+    more = shlex.split(os.environ.get("BENCH_BUILD", ""))
+    for tool in ("docker", "podman", "buildah"):
+        if shutil.which(tool) is None or not (below := _said(tool, "images", "--format", "{{.Size}}", base)):
+            continue
+        built = _said(tool, "build", "-q", *more, "--build-arg", f"BASE={base}", "-t", "localhost/sluice-bench", str(ROOT))
+        if built and (size := _said(tool, "images", "--format", "{{.Size}}", "localhost/sluice-bench")):
+            return f"{size}, of it {below} the base ({base})"
+    return "not measured"
+
+
+def _said(*command: str) -> str:
+    """Nothing where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    return "" if done.returncode else done.stdout.strip()
+
+
+def document(found: figures.Found, rows: figures.Rows, image: str) -> str:
+    ledgers = [row["ledger"] for row in rows if "ledger" in row]
+    count, cost = sum(one["rows"] for one in ledgers), sum(one["cost_nanousd"] for one in ledgers)
+    versions = f"Python {platform.python_version()}" + (", nginx" if "nginx" in found.names else "; nginx is not installed")
+    written = {
+        "@DATE@": f"{datetime.date.today()}",
+        "@MACHINE@": f"{platform.machine()}, {os.cpu_count()} cores, {versions}; medians of {len(found.rounds)} rounds",
+        "@BOOKS@": f"{count:,} calls in the ledgers, ${cost / 1e9:,.6f}",
+        "@VOID@": "\n".join(["**VOID:**", "", *(f"* {text}" for text in found.void)]) if found.void else "Nothing was void.",
+        "@TARGETS@": figures.targets(found),
+        "@TABLE@": figures.side_by_side(found),
+        "@IMAGE@": image,
+    }
+    text = HERE.joinpath("performance.md.in").read_text()
+    for name, value in written.items():
+        text = text.replace(name, value)
     return text
 
 
-def ledger_rows(folder: pathlib.Path, name: str) -> int:
-    with sqlite3.connect(f"file:{folder}/{name}-state/ledger.sqlite?mode=ro", uri=True) as db:
-        return int(db.execute("select count(*) from rows").fetchone()[0])
-
-
-def median(rows: list[dict], *path: str) -> float | None:
-    got = []
-    for row in rows:
-        value: object = row
-        for step in path:
-            value = value.get(step) if isinstance(value, dict) else None
-        if isinstance(value, (int, float)):
-            got.append(float(value))
-    return statistics.median(got) if got else None
-
-
-# what: (path in a row, is it "added" over direct)
-FIGURES = [
-    ("calls/s per core, 1 kB, 64 connections", ("t64", "rps"), False),
-    ("calls/s per core, 8 kB", ("t64_8k", "rps"), False),
-    ("calls/s per core, 100 kB", ("t64_100k", "rps"), False),
-    ("CPU per call, 1 kB, µs", ("t64", "cpu_us_per_request"), False),
-    ("added p50 at 100 calls/s, µs", ("o100", "lat_us", "p50"), True),
-    ("added p50 at 500 calls/s, µs", ("o500", "lat_us", "p50"), True),
-    ("added p99 at 500 calls/s, µs", ("o500", "lat_us", "p99"), True),
-    ("added first token p50, 50 streams, µs", ("s50", "ttft_us", "p50"), True),
-    ("delay added per event p50, 50 streams, µs", ("s50", "event_us", "p50"), True),
-    ("delay added per event p99, 50 streams, µs", ("s50", "event_us", "p99"), True),
-    ("CPU per event, 50 streams, µs", ("s50", "cpu_us_per_event"), False),
-    ("memory idle, MB", ("idle_rss_mb",), False),
-    ("memory after load, MB", ("rss_mb",), False),
-    ("exec to first 200, s", ("start_s",), False),
-]
-
-
-def table(path: pathlib.Path) -> str:
-    rows = collections.defaultdict(list)
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        rows[row["target"]].append(row)
-    names = [n for n in rows if n != "direct"]
-    out = ["| what | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for what, where, added in FIGURES:
-        base = median(rows["aiohttp"], *where)
-        direct = median(rows["direct"], *where) if added else 0.0
-        cells = []
-        for name in names:
-            value = median(rows[name], *where)
-            if value is None or base is None or direct is None:
-                cells.append("-")
-                continue
-            value, of = value - direct, base - direct
-            ratio = f" ({value / of:.2f}x)" if name != "aiohttp" and of > 0 else ""
-            cells.append(f"{value:,.2f}{ratio}" if value < 10 else f"{value:,.0f}{ratio}")
-        out.append(f"| {what} | " + " | ".join(cells) + " |")
-    return "\n".join(out)
-
-
 def main() -> int:
-    args = argparse.ArgumentParser()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    args = argparse.ArgumentParser(prog="make bench")
     args.add_argument("-n", "--rounds", type=int, default=3)
-    args.add_argument("-s", "--scenarios", default=SCENARIOS)
-    args.add_argument("--to", default=str(ROOT / "docs" / "performance.md"))
-    opts = args.parse_args()
-    build = ROOT / "build" / "bench"
-    subprocess.run(["make", "-s", "-C", str(HERE), f"OUT={build}"], check=True)
-    with tempfile.TemporaryDirectory(prefix="sluice-bench-") as name:
-        folder = pathlib.Path(name)
-        (folder / "targets.toml").write_text(targets(folder, 9100))
-        results = build / "results.jsonl"
-        results.unlink(missing_ok=True)
-        command = [
-            sys.executable,
-            str(HERE / "bench.py"),
-            str(folder / "targets.toml"),
-            "-n",
-            str(opts.rounds),
-            "-s",
-            opts.scenarios,
-            "-o",
-            str(results),
-        ]
-        # start-up is measured as installed: with bytecode, which this machine's environment may forbid
-        env = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        env |= {"BENCH_BIN": str(build), "PYTHONPYCACHEPREFIX": str(build / "pycache")}
-        subprocess.run([sys.executable, "-c", "import proxy.app, proxy.cli.serve"], check=True, env=env, cwd=ROOT)
-        subprocess.run(command, check=True, env=env)
-        counted = {n: ledger_rows(folder, n) for n in ("off", "on")}
-    rows = [json.loads(line) for line in results.read_text().splitlines()]
-    bad = [json.dumps(row) for row in rows if '"error"' in json.dumps(row)]
-    for name, count in counted.items():
-        calls = sum(row.get("upstream_requests", 0) for row in rows if row["target"] == f"sluice-{name}")
-        if calls != count:
-            bad.append(f"sluice-{name}: {calls} calls reached the provider, the ledger holds {count} rows")
-    text = HERE.joinpath("performance.md.in").read_text()
-    text = text.replace("@TABLE@", table(results)).replace("@ROWS@", f"{counted['on']:,} (on), {counted['off']:,} (off)")
-    text = text.replace(
-        "@MACHINE@", f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {opts.rounds} rounds, medians"
-    )
-    pathlib.Path(opts.to).write_text(text)
-    print(table(results))
-    for line in bad:
-        print("VOID:", line[:300], file=sys.stderr)
-    return 1 if bad else 0
+    args.add_argument("-t", "--targets", default="")
+    args.add_argument("-s", "--scenarios", default="")
+    args.add_argument("--to", help="the document; docs/performance.md")
+    args.add_argument("--json", type=pathlib.Path, default=bench.BIN / "results.jsonl", help="where the rows are kept")
+    args.add_argument("--from", dest="kept", type=pathlib.Path, help="rows of an earlier run: nothing is measured")
+    args.add_argument("--base", default=IMAGE, help="an image that is here, for the size of Sluice's")
+    asked = args.parse_args()
+    if asked.kept is None:
+        subprocess.run(["make", "-s", "-C", str(HERE), f"OUT={bench.BIN}"], check=True)
+        only, scenarios = ([one for one in text.split(",") if one] for text in (asked.targets, asked.scenarios))
+        run(asked.rounds, only, scenarios, asked.json)
+    rows = [json.loads(line) for line in (asked.kept or asked.json).read_text().splitlines()]
+    found = figures.Found(rows)
+    to = asked.to or (None if asked.targets or asked.scenarios else ROOT / "docs" / "performance.md")
+    if to:
+        pathlib.Path(to).write_text(document(found, rows, image_size(asked.base)))
+    print(figures.targets(found), figures.side_by_side(found), sep="\n\n")
+    for text in found.void:
+        print("VOID:", text, file=sys.stderr)
+    return 1 if found.void else 0
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def test_no_recorded_call_did_cost_more_than_would_have_been_held():
         if one.row is None:
             continue
         most = one.most
-        held = bound_cost(
+        held, _ = bound_cost(
             one.row, input_tokens=most.input_tokens, output_tokens=most.output_tokens, images=most.images, files=most.files,
             fees=most.fees, tier=one.asked.tier,
         )  # fmt: skip

@@ -98,7 +98,7 @@ def usage_of(row):
     assert form == row["stream_format"], row["id"]
     if form is None:
         doc = json.loads(text) if text.strip() else {}
-        return op, dialect.usage(op, doc, row["response_headers"]) if row["status"] < 400 else None
+        return op, dialect.usage(op, doc) if row["status"] < 400 else None
     usage = None
     for event in events(text, form):
         usage = dialect.fold(op, usage, event)

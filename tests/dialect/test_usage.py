@@ -13,7 +13,7 @@ def op_of(dialect, path=None):
 
 
 def whole(dialect, doc, path=None):
-    return dialect_of(dialect).usage(op_of(dialect, path), doc, {})
+    return dialect_of(dialect).usage(op_of(dialect, path), doc)
 
 
 def streamed(dialect, events, path=None):

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.forward.attempts import Budgets, Terms, attempts, may_retry, retry_deadline
+from proxy.exchange import Caller
+from proxy.forward.attempts import Budgets, Terms, first, further, may_retry, retry_deadline
 from proxy.forward.budget import FULL
 from proxy.forward.failure import OK, of_answer, of_breaker, of_failure
-from proxy.policy.plan import Credential, Origin, Provider, RetryRules, Target
+from proxy.policy.plan import BreakerRules, Credential, GuardRules, Origin, Plan, Pricing, Provider, RetryRules, Target, Timeouts
 from proxy.refusal import UpstreamFailed
 
 ORIGIN = Origin("https", "x", 443, b"x")
@@ -36,7 +37,20 @@ class World:
         self.terms = Terms(**{"rules": RetryRules(), "fallback_on": ALL, "deadline": 600.0, **terms})
 
     def begin(self):
-        return attempts(self.targets, self.terms, lambda _: self.keys, self.budgets, lambda: self.now, lambda: self.dice)
+        """As `Forwarding` drives it: the first step is counted by hand, and the generator begun when it has failed."""
+        rules, on, may = self.terms.rules, self.terms.fallback_on, self.terms.may_retry
+        who = Caller("bot", "key")
+        plan = Plan(1, who, "chat", "m", self.targets, (), GuardRules(), rules, BreakerRules(), Timeouts(), Pricing(), fallback_on=on)
+        budget = self.budgets.of(self.targets[0].provider.name)
+        budget.enter()
+        try:
+            outcome = yield first(plan, self.keys[0], may_retry=may)
+        except GeneratorExit:
+            budget.leave()
+            raise
+        yield from further(
+            outcome, self.targets, self.terms, self.keys, lambda _: self.keys, self.budgets, lambda: self.now, lambda: self.dice
+        )
 
     def run(self, *outcomes):
         """What was tried, as (provider, kind, wait, key), when the attempts end so; a last outcome repeats."""

@@ -11,7 +11,8 @@ SIZED = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 Fine\r\nA:  b\t\r\nContent-L
 
 
 def fed(data, cuts=(), **kind):
-    parser = AnswerParser(**kind)
+    parser = AnswerParser()
+    parser.begin(**kind)
     at = 0
     for cut in (*sorted(cuts), len(data)):
         if cut > at:
@@ -24,12 +25,13 @@ def fed(data, cuts=(), **kind):
 def test_an_answer_does_not_depend_on_where_the_network_cut(data, cuts):
     parser = fed(data, [cut for cut in cuts if cut < len(data)])
     assert (parser.status, parser.reason, parser.headers[0], b"".join(parser.slices)) == (200, b"Fine", (b"A", b"b"), b"abcdefgh")
-    assert (parser.is_over, parser.keeps_alive, parser.is_dirty, parser.received) == (True, True, False, 8)
+    assert (parser.is_over, parser.keeps_alive, parser.is_dirty, parser.has_body) == (True, True, False, True)
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_malformed(first, second):
     parser = AnswerParser()
+    parser.begin()
     try:
         parser.feed(b"HTTP/1.1 200 OK\r\n" + first)
         parser.feed(second)
@@ -68,3 +70,56 @@ def test_endless_bytes_that_are_no_body_are_refused(noise):
     with pytest.raises(Malformed, match="too much"):
         for _ in range(HEAD_BYTES // 1000 + 1):
             parser.feed(b"x" * 1000)
+
+
+HEADLESS = b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"
+EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
+KINDS = [(CHUNKED, False), (SIZED, False), (HEADLESS, True), (EMPTY, False), (CHUNKED.replace(b"Fine", b""), False)]
+
+
+def seen(parser):
+    return parser.status, parser.reason, parser.headers, parser.length, b"".join(parser.slices), parser.keeps_alive, parser.is_dirty
+
+
+@given(st.lists(st.tuples(st.sampled_from(KINDS), st.lists(st.integers(1, 130), max_size=3)), min_size=1, max_size=6))
+def test_answers_one_after_the_other_leave_nothing_to_each_other(answers):
+    kept = AnswerParser()
+    for (data, is_to_head), cuts in answers:
+        kept.begin(is_to_head=is_to_head)
+        at = 0
+        for cut in (*sorted(cut for cut in cuts if cut < len(data)), len(data)):
+            if cut > at:
+                kept.feed(data[at:cut])
+                at = cut
+        assert kept.is_over
+        assert seen(kept) == seen(fed(data, is_to_head=is_to_head))
+        kept.slices.clear()
+
+
+@pytest.mark.parametrize("spelt", [b"Content-Length", b"content-length", b"CONTENT-LENGTH"])
+def test_a_length_is_one_however_it_is_spelt(spelt):
+    parser = fed(b"HTTP/1.1 200 OK\r\nA: b\r\n" + spelt + b": 3\r\n\r\nabc")
+    assert (parser.length, parser.is_over, parser.ends_at_close) == (3, True, False)
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 1", b"content-length: 1"])
+@pytest.mark.parametrize("other", [b"Transfer-Encoding: chunked", b"transfer-encoding: gzip", b"content-Length: 1", b"Content-Length: +1"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_length_stands_alone_or_the_answer_is_malformed(length, other, order):
+    lines = b"\r\n".join([length, other][::order])
+    with pytest.raises(Malformed):
+        fed(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n\r\n1\r\nx\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "first", [b"HTTP/1.0 200 OK", b"HTTP/2.0 200 OK", b"RTSP/1.0 200 OK", b"HTTP/1.1 103 Hints\r\n\r\nHTTP/1.0 200 OK"]
+)
+def test_the_version_is_that_of_the_answer_itself(first):
+    with pytest.raises(Malformed):
+        fed(first + b"\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+
+
+def test_what_comes_when_no_answer_is_due_is_never_read():
+    parser = AnswerParser()
+    parser.feed(SIZED)
+    assert (parser.is_dirty, parser.has_head, parser.slices) == (True, False, [])

@@ -7,10 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import re2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.guard.find import ENTITIES, finder
+from proxy.guard.find import ALL, ENTITIES, _without_overlaps, finder
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "pii"
 EYES = finder(ENTITIES)
@@ -139,7 +140,7 @@ def test_only_the_entities_asked_for_are_looked_for():
     text = b"bob@x.org 10.0.0.1"
     assert [hit.entity for hit in finder(frozenset({"ip_address"})).find(text)] == ["ip_address"]
     nobody = finder(frozenset({"person"}))
-    assert (nobody.find(text), nobody.may_hold(text)) == ([], False)
+    assert (nobody.find(text), nobody.look(text)) == ([], ())
 
 
 PARTS = st.sampled_from(
@@ -153,8 +154,8 @@ PARTS = st.sampled_from(
 def test_the_quick_look_at_json_source_never_misses_what_the_text_holds(text, is_ascii):
     raw = json.dumps({"content": text}, ensure_ascii=is_ascii).encode()
     if EYES.find(text.encode()):
-        assert b"\\u" in raw or EYES.may_hold(raw)
-        assert EYES.may_hold(text.encode())
+        assert b"\\u" in raw or EYES.look(raw)
+        assert EYES.look(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_the_quick_look_at_json_source_never_misses_what_the_text_holds(text, is
     ],
 )
 def test_a_date_a_time_a_price_or_a_uuid_needs_no_closer_look(text):
-    assert not EYES.may_hold(json.dumps({"content": text}).encode())
+    assert not EYES.look(json.dumps({"content": text}).encode())
 
 
 @given(st.lists(PARTS | st.text(max_size=5), max_size=8).map("".join))
@@ -263,3 +264,40 @@ def test_recall_and_precision_on_labelled_texts_by_exact_span(name, floors):
     for entity, (recall, precision) in floors.items():
         assert figures[entity][0] >= recall, entity
         assert figures[entity][1] >= precision, entity
+
+
+@given(st.lists(PARTS, max_size=8).map("".join), st.booleans())
+def test_a_look_at_json_source_leaves_out_no_family_that_would_find_something(text, is_ascii):
+    raw = json.dumps({"content": text}, ensure_ascii=is_ascii).encode()
+    if b"\\u" not in raw:
+        assert EYES.find(text.encode(), EYES.look(raw)) == EYES.find(text.encode())
+
+
+@given(st.lists(st.lists(PARTS, max_size=6).map("".join) | st.just("no value here, " * 80), max_size=8))
+def test_lines_far_from_any_hint_are_not_read_and_hold_nothing(lines):
+    text = "\n".join(lines).encode()
+    every = [
+        (start, -end, rank, one.entity)
+        for rank, one in enumerate(ALL)
+        for match in re2.finditer(one.pattern, text)
+        for start, end in one.check(text, *match.span(one.group))
+    ]
+    assert EYES.find(text) == list(_without_overlaps(sorted(every)))
+
+
+@pytest.mark.parametrize("text", ["a\n@pytest.mark.skip\n", "see @types.org, @a.b", "react@18.2.0 user@ a@b", "'\t@x.org'", " @ "])
+def test_a_handle_or_a_decorator_needs_no_closer_look(text):
+    assert EYES.look(json.dumps({"content": text}).encode()) == ()
+
+
+def test_an_escape_that_may_hide_anything_wants_a_look_at_the_text():
+    for raw in (b'{"content":"bob\\u0040x.org"}', b'{"content":"030\\/1"}'):
+        assert not EYES.is_sure(EYES.look(raw))
+    assert EYES.is_sure(EYES.look(b'{"content":"bob@x.org"}'))
+
+
+def test_the_library_answers_as_its_own_search_does():
+    """We call what `search` of re2 calls, without what it wraps around it."""
+    pattern = re2.compile(r"b+")
+    assert pattern._regexp.Match(re2._Anchor.UNANCHORED, b"abbc", 0, 4) == [pattern.search(b"abbc").span()]
+    assert pattern._regexp.Match(re2._Anchor.UNANCHORED, b"abbc", 3, 4) == [(-1, -1)]

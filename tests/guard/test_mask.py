@@ -251,3 +251,24 @@ def test_a_value_spelt_as_a_number_is_masked_whole_and_the_body_stays_json(messa
 )
 def test_numbers_elsewhere_and_fractions_stay(raw):
     assert inspect(raw, SURFACE, ALL).body == raw
+
+
+def test_rules_are_told_apart_by_what_they_look_for_and_what_they_ignore():
+    entities = {"email": "mask"}
+    raw = body("bob@x.org 10.0.0.1")
+    assert inspect(raw, SURFACE, GuardRules(entities=entities)).found == {("email", "in", "mask"): 1}
+    assert inspect(raw, SURFACE, GuardRules(entities=entities, ignore=("*@x.org",))).found == {}
+    assert inspect(raw, SURFACE, GuardRules(entities={"ip_address": "flag"})).found == {("ip_address", "in", "flag"): 1}
+    assert inspect(raw, SURFACE, GuardRules(entities=entities)).found == {("email", "in", "mask"): 1}
+
+
+def test_what_is_kept_of_rules_is_bounded():
+    for _ in range(3 * mask._MOST_SIGHTS):
+        assert inspect(body("bob@x.org"), SURFACE, GuardRules(entities={"email": "flag"})).found
+        assert len(mask._SIGHTS) <= mask._MOST_SIGHTS
+
+
+def test_nothing_is_written_into_what_clean_bodies_share():
+    clean = inspect(body("hi"), SURFACE, ALL)
+    assert len(inspect(body("bob@x.org"), SURFACE, ALL).vault) == 1
+    assert (dict(clean.found), len(clean.vault), clean.body) == ({}, 0, body("hi"))

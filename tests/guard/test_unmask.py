@@ -99,3 +99,10 @@ def test_only_what_may_become_a_placeholder_is_held(vault, text, held):
     pieces = Pieces(Swap(vault), is_json=False)
     pieces.feed(text)
     assert pieces.held == held
+
+
+def test_placeholders_of_other_kinds_are_told_apart(vault):
+    other = Vault()
+    other.placeholder("phone", "+1 415-555-0132")
+    text = "[EMAIL_1] [PHONE_1]"
+    assert (Swap(vault).swapped(text), Swap(other).swapped(text)) == ("bob@x.org [PHONE_1]", "[EMAIL_1] +1 415-555-0132")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.identify import who as room
-from proxy.identify.keys import digest_of
+from proxy.identify.keys import KEY_PROTOCOL, digest_of
 from proxy.identify.who import Identify
 from proxy.policy.plan_callers import CallerRules, KeyRecord
 from proxy.refusal import Refusal
@@ -101,4 +101,14 @@ async def test_where_a_second_credential_comes_in_another_field_the_place_of_the
     await identify.who(first, RULES)
     with pytest.raises(Refusal) as no:
         await identify.who(second, RULES)
+    assert no.value.code == "ambiguous_credentials"
+
+
+async def test_a_key_among_the_websocket_protocols_is_seen_though_a_head_like_it_held_none(identify, call, state):
+    state.mint(KEY)
+    kept: dict[object, object] = {}
+    harmless = replace(call(bearer(KEY), ("Sec-WebSocket-Protocol", "realtime")), kept=kept)
+    await identify.who(harmless, RULES)
+    with pytest.raises(Refusal) as no:
+        await identify.who(replace(call(bearer(KEY), ("Sec-WebSocket-Protocol", f"{KEY_PROTOCOL}sk-other")), kept=kept), RULES)
     assert no.value.code == "ambiguous_credentials"

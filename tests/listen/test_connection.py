@@ -1,13 +1,17 @@
 import asyncio
+import gc
 import inspect
 import time
+from hashlib import sha256
 
 import pytest
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
+from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from proxy.listen.connection import CLOSED, KEPT, Deadlines
+from proxy.listen.straight import Straight
 from proxy.refusal import ClientGone
 
 QUICK = Deadlines(first_byte=0.2, head=0.2, keepalive=0.2, body_grace=0.2, body_idle=0.2, write=0.2, linger=0.2)
@@ -16,9 +20,17 @@ POST = b"POST /openai/v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n"
 
 
 def test_the_names_of_aiohttp_that_we_lean_on_are_there():
-    names = {"_messages", "_waiter", "_task_handler", "_request_count", "_keepalive_handle", "_upgraded"}
+    names = {
+        "_messages", "_waiter", "_task_handler", "_request_count", "_keepalive_handle", "_upgraded", "_force_close", "_close", "_parser",
+        "_buffer_paused", "_reading_paused", "_msg_queue_resume_size", "_lingering_time", "_keepalive_timeout", "_request_factory",
+        "_next_keepalive_close_time",
+    }  # fmt: skip
     assert names <= {slot for kind in (RequestHandler, BaseProtocol) for slot in kind.__slots__}
-    for method in ("_process_keepalive", "_make_error_handler", "handle_error", "log_exception", "force_close", "_drain_helper"):
+    assert {"_buffer", "_exception"} <= set(StreamReader.__slots__)
+    for method in (
+        "_process_keepalive", "_make_error_handler", "handle_error", "log_exception", "force_close", "_drain_helper", "_handle_request",
+        "_resume_reading_if_drained", "resume_reading", "close",
+    ):  # fmt: skip
         assert callable(getattr(RequestHandler, method))
     assert "resp.keep_alive" in inspect.getsource(RequestHandler.start)
 
@@ -27,6 +39,37 @@ def test_the_names_of_aiohttp_that_we_lean_on_are_there():
 async def test_the_reply_given_to_aiohttp_writes_nothing(reply, keeps):
     assert isinstance(reply, web.StreamResponse)
     assert (await reply.prepare(None), await reply.write_eof(), reply.keep_alive) == (None, None, keeps)
+
+
+def test_what_our_loop_over_requests_stands_for_is_still_what_aiohttp_does():
+    """A new aiohttp whose loop does more wants `Straight` to do it too."""
+    source = inspect.getsource(RequestHandler.start)
+    for step in ("message_consumed()", "_resume_reading_if_drained()", "payload.readany()", "_process_keepalive", "self.transport.close()"):
+        assert step in source
+    assert sha256(source.encode()).hexdigest()[:16] == "2e565fd40c8e04fb"
+
+
+async def test_hundreds_of_requests_that_come_at_once_are_all_answered_in_turn(open_edge):
+    """More than aiohttp lets wait: it stops reading, and goes on as they are answered."""
+
+    async def slowly(call, body, sink):
+        await asyncio.sleep(0)
+        sink.start(200, b"OK", ((b"which", call.route.path.encode()),), 0)
+        sink.finish()
+
+    world = await open_edge(slowly)
+    sent = [b"POST /openai/%d HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc" % number for number in range(300)]
+    reply, _ = await until_closed(world, b"".join(sent) + GET.replace(b"Host: a", b"Host: a\r\nConnection: close"))
+    assert [line for line in reply.split(b"\r\n") if line.startswith(b"which")] == [b"which: /%d" % n for n in range(300)] + [
+        b"which: /v1/models"
+    ]
+
+
+async def test_a_declined_upgrade_leaves_the_connection_to_the_next_request(open_edge):
+    world = await open_edge()
+    asks = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: aaaaaaaaaaaaaaaaaaaaaa==\r\n\r\n"
+    reply, _ = await until_closed(world, GET[:-2] + asks + GET[:-2] + b"Connection: close\r\n\r\n")
+    assert reply.count(b"HTTP/1.1 200 ") == 2
 
 
 async def until_closed(world, *sent, every_s=0.0):
@@ -130,6 +173,28 @@ async def test_garbage_behind_a_request_is_refused_after_the_answer(open_edge):
         reply = await reader.read()
     assert [line[:12] for line in reply.split(b"\r\n") if line.startswith(b"HTTP/1.1")] == [b"HTTP/1.1 200", b"HTTP/1.1 400"]
     writer.close()
+
+
+@pytest.mark.parametrize("how", ["idle", "answered", "in a call"])
+async def test_a_connection_that_is_over_is_gone_without_a_search_for_garbage(open_edge, how):
+    world = await open_edge(*[Phases("before headers").run] * (how == "in a call"))
+    reader, writer = await world.connect()
+    if how != "idle":
+        writer.write(POST[:-9] + b"5\r\n\r\nhello")
+        await (world.is_busy() if how == "in a call" else reader.readuntil(b" 5"))
+    await asyncio.sleep(0.05)
+    gc.collect()
+    assert sum(isinstance(one, Straight) for one in gc.get_objects()) == 1
+    gc.disable()
+    try:
+        writer.close()
+        async with asyncio.timeout(20):
+            while world.edge._connections():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+        assert not [one for one in gc.get_objects() if isinstance(one, Straight)]
+    finally:
+        gc.enable()
 
 
 class Phases:

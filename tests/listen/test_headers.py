@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from proxy.exchange import Route
 from proxy.listen.headers import (
     MAX_HEAD,
+    ByName,
     answer_headers,
     check_handshake,
     check_head,
@@ -176,6 +177,31 @@ def test_the_answer_keeps_everything_but_framing_cookies_and_our_own_names():
     )
     assert answer_headers(kept + lost) == kept
     assert answer_headers(((b"Content-Length", b"4"),), is_bodiless=True) == ((b"Content-Length", b"4"),)
+
+
+ANSWER = st.lists(
+    st.tuples(
+        st.sampled_from([b"Connection", b"connection", b"Close", b"Keep-Alive", b"X-Hop", b"Date", b"X-Sluice-Tag", b"Set-Cookie2", b"TE"]),
+        st.sampled_from([b"close", b"keep-alive", b"x-hop, Date", b"", b"1"]),
+    ),
+    max_size=6,
+).map(tuple)
+
+
+@given(answer=ANSWER)
+def test_what_a_connection_line_of_the_answer_names_is_left_behind_whatever_it_says(answer):
+    named = {token.strip().lower() for name, said in answer if name.lower() == b"connection" for token in said.split(b",")}
+    stay = {b"connection", b"keep-alive", b"te", b"set-cookie2", b"x-sluice-tag"} | named
+    assert answer_headers(answer) == tuple(line for line in answer if line[0].lower() not in stay)
+
+
+def test_names_of_headers_are_remembered_up_to_a_bound():
+    flags = ByName(lambda name: name == b"a")
+    assert flags[b"A"] is flags[b"a"] is True and flags[b"B"] is False
+    for number in range(5000):
+        assert flags[b"x-%d" % number] is False
+    flags[b"y" * 100]
+    assert len(flags) <= 1024 and all(len(name) < 100 for name in flags)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
-import pytest
+import math
 
-from proxy.listen.reply import cors_headers, field_value, preflight_headers, reply_headers, tightest
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.listen.reply import cors_headers, field_value, our_lines, preflight_headers, reply_headers, tightest
 from proxy.ports import Standing
 
 REQUESTS = Standing("tier free", "requests", 10, 4, 1060, 60)
@@ -147,3 +151,87 @@ def test_what_others_use_of_a_shared_account_is_not_told():
     lines = dict(reply_headers("id", now_s=1_000, standings=(shared, own)))
     assert lines[b"x-sluice-limit"] == b"team finance" and lines[b"x-ratelimit-remaining"] == b"90"
     assert b"finance" not in lines[b"ratelimit"] + lines[b"ratelimit-policy"]
+
+
+UNITS = {"requests": "", "tokens": ';qu="tokens"', "concurrency": ';qu="concurrent-requests"'}
+
+
+def plainly(answer, standings, now_s, status, limit, kind, retry_after):
+    """What is said of limits, in the plainest words: the reference of the property below."""
+    sent = {name.lower() for name, _ in answer}
+    shares = {id(at): at.remaining / at.allowed if at.allowed else 0.0 for at in standings}
+    first = min(standings, key=lambda at: shares[id(at)], default=None)
+    lines = {"x-sluice-limit": limit or first.limit} if limit or first else {}
+    counted = [at for at in standings if at.kind in UNITS and not at.is_shared]
+    rates = [at for at in counted if at.kind != "concurrency"]
+    rate = min([at for at in rates if (at.limit, at.kind) == (limit, kind)] or rates, key=lambda at: shares[id(at)], default=None)
+    if rate and sent.isdisjoint((b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset")):
+        lines |= {"x-ratelimit-limit": rate.allowed, "x-ratelimit-remaining": rate.remaining}
+        if status < 400 or limit is not None:
+            lines["x-ratelimit-reset"] = rate.resets_at
+    policies, left = [], []
+    for at in counted:
+        is_one = sum((other.limit, other.kind) == (at.limit, at.kind) for other in counted) == 1
+        name = f"{at.limit} {at.kind}" + ("" if is_one or not at.window_s else f" {at.window_s}s")
+        name = '"' + name.replace("\\", "?").replace('"', "?") + '"'
+        policies.append(f"{name};q={at.allowed}{UNITS[at.kind]}" + (f";w={at.window_s}" if at.window_s else ""))
+        until = max(0, at.resets_at - int(now_s))
+        until = until if retry_after is None else min(until, math.ceil(retry_after))
+        left.append(f"{name};r={at.remaining}" + (f";t={until}" if at.window_s else ""))
+    if counted and sent.isdisjoint((b"ratelimit", b"ratelimit-policy")):
+        lines |= {"ratelimit-policy": ", ".join(policies), "ratelimit": ", ".join(left)}
+    return {name.encode(): str(said).encode() for name, said in lines.items()}
+
+
+STANDING = st.builds(
+    Standing,
+    st.sampled_from(["tier free", "limit 100%d", 'odd"name']),
+    st.sampled_from(["requests", "tokens", "spend", "concurrency"]),
+    st.sampled_from([0, 1, 10, 10**12]),
+    st.sampled_from([0, 1, 9, 10**11]),
+    st.sampled_from([0, 900, 1030, 9999]),
+    st.sampled_from([0, 60, 86400]),
+    st.booleans(),
+)
+THEIRS = st.lists(
+    st.sampled_from([b"X-Request-Id", b"X-RateLimit-Reset", b"RateLimit", b"x-ratelimit-limit", b"Date"]), unique=True, max_size=3
+)
+
+
+@given(
+    standings=st.lists(STANDING, max_size=6),
+    theirs=THEIRS,
+    status=st.sampled_from([200, 429, 503]),
+    no=st.sampled_from([(None, None, None), ("tier free", "requests", 19.2), ("tier free", "spend", None), ("limit 100%d", "tokens", 0.5)]),
+)
+def test_what_is_said_of_limits_is_what_the_plainest_words_say(standings, theirs, status, no):
+    limit, kind, retry_after = no
+    answer = tuple((name, b"theirs") for name in theirs)
+    lines = headers_of(answer, standings=standings, status=status, limit=limit, kind=kind, retry_after=retry_after, overhead_ms=0.04)
+    assert lines[: len(answer)] == answer
+    ours = lines[len(answer) :]
+    apart = (b"x-sluice-request-id", b"x-request-id", b"server-timing")
+    expected = plainly(answer, standings, 1000.0, status, limit, kind, retry_after)
+    assert [line for line in ours if line[0] not in apart] == list(expected.items())
+    assert (b"x-request-id", b"req-1") in ours or b"X-Request-Id" in theirs
+
+
+def test_our_lines_as_they_are_written_are_the_same_lines():
+    given = {
+        "overhead_ms": 1.26,
+        "standings": (REQUESTS, MONEY),
+        "provider": "100% own",
+        "attempts": 2,
+        "model": "m",
+        "reserved_nanousd": 1,
+    }
+    rest = {"cost_nanousd": 1_000_000_002, "found": {("email", "request", "mask"): 2}, "should_retry": True}
+    written = our_lines("req-1", (), 1000.0, **given, **rest)
+    assert [tuple(line.split(b": ", 1)) for line in written.split(b"\r\n")] == list(headers_of(**given, **rest))
+    assert b"x-sluice-provider: 100% own\r\n" in written and b"x-sluice-cost-usd: 1.000000002\r\n" in written
+
+
+def test_a_line_of_ours_cannot_be_split_by_a_name_of_the_policy():
+    written = our_lines("a\r\nb", (), 1000.0, standings=(Standing("x\r\ny: z", "requests", 1, 1, 0, 60),), provider="p\nq")
+    assert b"\r" not in written.replace(b"\r\n", b"") and b"\n" not in written.replace(b"\r\n", b"")
+    assert all(line.partition(b":")[0].startswith((b"x-sluice-", b"x-r", b"ratelimit")) for line in written.split(b"\r\n"))

@@ -199,3 +199,13 @@ async def test_headers_given_to_a_refusal_stand_beside_its_own(open_edge):
     head = reply.partition(b"\r\n\r\n")[0]
     assert b"X-Sluice-Limit: l" in head and b"x-request-id: mine" in head and b"x-request-id: z" not in head
     assert b"retry-after: 3" in head and b'"type":"error"' in reply.replace(b" ", b"")
+
+
+async def test_lines_of_ours_stand_after_the_providers_as_they_are(open_edge):
+    async def run(call, body, sink):
+        sink.start(200, b"OK", ((b"A", b"1"),), 2, b"x-ours: 1\r\nx-more: 2")
+        sink.push(b"ok")
+        sink.finish()
+
+    reply = await (await open_edge(run)).ask(LAST)
+    assert reply == b"HTTP/1.1 200 OK\r\nA: 1\r\nx-ours: 1\r\nx-more: 2\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"

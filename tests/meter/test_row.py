@@ -120,18 +120,20 @@ def test_the_bound_is_never_below_the_cost_of_what_it_bounds(usage, rates, disco
     priced = row(rates, discount_ppm=discount)
     inward = max(0, usage.input, usage.units.get("billed_input", 0), usage.units.get("characters", 0), usage.units.get("audio_ms", 0))
     fees = [(unit, max(0, usage.units.get(unit, 0))) for unit in FEES]
-    assert bound_cost(priced, input_tokens=inward, output_tokens=max(0, usage.output), files=1, fees=fees) >= cost(priced, usage)
+    most, unanswered = bound_cost(priced, input_tokens=inward, output_tokens=max(0, usage.output), files=1, fees=fees)
+    assert most >= cost(priced, usage)
+    assert most >= unanswered == bound_cost(priced, input_tokens=inward, output_tokens=0, files=1, fees=fees)[0]
 
 
 def test_the_bound_takes_the_dearest_rate_that_could_apply():
-    assert bound_cost(row(), input_tokens=1000, output_tokens=10) == 6_000_000 + 150_000  # all of it written to the cache for an hour
+    assert bound_cost(row(), input_tokens=1000, output_tokens=10) == (6_150_000, 6_000_000)  # all of it written to the cache for an hour
     long = row({"input": ((-1, DOLLAR), (500, 2 * DOLLAR))})
-    assert [bound_cost(long, input_tokens=n, output_tokens=0) for n in (0, 500, 501)] == [0, 500_000, 1_002_000]
+    assert [bound_cost(long, input_tokens=n, output_tokens=0)[0] for n in (0, 500, 501)] == [0, 500_000, 1_002_000]
     audio = row({"input": flat(DOLLAR), "input_audio": flat(9 * DOLLAR)})
-    assert [bound_cost(audio, input_tokens=1, output_tokens=0, files=n) for n in (0, 1)] == [1_000, 9_000]
+    assert [bound_cost(audio, input_tokens=1, output_tokens=0, files=n)[0] for n in (0, 1)] == [1_000, 9_000]
     tiered = row(tiers={"priority": {"output": flat(30 * DOLLAR)}})
-    assert [bound_cost(tiered, input_tokens=0, output_tokens=1, tier=tier) for tier in (None, "priority")] == [15_000, 30_000]
-    assert bound_cost(row(mark="free"), input_tokens=1000, output_tokens=10) == 0
+    assert [bound_cost(tiered, input_tokens=0, output_tokens=1, tier=tier)[0] for tier in (None, "priority")] == [15_000, 30_000]
+    assert bound_cost(row(mark="free"), input_tokens=1000, output_tokens=10) == (0, 0)
 
 
 def test_a_row_can_be_stored_before_any_usage_is_known():

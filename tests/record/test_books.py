@@ -59,6 +59,26 @@ def test_a_row_has_all_fields_of_the_attempt(books, tell):
     }  # fmt: skip
 
 
+def test_a_second_row_of_an_attempt_tells_its_end_and_the_same_of_whose_it_is(books, tell):
+    story = tell()
+    (one,) = story.tries
+    held = books.row_of(story, one)
+    one.status, one.end, one.cost_nanousd, one.usage = 502, "upstream_cut", 7, Usage(input=1, source="counted", note="n")
+    settled = books.row_of(story, one)
+    changed = {"status": 502, "end": "upstream_cut", "cost_nanousd": 7, "input_tokens": 1, "usage_source": "counted", "usage_note": "n"}
+    gone = {"cached_input_tokens": 0, "cache_write_tokens": 0, "output_tokens": 0, "reasoning_tokens": 0, "usage_detail": {}}
+    assert settled == held._replace(**changed, **gone)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 4e-7, 0.0012345678, 1.0005, 59.9999999, 3600.123456])
+def test_times_of_a_row_are_whole_microseconds(books, tell, seconds):
+    story = tell()
+    one = story.tries[0]
+    one.began, one.first_byte, one.ended = 1000.0, 1000.0 + seconds, 1000.0 + seconds
+    row = books.row_of(story, one)
+    assert row.duration_ms == row.first_byte_ms == round((one.ended - one.began) * 1000, 3)
+
+
 def test_a_settle_gives_the_true_figures_once(books, store, tell):
     story = tell()
     books.settle(story, story.tries[0])

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from proxy.exchange import Try, Usage
-from proxy.record.log import MAX_PENDING, Log, Pipe
+from proxy.exchange import Caller, Try, Usage
+from proxy.record.log import MAX_PENDING, MAX_SORTS, Log, Pipe
 
 
 @pytest.fixture
@@ -114,6 +114,56 @@ def test_a_hostile_figure_of_a_provider_loses_no_line(log, lines, tell):
     story.tries[0].usage = Usage(input=10**40, source="provider")
     log.told(story)
     assert lines[0]["input_tokens"] == str(10**40)
+
+
+def test_calls_that_differ_are_told_apart_and_as_they_are_told_at_length(log, lines, tell):
+    def changed_try(**changes):
+        story = tell()
+        for name, value in changes.items():
+            setattr(story.tries[0], name, value)
+        return story
+
+    stories = [
+        tell(), tell(caller=Caller("ann", "key", "premium", "finance")), tell(caller=Caller("bot", "key", "free", "finance")),
+        tell(caller=Caller("bot", "key", "premium", None)), tell(operation="other"), tell(end="client_gone"), tell(status=500),
+        tell(limit="tier free"), tell(streamed=False), tell(generation=8), tell(found={("email", "request", "masked"): 2}),
+        changed_try(model=None), changed_try(provider="azure"), changed_try(first_byte=None), changed_try(kind="refusal"),
+        changed_try(usage=Usage(input=1, source="estimate")), changed_try(error="connect"), tell(request_id="req-2"), tell(tries=[]),
+        tell(caller=Caller("100%d", "key", '%s"', "%%")), tell(status=None),
+    ]  # fmt: skip
+    for story in stories + stories[::-1]:
+        log.told(story)
+        log._told_at_length(story)
+    assert lines[::2] == lines[1::2]
+    assert len({json.dumps(line) for line in lines}) == len(stories)
+
+
+def test_keys_that_stray_into_what_calls_have_in_common_are_not_logged(log, lines, tell):
+    story = tell(request_id="sk-proj-abcdefgh12345", caller=Caller("Bearer abcd.efgh", "jwt", "slk-" + "a" * 43))
+    story.tries[0].model = "gsk_abcdefgh1234"
+    for _ in range(2):
+        log.told(story)
+    for line in lines:
+        assert [line[name] for name in ("request_id", "caller", "tier", "model")] == ["[redacted]"] * 4
+
+
+def test_names_show_as_the_policy_says_from_its_reload_on(lines, clock, tell):
+    is_hidden = False
+    log = Log(lambda line: lines.append(json.loads(line)), clock, shown=lambda name: "id:0" if is_hidden else name)
+    log.told(tell())
+    is_hidden = True
+    log.set_level("info")
+    log.told(tell())
+    assert [line["caller"] for line in lines] == ["bot", "id:0"]
+
+
+def test_calls_of_ever_new_models_take_no_memory(log, lines, tell):
+    for number in range(3 * MAX_SORTS):
+        story = tell()
+        story.tries[0].model = f"m{number}"
+        log.told(story)
+    assert [line["model"] for line in lines] == [f"m{number}" for number in range(3 * MAX_SORTS)]
+    assert len(log._forms) <= MAX_SORTS
 
 
 def test_lines_come_out_in_order_and_all_at_the_end():

@@ -8,6 +8,7 @@ from proxy.ports import Standing
 from proxy.record import metrics as metrics_module
 from proxy.record.figures import documented
 from proxy.record.metrics import Metrics
+from proxy.record.series import MOST_WAITING
 
 KNOWN = {"provider": {"openai"}, "model": {"gpt-4o"}, "caller": {"bot"}, "team": {"finance"}, "tier": {"premium"}}
 BOT = {"provider": "openai", "model": "gpt-4o", "caller": "bot", "team": "finance", "tier": "premium"}
@@ -120,6 +121,73 @@ def test_even_known_names_make_no_more_series_than_the_cap(clock, tell, monkeypa
     assert len(samples(metrics, "breaker_state")) == 6
     assert len(samples(metrics, "request_duration_seconds_count")) == 6
     assert sum(value for _, value in samples(metrics, "requests_total")) == 20
+
+
+def test_calls_that_differ_are_counted_apart_and_like_ones_together(clock, tell):
+    metrics = Metrics(lambda kind, name: True, clock)
+    stories = [
+        tell(), tell(caller=Caller("ann", "key", "premium", "finance")), tell(caller=Caller("bot", "key", "free", "finance")),
+        tell(caller=Caller("bot", "key", "premium", None)), tell(operation="other"), tell(end="client_gone"), tell(status=500),
+        tell(status=None), tell(caller=None), tell(tries=[], model="m9"),
+    ]  # fmt: skip
+    for name, value in (("model", "o3"), ("model", None), ("provider", "azure")):
+        stories.append(tell())
+        setattr(stories[-1].tries[0], name, value)
+    for story in (*stories, *reversed(stories), *stories):
+        metrics.told(story)
+    counted = samples(metrics, "requests_total")
+    assert [value for _, value in counted] == [3] * len(stories)
+    assert len({tuple(labels.items()) for labels, _ in counted}) == len(stories)
+
+
+def test_attempts_are_counted_where_each_of_them_went(clock, tell):
+    metrics = Metrics(lambda kind, name: True, clock)
+    story = tell()
+    story.tries.append(Try(2, "fallback", "azure", "gpt-4o", None, usage=Usage(input=7, source="provider"), cost_nanousd=1, first_byte=1.0))
+    metrics.told(story)
+    spent = {labels["provider"]: value for labels, value in samples(metrics, "tokens_total") if labels["kind"] == "input"}
+    assert spent == {"openai": 10, "azure": 7}
+    assert [labels["provider"] for labels, _ in samples(metrics, "requests_total")] == ["azure"]
+    assert [(labels["provider"], value) for labels, value in samples(metrics, "first_byte_seconds_sum")] == [("azure", 1.0)]
+
+
+def test_a_new_policy_may_know_other_names(clock, tell):
+    known = {kind: set(names) for kind, names in KNOWN.items()}
+    metrics = Metrics(lambda kind, name: name in known[kind], clock)
+    metrics.told(tell())
+    known["model"] = set()
+    metrics.policy(2)
+    metrics.told(tell())
+    assert [labels["model"] for labels, _ in samples(metrics, "requests_total")] == ["gpt-4o", "other"]
+
+
+def test_a_caller_becomes_known_when_a_key_is_minted_for_it(clock, tell):
+    known = {kind: set(names) for kind, names in KNOWN.items()}
+    metrics = Metrics(lambda kind, name: name in known[kind], clock)
+    ann = tell(caller=Caller("ann", "key"))
+    metrics.told(ann)
+    known["caller"].add("ann")
+    metrics.told(ann)
+    assert [labels["caller"] for labels, _ in samples(metrics, "requests_total")] == ["other", "ann"]
+
+
+def test_names_that_callers_invent_take_no_memory(metrics, tell):
+    for number in range(3 * metrics_module.MAX_SORTS):
+        story = tell()
+        story.tries[0].model = f"m{number}"
+        metrics.told(story)
+    assert len(metrics._sorts) <= metrics_module.MAX_SORTS
+    assert samples(metrics, "requests_total")[0][1] == 3 * metrics_module.MAX_SORTS
+
+
+def test_seconds_wait_for_their_buckets_in_bounded_number(metrics, tell):
+    for _ in range(1000):
+        metrics.told(tell())
+    waiting = [len(cell) for name in ("request_duration_seconds", "overhead_seconds", "first_byte_seconds")
+               for cell in metrics._series[name].cells.values()]  # fmt: skip
+    assert max(waiting) < MOST_WAITING
+    assert samples(metrics, "request_duration_seconds_count") == [({"provider": "openai", "operation": "chat"}, 1000)]
+    assert samples(metrics, "first_byte_seconds_sum") == [({"provider": "openai", "operation": "chat"}, 1000)]
 
 
 @pytest.mark.parametrize(("error", "label"), [("connect", "connect"), ("503", "503"), ("overloaded <x>", "other"), ("12345", "other")])

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.refusal import Refusal
-from proxy.stream.body import read_json
+from proxy.stream.body import POLICY_FIELDS, read_json
 
 
 @pytest.mark.parametrize(
@@ -82,3 +84,32 @@ def test_nul_is_for_texts_not_for_identifiers(raw, is_fine):
     else:
         with pytest.raises(Refusal, match="invalid_request"):
             read_json(raw)
+
+
+NAMES = st.sampled_from(["model", "messages", "x", "stream", "mod\\u0065l", "a\\u0022b", 'a\\"b', "user"])
+LEAVES = st.sampled_from(
+    ['"model"', '"a\\"b"', '"\\u0022"', '"\\\\"', '"\\\\u0022"', '"\u00e9"', "1", "1.0", "1e5", "null", "123456789012345678901"]
+)
+BLANKS = st.sampled_from(["", "", " ", "\n"])
+
+
+def written(values):
+    """JSON in anybody's writing: keys twice, blanks anywhere, escapes that need not be."""
+    member = st.tuples(NAMES, BLANKS, BLANKS, values).map(lambda parts: '"{}"{}:{}{}'.format(*parts))
+    return st.tuples(BLANKS, st.lists(member, max_size=4)).map(lambda parts: "{" + (parts[0] + "," + parts[0]).join(parts[1]) + "}")
+
+
+@given(written(st.recursive(LEAVES, lambda inner: written(inner) | st.lists(inner, max_size=3).map(lambda items: f"[{','.join(items)}]"))))
+def test_no_policy_field_stands_twice_in_what_is_read_however_it_is_written(text):
+    pairs = json.loads(text, object_pairs_hook=lambda pairs: Pairs(key for key, _ in pairs))
+    is_twice = any(pairs.count(name) > 1 for name in POLICY_FIELDS)
+    try:
+        read_json(text.encode())
+    except Refusal as no:
+        assert (no.code, is_twice) == ("duplicate_key", True)
+    else:
+        assert not is_twice
+
+
+class Pairs(list):
+    """The keys of an object as they stand."""

@@ -177,3 +177,20 @@ def test_deep_nesting_is_walked_without_recursion():
 @pytest.mark.parametrize(("raw", "end"), [(b"", 0), (b"[1", 2), (b'{"a":[', 6), (b"12,", 2)])
 def test_a_value_that_is_cut_short_ends_with_the_text(raw, end):
     assert value_end(raw, 0) == end
+
+
+@given(st.lists(st.sampled_from(["\\\\", '\\"', "\\n", "a", " ", "\\u0022", "é", "[", "1234567"]), max_size=8).map("".join))
+def test_a_string_ends_where_the_parser_says(inner):
+    raw = b'{"a":"' + inner.encode() + b'","b":"c"}'
+    assert [raw[span.start : span.end] for span in strings(raw, ("a", "b"))] == ([inner.encode()] if inner else []) + [b"c"]
+    text = decode(raw, 6, 6 + len(inner.encode()))
+    assert text.text.decode() == orjson.loads(raw)["a"]
+    at = 0
+    for char in text.text.decode():
+        spelt = raw[text.raw_at(at) : text.raw_at(at := at + len(char.encode()))]
+        assert orjson.loads(b'"' + spelt + b'"') == char
+
+
+def test_a_key_is_what_it_spells():
+    raw = b'{"\\u0061":"x","b":"y","c":{"a":"z"}}'
+    assert [raw[span.start : span.end] for span in strings(raw, ("a", "c.*"))] == [b"x", b"z"]

@@ -133,3 +133,13 @@ def test_recorded_streams_come_out_as_they_are():
                 assert payloads(events) == reference(raw)
                 seen += 1
     assert seen > 50
+
+
+@given(STREAMS, st.data())
+def test_what_is_called_whole_leaves_nothing_under_way(raw, data):
+    decoder = SseDecoder()
+    decoder.feed(raw[: (at := data.draw(st.integers(0, len(raw))))])
+    rest = raw[at:]
+    if decoder.is_whole(rest):
+        assert b"".join(event.raw for event in decoder.feed(rest)) == rest
+        assert decoder.is_whole(b"\n\n")

@@ -64,6 +64,16 @@ def test_any_split_tells_the_same_and_no_byte_changes(pieces, form):
     assert split.gap(form) == whole.gap(form)
 
 
+@pytest.mark.parametrize("size", [3, 4, 4096, 4097, 300_000])
+def test_a_piece_of_any_size_may_be_the_last(size):
+    tail = Tail(AsIs())
+    for end, gap in ((b"\n", b"\n"), (b"x", None), (b"\n", b"\n")):
+        tail.feed(b"d" * (size - 1) + end)
+        assert tail.gap("sse") == gap
+    tail.feed(b"\n")
+    assert tail.gap("sse") == b""
+
+
 def test_what_was_held_back_counts_when_it_comes_out():
     tail = Tail(HoldsBack())
     tail.feed(b"data: 1")

@@ -70,3 +70,19 @@ def test_a_whole_body_above_its_bound_cuts_the_answer():
     with pytest.raises(UpstreamCut, match="too large"):
         line.feed(b"x" * 11)
     assert line.end() == b""
+
+
+@pytest.mark.parametrize("form", ["sse", "ndjson"])
+def test_whole_events_that_concern_no_tap_pass_undecoded(form):
+    end = b"\n\n" if form == "sse" else b"\n"
+    line = streaming(form, [Shout()], is_calm=lambda data: b"!" not in data)
+    assert line.feed(b"data: a" + end + b"data: b" + end) == b"data: a" + end + b"data: b" + end
+    assert line.feed(b"data: c!" + end) == b""  # held by the tap
+    assert line.feed(b"data: d") == b""
+    assert line.feed(b"e" + end) == (b"data: C!" if form == "sse" else b"DATA: C!") + end  # its first half was under way
+
+
+@pytest.mark.parametrize("form", ["json-array", "ndjson", "sse"])
+def test_bytes_that_may_be_no_whole_events_are_decoded(form):
+    line = streaming(form, [Shout()], is_calm=lambda data: True)
+    assert line.feed(b'[{"a":1}') == b""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from proxy.admit.counters import Account, Balance, Charge, Counters, Moment, RateKind, charges_of
+from proxy.admit.accounts import Account, Balance, Moment, RateKind
+from proxy.admit.counters import Charge, Counters, charges_of
 from proxy.admit.fleet.almanac import Around
 from proxy.admit.fleet.ops import Take, Taken
 from proxy.admit.limits import Denied, denied_entry, denied_hold, entry_standings, hold_standings
@@ -97,3 +98,4 @@ def _read_rings(numbers: Iterator[int], account: Account, kind: RateKind, rates:
         if not isinstance(ring, Seen):
             ring = account.rings[kind, rate.period_s] = Seen(rate.period_s)
         ring.total, ring.free_at, ring.waits[rate.count] = next(numbers), next(numbers) * 1000, next(numbers) * 1000
+        ring.buckets = deque([[0, ring.free_at - ring.period_ns, ring.total]])

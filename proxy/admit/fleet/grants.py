@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from proxy.admit.counters import RateKind
+from proxy.admit.accounts import RateKind
 from proxy.admit.limits import Denied, Why
 from proxy.exchange import value
 from proxy.policy.plan import Claim, Limit, Rate, Spend

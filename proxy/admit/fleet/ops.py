@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from proxy.admit.counters import Charge, RateKind
+from proxy.admit.accounts import RateKind
+from proxy.admit.counters import Charge
 from proxy.admit.limits import Denied
 from proxy.exchange import value
 from proxy.policy.plan import Claim, Spend

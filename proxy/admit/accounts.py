@@ -1,0 +1,62 @@
+"""What counts on one account: windows, money by period, calls under way. Never decides and never reads a clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from proxy.admit.periods import Periods
+from proxy.admit.windows import Ring
+from proxy.exchange import value
+
+if TYPE_CHECKING:
+    from proxy.admit.lines import Line
+
+RateKind = Literal["requests", "tokens"]
+
+
+@value(frozen=True, slots=True)
+class Moment:
+    """Now, as an argument: `ns` never jumps within a process (rates), `periods` follow the calendar (money)."""
+
+    ns: int
+    periods: Periods
+    skew_ns: int = 0  # added to `ns`, it is the wall clock
+
+
+@dataclass(slots=True)
+class Balance:
+    """Money of one account in one period, nano-dollars."""
+
+    settled: int = 0
+    held: int = 0
+
+
+@dataclass(slots=True)
+class Account:
+    rings: dict[tuple[RateKind, int], Ring] = field(default_factory=dict)
+    spend: dict[str, Balance] = field(default_factory=dict)  # by period id
+    in_flight: int = 0
+    stay_ns: int = 0  # how long calls keep a slot, a moving average
+    line: Line | None = None  # the limit that counted here last, with where; None: what it found may be forgotten since
+
+    def ring(self, kind: RateKind, period_s: int) -> Ring:
+        ring = self.rings.get((kind, period_s))
+        if ring is None:
+            ring = self.rings[kind, period_s] = Ring(period_s)
+        return ring
+
+    def balance(self, period: str) -> Balance:
+        balance = self.spend.get(period)
+        if balance is None:
+            balance = self.spend[period] = Balance()
+        return balance
+
+    def is_idle(self, now: Moment) -> bool:
+        """Nothing counts here any more, so that forgetting it changes no answer. Drops what is past on the way."""
+        self.line = None
+        for id in [id for id, it in self.spend.items() if not it.held and (not it.settled or now.periods.is_past(id))]:
+            del self.spend[id]
+        for key in [key for key, ring in self.rings.items() if not ring.used(now.ns) and not ring.buckets]:
+            del self.rings[key]
+        return not (self.in_flight or self.spend or self.rings)

@@ -1,0 +1,204 @@
+"""What calls and attempts take of their limits and give back: counted, written down, told. Opens and closes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from proxy.admit import sqlite
+from proxy.admit.accounts import Moment
+from proxy.admit.counters import Charge, Counters, Hold
+from proxy.admit.growth import has_room
+from proxy.admit.journal import Journal
+from proxy.admit.limits import denied_entry, denied_hold, entry_standings, hold_standings, worst
+from proxy.admit.lines import entry_standings_on, hold_standings_on, is_far_from_full, lines_made, lines_of, may_enter, may_hold
+from proxy.admit.moments import Moments
+from proxy.admit.records import MOST, Values, charge_said, encode, entry_record, grown, hold_record, uncount_record, values_of
+from proxy.admit.sync import JournalDown
+from proxy.admit.wording import refusal, unavailable
+from proxy.exchange import Row
+from proxy.policy.plan import Claim
+from proxy.ports import Intent, Standing
+
+
+class Admission:
+    """The part of `EmbeddedState` that every call goes through."""
+
+    def __init__(self, counters: Counters, moments: Moments, index: sqlite.Index) -> None:
+        self._counters, self._moments, self._index = counters, moments, index
+        self.now, self.periods = moments.now, moments.periods
+        self._journal: Journal | None = None
+
+    @property
+    def is_available(self) -> bool:
+        """False: the ledger cannot be written, and every call is refused with 503 until it can."""
+        return not self._is_down()
+
+    def _is_down(self) -> bool:
+        journal, index = self._journal, self._index
+        return (journal is not None and journal.is_down) or index.given - index.taken > sqlite.MOST_WAITING
+
+    def _names(self, claims: Sequence[Claim], now: Moment) -> list[str]:
+        return [self._counters.name_of(claim, now) for claim in claims]
+
+    def peek(self, claims: Sequence[Claim]) -> None:
+        """Raises the Refusal that `enter` or a hold of nothing would raise now; changes nothing."""
+        if self._is_down():
+            raise unavailable()
+        if is_far_from_full(self._counters.books, claims):
+            return
+        now = self.now()
+        names = self._names(claims, now)
+        entry, hold = denied_entry(self._counters, claims, names, now), denied_hold(self._counters, claims, names, now, 0, 0)
+        if no := worst([it for it in (entry, hold) if it]):
+            raise refusal(no)
+
+    async def enter(self, call_uid: str, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+        """One request and one slot on every claim, or none. Gives the standings of requests and concurrency. Raises Refusal 429, 503."""
+        counters, now = self._counters, self.now()
+        if call_uid in counters.stays or not claims:
+            return entry_standings(counters, claims, self._names(claims, now), now)
+        if self._is_down():
+            raise unavailable()
+        lines = lines_of(counters.books, claims, now.periods)
+        if lines is None or not may_enter(lines, now.ns):
+            names = self._names(claims, now)
+            if no := denied_entry(counters, claims, names, now):
+                raise refusal(no)
+            lines = lines_made(counters, claims, names, now)
+        counters.enter_on(call_uid, lines, now.ns)
+        if self._journal is not None and (said := [line.said for line in lines if line.said]):
+            self._journal.append(entry_record(now.ns, said))
+        return entry_standings_on(lines, now)
+
+    async def decide(self, call_uid: str) -> None:
+        """Nothing: `enter` notes nothing that it does not decide."""
+
+    def uncount(self, call_uid: str) -> None:
+        """The call was refused by a hold: a refusal by admission costs no request. Idempotent."""
+        stay = self._counters.uncount(call_uid)
+        if stay is not None and self._journal is not None and any(charge.rates for charge in stay.charges):
+            self._journal.append(uncount_record(stay.since, stay.charges))
+
+    async def hold(self, intent: Intent, also: Sequence[Charge] = ()) -> tuple[Standing, ...]:
+        """Tokens and money on every claim, or none; the intent is in the journal when it returns. Gives the standings of
+        tokens and spend. Raises Refusal 400, 402, 429, 503. `also`: what a shared state has decided already, held with it."""
+        counters, claims, now = self._counters, intent.claims, self.now()
+        if intent.id in counters.holds:
+            await self._durable(intent.id)
+            return hold_standings(counters, claims, self._names(claims, now), now)
+        if self._is_down():
+            raise unavailable()
+        tokens, nanousd = intent.tokens, intent.nanousd
+        if tokens > MOST or nanousd > MOST:
+            tokens, nanousd = min(tokens, MOST), min(nanousd, MOST)
+        lines = lines_of(counters.books, claims, now.periods)
+        if lines is None or not may_hold(lines, now.ns, tokens, nanousd):
+            names = self._names(claims, now)
+            if no := denied_hold(counters, claims, names, now, tokens, nanousd):
+                raise refusal(no, intent)
+            lines = lines_made(counters, claims, names, now)
+        charges = tuple([line.attempt for line in lines])
+        hold, durable = self._noted(intent, charges + tuple(also), now.ns, tokens, nanousd)
+        if also:
+            counters.hold(intent.id, hold, now)
+        else:
+            counters.hold_on(intent.id, hold, lines)
+        if durable is not None:
+            await self._durable(intent.id, durable)
+        return hold_standings_on(lines, now)
+
+    def _noted(
+        self, intent: Intent, charges: tuple[Charge, ...], at_ns: int, tokens: int, nanousd: int
+    ) -> tuple[Hold, asyncio.Future[None] | None]:
+        """The hold of an intent, now that it is written: what waits for the disk is done when it is there. Raises Refusal 503."""
+        if self._journal is None:
+            return Hold(at_ns, tokens, nanousd, charges), None
+        record = hold_record(intent.id, at_ns, tokens, nanousd, charges, values_of(intent.row))
+        try:
+            return Hold(at_ns, tokens, nanousd, charges, record), self._journal.hold(record)
+        except JournalDown:
+            raise unavailable() from None
+
+    async def _durable(self, id: str, waiter: asyncio.Future[None] | None = None) -> None:
+        """Until the intent is in the journal; where it never will be, the hold is undone. Raises Refusal 503."""
+        try:
+            if waiter is None and self._journal is not None:
+                waiter = self._journal.written()
+            if waiter is not None:
+                await waiter
+        except JournalDown:
+            self._close(id, 0, 0, None)
+            raise unavailable() from None
+
+    async def extend(self, id: str, claims: Sequence[Claim], nanousd: int) -> bool:
+        """See `ports.Store`; durable when it returns."""
+        hold = self._counters.holds.get(id)
+        if hold is None or not self.is_available or not has_room(self._counters, hold, claims, nanousd):
+            return False
+        self._counters.release(id)
+        larger = grown(hold, min(hold.nanousd + nanousd, MOST))
+        self._counters.hold_again(id, larger)
+        if self._journal is None:
+            return True
+        try:
+            if (durable := self._journal.hold(encode(("x", id, larger.nanousd)))) is not None:
+                await durable
+        except JournalDown:
+            return False  # it stays held here: what cannot be written down is not spent either
+        return True
+
+    def standings(self, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+        """How a caller stands on each claim now."""
+        now = self.now()
+        names = self._names(claims, now)
+        return (*entry_standings(self._counters, claims, names, now), *hold_standings(self._counters, claims, names, now))
+
+    def leave(self, call_uid: str) -> None:
+        """The call's slots are free. Idempotent."""
+        if call_uid in self._counters.stays:
+            self._counters.leave(call_uid, self._moments.rate_ns())
+
+    def settle(self, id: str, tokens: int, nanousd: int, row: Row) -> None:
+        """The true figures, in the windows and periods of the hold. An id that is not held (any more) changes nothing."""
+        if tokens > MOST or nanousd > MOST:
+            tokens, nanousd = min(tokens, MOST), min(nanousd, MOST)
+        self._close(id, tokens, nanousd, values_of(row))
+
+    def void(self, id: str, row: Row | None) -> None:
+        """Nothing was sent: all goes back. An id that is not held changes nothing."""
+        self._close(id, 0, 0, None if row is None else values_of(row), is_void=True)
+
+    def _close(self, id: str, tokens: int, nanousd: int, row: Values | None, *, is_void: bool = False) -> None:
+        if self._counters.close(id, tokens, nanousd):
+            self.note(("v", id, row) if is_void or row is None else ("s", id, tokens, nanousd, row), row)
+
+    def note(self, record: Sequence[object], row: Values | None) -> None:
+        """For the journal, and the row it writes for the ledger."""
+        if self._journal is not None:
+            self._journal.append(encode(record), row)
+        elif row is not None:
+            self._index.put([row], (0, 0))
+
+    # -- for a shared state, which has decided already ----------------------------------------------------------------
+
+    def enter_unchecked(self, call_uid: str, charges: Sequence[Charge], at_ns: int, now: Moment | None = None) -> None:
+        """Counts a request and a slot on each charge. `at_ns` as in `now().ns`. Idempotent by uid; journalled with the next hold."""
+        if call_uid in self._counters.stays:
+            return
+        self._counters.enter(call_uid, charges, at_ns, now or self.now())
+        if self._journal is not None and any(charge.rates for charge in charges):
+            self._journal.append(entry_record(at_ns, map(charge_said, charges)))
+
+    async def book(self, intent: Intent, charges: Sequence[Charge], at_ns: int) -> None:
+        """Holds without a check, in the windows and periods of `charges`; durable when it returns. Idempotent. Raises Refusal 503."""
+        if intent.id in self._counters.holds:
+            await self._durable(intent.id)
+        else:
+            if self._is_down():
+                raise unavailable()
+            tokens, nanousd = min(intent.tokens, MOST), min(intent.nanousd, MOST)
+            hold, durable = self._noted(intent, tuple(charges), at_ns, tokens, nanousd)
+            self._counters.hold(intent.id, hold, self.now())
+            if durable is not None:
+                await self._durable(intent.id, durable)

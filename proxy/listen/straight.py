@@ -1,0 +1,144 @@
+"""A client of the edge: its requests go straight from the parser to `serve`, one after the other, with none of the objects and the task
+that aiohttp makes for each. Only what may become a WebSocket goes aiohttp's way. Answers nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.http import RawRequestMessage, StreamWriter
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import _ErrInfo
+
+from proxy.listen.connection import CLOSED, KEPT, Connection, Deadlines
+from proxy.listen.heads import Head
+from proxy.refusal import Refusal
+
+Serve = Callable[["Straight", RawRequestMessage, StreamReader, web.BaseRequest | None], Awaitable[web.StreamResponse]]
+
+
+class Straight(Connection):
+    """`serve` gets aiohttp's request object only where the client asks for another protocol."""
+
+    __slots__ = ("_reading", "_serve", "head", "peer", "task")
+
+    def __init__(
+        self,
+        server: web.Server,
+        loop: asyncio.AbstractEventLoop,
+        deadlines: Deadlines,
+        turn_away: Callable[[Connection, Refusal], None],
+        serve: Serve,
+    ) -> None:
+        super().__init__(server, loop, deadlines, turn_away)
+        self._serve = serve
+        self._reading: StreamReader | None = None  # the body of the call under way
+        self.task: asyncio.Task[None] | None = None  # runs all of its calls
+        self.head: Head | None = None  # of its last request
+        self.peer = "unix"  # the client's IP address
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.task = self._task_handler
+        if isinstance(self.peername, tuple):
+            self.peer = str(self.peername[0]).removeprefix("::ffff:").partition("%")[0]
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._reading is not None:
+            self._reading.set_exception(exc or ConnectionResetError("Connection lost"))
+        super().connection_lost(exc)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Of each body's end aiohttp says so, even where nothing was paused."""
+        if resume_parser or self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    async def start(self) -> None:
+        """In place of aiohttp's loop."""
+        try:
+            await self._take_turns()
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception as error:  # of a body that nobody read; what a call raises, `serve` has answered
+            self.log_exception("connection failed", exc_info=error)
+            self.force_close()
+        finally:
+            self.task = self._reading = None  # or the connection would keep itself alive
+        if not self._force_close and self.transport is not None:
+            self._task_handler = None
+            self.transport.close()
+
+    async def _take_turns(self) -> None:
+        """One request after the other, until the connection is of no further use."""
+        messages, loop = self._messages, self._loop
+        while not self._force_close:
+            if not messages:
+                self._waiter = loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            message, content = messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            if self._buffer_paused and len(messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            if isinstance(message, _ErrInfo):
+                await self.refuse(message.exc)
+                return
+            self._reading = content
+            reply = await (self._serve(self, message, content, None) if not message.upgrade else self._asked_to_upgrade(message, content))
+            self._reading = None
+            if not content.is_eof():
+                await self._linger(content)
+            if reply is not KEPT or self._close:
+                return
+            self._next_keepalive_close_time = loop.time() + self._keepalive_timeout
+            if self._keepalive_handle is None:  # else it looks itself whether it is due
+                self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+
+    async def _asked_to_upgrade(self, message: RawRequestMessage, content: StreamReader) -> web.StreamResponse:
+        """Through aiohttp's own hands: it parses on where the upgrade is declined, and ends the WebSocket where it is not."""
+
+        async def serve(request: web.BaseRequest) -> web.StreamResponse:
+            return await self._serve(self, message, content, request)
+
+        assert self._request_factory is not None and self.task is not None
+        request = self._request_factory(message, content, self, StreamWriter(self, self._loop), self.task)
+        reply, is_lost = await self._handle_request(request, None, serve)
+        return reply if not is_lost else CLOSED
+
+    async def _linger(self, content: StreamReader) -> None:
+        """What comes of a body that nobody read is thrown away for a while, or a reset would eat the reply."""
+        try:
+            async with asyncio.timeout(self._lingering_time):
+                while not content.is_eof():
+                    await content.readany()
+        except TimeoutError:
+            self.close()
+
+
+class Server(web.Server):
+    """aiohttp's low-level server with our protocol. No more than `most` connections at once (faults.md P8)."""
+
+    def __init__(self, serve: Serve, turn_away: Callable[[Connection, Refusal], None], deadlines: Deadlines, most: int) -> None:
+        super().__init__(_nobody)
+        self._serve, self._turn_away, self._deadlines, self._most = serve, turn_away, deadlines, most
+
+    def __call__(self) -> Straight:
+        kind = _TurnedAway if len(self._connections) >= self._most else Straight
+        return kind(self, self._loop, self._deadlines, self._turn_away, self._serve)
+
+
+class _TurnedAway(Straight):
+    """A connection too many: told so, then closed."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._reject(Refusal(503, "overloaded", "this process has all the connections it can hold", retry_after=1, close=True))
+
+
+async def _nobody(_: web.BaseRequest) -> web.StreamResponse:
+    raise AssertionError("a Straight connection asks `serve` itself")

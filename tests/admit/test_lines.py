@@ -1,0 +1,151 @@
+"""The straight way through the limits decides as the long one does, and what it remembers is never another's, nor out of date."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.admit.admission import Admission
+from proxy.admit.embedded import EmbeddedState
+from proxy.admit.limits import denied_entry, denied_hold
+from proxy.admit.lines import is_far_from_full, lines_of, may_enter, may_hold
+from proxy.policy.plan import Claim, Limit, Rate, Spend
+from proxy.refusal import Refusal
+
+S = 10**9
+DAY_S = 86_400
+OWN = Limit(
+    "tier", ("caller",), requests=(Rate(4, 60), Rate(6, 3600)), tokens=(Rate(50, 60), Rate(40, 60)),
+    spend=(Spend(60, "day"), Spend(90, "month")), concurrency=3,
+)  # fmt: skip
+TEAM = Limit("team", ("team",), requests=(Rate(7, 60),), spend=(Spend(200, "total"),), is_shared=True)
+NONE = Limit("closed", ("caller",), tokens=(Rate(0, 60),))
+CLAIMS = [
+    (Claim(OWN, "bob"),), (Claim(OWN, "ann"), Claim(TEAM, "ops")), (Claim(TEAM, "ops"),), (Claim(OWN, "bob"), Claim(TEAM, "ops")),
+    (Claim(TEAM, "ops"), Claim(NONE, "bob")),
+]  # fmt: skip
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["enter", "leave", "hold", "settle", "void"]), st.integers(0, 4), st.integers(0, 45), st.integers(0, 70),
+        st.sampled_from([0, 0, 1, S, 30 * S, 61 * S, 13 * 3600 * S]),
+    ),
+    max_size=40,
+)  # fmt: skip
+
+
+class Clock:
+    wall = 1_795_262_400 * S
+
+    def now_ns(self) -> int:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return (self.wall - 1_795_262_000 * S) / S
+
+
+def agrees(state: Admission, claims: tuple[Claim, ...], tokens: int, nanousd: int) -> None:
+    counters, now = state._counters, state.now()
+    names = state._names(claims, now)
+    lines = lines_of(counters.books, claims, now.periods)
+    entry, hold = (denied_entry(counters, claims, names, now), denied_hold(counters, claims, names, now, tokens, nanousd))
+    if lines is not None and all(line.is_open for line in lines):
+        assert may_enter(lines, now.ns) == (entry is None)
+        assert may_hold(lines, now.ns, tokens, nanousd) == (hold is None)
+    elif lines is not None:
+        assert not may_enter(lines, now.ns) and not may_hold(lines, now.ns, tokens, nanousd)
+    if is_far_from_full(counters.books, claims):
+        assert entry is None and denied_hold(counters, claims, names, now, 0, 0) is None
+
+
+@settings(max_examples=150)
+@given(steps=STEPS)
+def test_the_straight_way_says_yes_where_the_long_one_finds_no_reason_to_say_no(steps, intent, row):
+    async def run() -> None:
+        clock = Clock()
+        state = await EmbeddedState.open(None, clock=clock, time_zone="UTC", max_keys=9)
+        inside, held = [], []
+        for number, (what, which, tokens, nanousd, ns) in enumerate(steps):
+            clock.wall += ns
+            claims = CLAIMS[which]
+            agrees(state, claims, tokens, nanousd)
+            try:
+                if what == "enter":
+                    await state.enter(f"u{number}", claims)
+                    inside.append(f"u{number}")
+                elif what == "hold":
+                    await state.hold(intent(f"c{number}/1", claims, nanousd=nanousd, tokens=tokens))
+                    held.append(f"c{number}/1")
+                elif what == "leave" and inside:
+                    state.leave(inside.pop(0))
+                elif what == "settle" and held:
+                    state.settle(held.pop(0), tokens, nanousd, row())
+                elif what == "void" and held:
+                    state.void(held.pop(0), None)
+            except Refusal:
+                pass
+        await state.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+async def state(clock):
+    state = await EmbeddedState.open(None, clock=clock, time_zone="UTC", max_keys=3)
+    yield state
+    await state.close()
+
+
+async def test_a_limit_of_another_policy_counts_by_its_own_numbers_on_the_same_account(state, claim):
+    one, other = claim(requests=3), claim(requests=2)
+    assert one.limit.name == other.limit.name
+    assert [at.remaining for at in await state.enter("a", (one,))] == [2]
+    assert [(at.allowed, at.remaining) for at in await state.enter("b", (other,))] == [(2, 0)]
+    with pytest.raises(Refusal):
+        await state.enter("c", (other,))
+    assert [(at.allowed, at.remaining) for at in await state.enter("d", (one,))] == [(3, 0)]
+
+
+async def test_accounts_of_one_limit_are_told_apart_and_so_are_limits_of_one_account(state, claim):
+    bob, ann = claim(requests=1), claim(account="caller=ann", requests=1)
+    second = Claim(replace(bob.limit, name="another"), bob.account)
+    for uid, one in (("a", bob), ("b", ann), ("c", second)):
+        assert [at.remaining for at in await state.enter(uid, (one,))] == [0]
+
+
+async def test_money_of_a_new_day_is_counted_anew_and_what_is_held_since_yesterday_is_settled_there(state, clock, claim, intent, row):
+    claims = (claim(spend=("day", 10)),)
+    await state.hold(intent("a/1", claims, nanousd=10))
+    clock.pass_s(DAY_S)
+    assert [at.remaining for at in await state.hold(intent("b/1", claims, nanousd=4))] == [6]
+    state.settle("a/1", 0, 7, row("a/1"))
+    assert [at.remaining for at in state.standings(claims)] == [6]
+    assert sorted(state.contributions()) == [
+        ("tier free", "caller=bob", "2026-11-21", 7, 0), ("tier free", "caller=bob", "2026-11-22", 0, 4),
+    ]  # fmt: skip
+
+
+async def test_what_was_forgotten_of_an_idle_account_is_found_again_where_it_counts(state, clock, claim, intent, row):
+    bob = (claim(requests=5, tokens=50, spend=("day", 10)),)
+    await state.enter("a", bob)
+    await state.hold(intent("a/1", bob))  # of nothing: its money may be forgotten while it is open
+    state.leave("a")
+    for number in range(6):
+        clock.pass_s(61)
+        await state.enter(f"new{number}", (claim(account=f"new{number}", concurrency=1),))
+        state.leave(f"new{number}")
+    state.settle("a/1", 0, 3, row("a/1"))
+    await state.enter("b", bob)
+    assert [at.remaining for at in await state.hold(intent("b/1", bob, nanousd=4, tokens=20))] == [30, 3]
+    assert [at.remaining for at in state.standings(bob)] == [4, 30, 3]
+
+
+async def test_nothing_is_remembered_that_outlives_its_account(state, clock, claim):
+    for number in range(200):
+        await state.enter(f"u{number}", (claim(account=f"caller={number}", requests=1),))
+        state.leave(f"u{number}")
+        clock.pass_s(61)
+    assert len(state._counters.books["tier free"]) < 8

@@ -11,7 +11,7 @@ from proxy.dialect.jobs import WORK_UNITS, Job, dumped, loaded
 from proxy.dialect.wire import Asked, Operation
 from proxy.exchange import Row, Story, Try, Usage, value
 from proxy.meter.price import UNITS, Prices, Quote, bound_cost
-from proxy.policy.plan import Plan, Pricing, Provider, Target
+from proxy.policy.plan import Plan, Pricing, Provider
 from proxy.ports import Intent, Standing
 from proxy.rooms import Generation, Rooms
 
@@ -38,10 +38,10 @@ async def hold(
     Raises Refusal 400 `unpriced_model`, `unmetered_operation`, `exceeds_limit`; 402, 429, 503: then nothing is held. Else `try_` is
     worth its estimate from now on, whatever happens, until it is settled or released.
     """
-    name = (try_.provider, try_.model or "")
-    if asked.tier in TIERLESS and (tier := rooms.store.lessons.tier(name)):
-        asked = replace(asked, tier=tier)
-    quote, most, nanousd, of_output = quoted(prices, plan, Target(provider, try_.model, None), op, asked, text_bytes, try_.at_ns)
+    name, tier = (try_.provider, try_.model or ""), asked.tier
+    if tier in TIERLESS:
+        tier = rooms.store.lessons.tier(name) or tier
+    quote, most, nanousd, of_output = quoted(prices, plan, provider, try_.model, op, asked, text_bytes, try_.at_ns, tier)
     try_.held_tokens = likely_tokens(rooms, plan, name, most, asked, quote.row.window) if op.is_billed else 0
     try_.held_nanousd = nanousd
     try_.usage = Usage(most.sent_tokens, output=most.output_tokens, source="estimate", note="unconfirmed")
@@ -61,18 +61,29 @@ async def hold(
 
 
 def quoted(
-    prices: Prices, plan: Plan, target: Target, op: Operation, asked: Asked, text_bytes: int, at_ns: int
+    prices: Prices,
+    plan: Plan,
+    provider: Provider,
+    model: str | None,
+    op: Operation,
+    asked: Asked,
+    text_bytes: int,
+    at_ns: int,
+    tier: str | None,
 ) -> tuple[Quote, Bound, int, int]:
-    """By which row an attempt is priced, what it may use at most, what that costs (nano-dollars), and the output's share of it."""
-    if asked.media and target.model:
-        asked = replace(asked, model=target.model)  # the model that answers counts images in its own way
-    pricing, provider = plan.pricing, target.provider
+    """By which row an attempt is priced, what it may use at most, what that costs (nano-dollars), and the output's share of it.
+
+    `tier` of service: as asked for, or as replies have told that it will be.
+    """
+    if asked.media and model:
+        asked = replace(asked, model=model)  # the model that answers counts images in its own way
+    pricing = plan.pricing
     tools = tuple([unit for unit, _ in asked.tools]) if asked.tools else ()
-    quote = prices.quote(pricing, plan.is_under_spend_limit, provider, target.model, op, at_ns, tools)
+    quote = prices.quote(pricing, plan.is_under_spend_limit, provider, model, op, at_ns, tools)
     row = quote.row
     window = row.window if TIMED.isdisjoint(row.rates) else None
     most = bound(op, asked, text_bytes, row.window, pricing.default_max_tokens, window=window, family=provider.family)
-    nanousd, unanswered = bound_cost(row, most.input_tokens, most.output_tokens, most.images, most.files, most.fees, asked.tier)
+    nanousd, unanswered = bound_cost(row, most.input_tokens, most.output_tokens, most.images, most.files, most.fees, tier)
     return quote, most, nanousd, nanousd - unanswered
 
 

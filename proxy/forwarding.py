@@ -46,7 +46,7 @@ class Forwarding:
         """Raises Refusal before the point of no return; UpstreamCut, ClientGone after it."""
         rooms, plan = self._rooms, ready.plan
         sink.finish_anyway = plan.on_client_gone == "finish" and ready.upload is None
-        keys = NO_KEY if plan.caller.brings_own_key else self._keys(plan.targets[0])
+        keys = NO_KEY if plan.brings_own_key else self._keys(plan.targets[0])
         step: Step | None = first(plan, keys[0], may_retry=may_retry(ready.call.fields))
         steps: Generator[Step, Outcome, None] | None = None
         failed: Failed | None = None
@@ -88,7 +88,7 @@ class Forwarding:
         rooms, plan, call = self._rooms, ready.plan, ready.call
         deadline = retry_deadline(call.fields, call.began, plan.timeouts.total)
         terms = Terms(plan.retry, plan.fallback_on, deadline, may_retry(call.fields), ready.upload is None)
-        credentials = _no_key if plan.caller.brings_own_key else self._keys
+        credentials = _no_key if plan.brings_own_key else self._keys
         return further(failed.outcome, plan.targets, terms, keys, credentials, rooms.budgets, rooms.clock.monotonic, rooms.dice)
 
     def _keys(self, target: Target) -> Sequence[Credential | None]:
@@ -198,7 +198,7 @@ class Forwarding:
             raise
         now = clock.monotonic()
         story.upstream_s += now - began
-        if not ready.plan.caller.brings_own_key:
+        if not ready.plan.brings_own_key:
             self._credentials.saw(outset.target.provider, step.credential, outcome, now)
         if outcome.is_failure_for_breaker is not False:  # of a good one the breaker hears when the answer was whole
             turn.saw(None if outcome.is_failure_for_breaker is None else False, now, outcome.retry_after_s)
@@ -210,7 +210,7 @@ class Forwarding:
 
     async def _outcome(self, step: Step, outset: Outset, answer: Answer, ready: Ready) -> Outcome:
         """By the status; of a failure its body too; of a stream its first events, while another attempt is possible."""
-        is_ours = not ready.plan.caller.brings_own_key
+        is_ours = not ready.plan.brings_own_key
         credit = None
         if answer.status >= 400:
             doc = await said_first(answer, PREAMBLE_BYTES, PREAMBLE_S)

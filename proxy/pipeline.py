@@ -176,11 +176,12 @@ class Pipeline:
             if held.raw != b"":
                 story.found.update(inspect_other(("file",), rules))
             return held, headers, None
-        if op.name != "other":  # of JSON on a path that we do not know, every text is inspected
-            story.found.update(inspect_other(dialect.uninspected(op, held.asked), rules))
+        if op.name != "other" and (kinds := dialect.uninspected(op, held.asked)):  # of JSON on an unknown path, every text is inspected
+            story.found.update(inspect_other(kinds, rules))
         surface = () if op.name == "other" else dialect.surface(op)
         inspected = inspect(held.plain, surface or ANY_TEXT, rules)
-        story.found.update(inspected.found)
+        if inspected.found:
+            story.found.update(inspected.found)
         if inspected.body is held.plain or inspected.body == held.plain:
             return held, headers, None
         coded = without_body_fields(headers)
@@ -238,7 +239,8 @@ def _most(body: Peeked, plan: Plan, rules: Rulebook) -> int:
 def _may_cost(prices: Prices, plan: Plan, op: Operation, held: Held, at_ns: int) -> int:
     """Nano-dollars, at most; 0 where there is no price."""
     try:
-        return quoted(prices, plan, plan.targets[0], op, held.asked, len(held.plain or b""), at_ns)[2]
+        first, asked = plan.targets[0], held.asked
+        return quoted(prices, plan, first.provider, first.model, op, asked, len(held.plain or b""), at_ns, asked.tier)[2]
     except Refusal:
         return 0
 

@@ -125,8 +125,9 @@ class Anthropic:
         channel = label(event.get("index"))
         match event.get("type"):
             case "content_block_delta":
-                found = [(channel, ("delta", name), is_json) for name, is_json in DELTAS.items() if text(at(event, "delta", name))]
-                return Said(deltas=tuple(found), wholes=texts_at(("delta.citation.cited_text",), event))
+                delta = mapping(event.get("delta"))
+                pieces = _pieces(channel, tuple([name for name in DELTAS if name in delta and text(delta[name])]))
+                return Said(pieces.deltas, texts_at(("delta.citation.cited_text",), event)) if "citation" in delta else pieces
             case "content_block_start":
                 return Said(wholes=texts_at(BLOCK, event.get("content_block"), ("content_block",)))
             case "content_block_stop":
@@ -190,6 +191,11 @@ class Anthropic:
     def models_listed(self, doc: Json) -> tuple[str, list[str]] | None:
         entries = doc.get("data")
         return ("data", [text(at(entry, "id")) or "" for entry in entries]) if isinstance(entries, list) else None
+
+
+@lru_cache(maxsize=256)  # the channels are theirs
+def _pieces(channel: str, names: tuple[str, ...]) -> Said:
+    return Said(tuple([(channel, ("delta", name), DELTAS[name]) for name in names]))
 
 
 def read_usage(raw: Json, doc: Json) -> Usage | None:

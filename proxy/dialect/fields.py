@@ -33,11 +33,12 @@ def text(value: object) -> str | None:
 def at(value: object, *keys: str | int) -> object:
     """What stands at this path, None where the path leads nowhere."""
     for key in keys:
-        if isinstance(key, int):
-            entries = items(value)
-            value = entries[key] if key < len(entries) else None
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, list) and isinstance(key, int):
+            value = value[key] if key < len(value) else None
         else:
-            value = mapping(value).get(key)
+            return None
     return value
 
 

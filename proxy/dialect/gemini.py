@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import orjson
 
@@ -21,7 +22,7 @@ from proxy.dialect.fields import (
 )
 from proxy.dialect.gemini_ending import GenerateEnding
 from proxy.dialect.gemini_paths import operation_of
-from proxy.dialect.gemini_usage import read_usage
+from proxy.dialect.gemini_usage import read_usage, stated
 from proxy.dialect.media import distinct, kind_of_media, media, with_media
 from proxy.dialect.wire import NOTHING_SAID, Asked, Json, Media, Operation, Path, Said, StreamFormat
 from proxy.dialect.wording import credit_failure, google_status, openai_type, prefixed, stream_status
@@ -41,6 +42,7 @@ SURFACES = {
 }
 CANDIDATE = ("text", "functionCall.args.**", "executableCode.code", "codeExecutionResult.output")
 WHOLES = CANDIDATE[1:]
+MORE = frozenset(place.partition(".")[0] for place in WHOLES)  # fields of a part that hold whole texts
 OWN = {"functionDeclarations", "function_declarations"}  # tools that the caller runs
 GROUNDED = ("googleSearch", "google_search", "googleSearchRetrieval", "google_search_retrieval", "googleMaps", "google_maps",
             "enterpriseWebSearch", "enterprise_web_search")  # fmt: skip
@@ -95,10 +97,13 @@ class Gemini:
         return ANSWERS.get("cached" if op.variant == "cached" else op.name, ())
 
     def said(self, op: Operation, event: Json) -> Said:
+        candidates = items(event.get("candidates"))
+        if len(candidates) == 1 and (channel := _channel_of_text(candidates[0])) is not None:
+            return _text_said(channel)
         deltas: list[tuple[str, Path, bool]] = []
         wholes: list[tuple[Path, bool]] = []
         ends: list[str] = []
-        for place, candidate in enumerate(items(event.get("candidates"))):
+        for place, candidate in enumerate(candidates):
             index = index_of(candidate, place)
             for n, part in enumerate(items(at(candidate, "content", "parts"))):
                 root: Path = ("candidates", place, "content", "parts", n)
@@ -137,13 +142,15 @@ class Gemini:
 
     def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
         raw = merged(so_far.detail if so_far else {}, mapping(event.get("usageMetadata")))
-        now = read_usage(op, {**event, "usageMetadata": raw})
+        is_over = _is_over(event) or (so_far is not None and so_far.ended)
+        now = stated(raw, event, is_over)
         if now is None:
             return so_far
-        is_over = _is_over(event) or (so_far is not None and so_far.ended)
-        if so_far is not None and so_far.units.get("searches", 0) > now.units.get("searches", 0):  # said once, on one of the chunks
+        if (
+            so_far is not None and so_far.units and so_far.units.get("searches", 0) > now.units.get("searches", 0)
+        ):  # said once, on one of the chunks
             now = replace(now, units={**now.units, "searches": so_far.units["searches"]})
-        return noted(so_far, replace(now, source="provider" if is_over else "counted", ended=is_over))
+        return noted(so_far, now)
 
     def error_body(self, status: int, code: str, message: str, request_id: str) -> bytes:
         reason = {
@@ -183,8 +190,27 @@ class Vertex(Gemini):
         return b"Authorization", f"Bearer {secret}".encode()
 
 
+def _channel_of_text(candidate: object) -> str | None:
+    """Of a candidate that brings one piece of text and nothing else, as most do; None for any other."""
+    parts, index = items(at(candidate, "content", "parts")), at(candidate, "index") or 0
+    if len(parts) != 1 or at(candidate, "finishReason") or type(index) is not int:
+        return None
+    part = parts[0]
+    if not isinstance(part, dict) or not text(part.get("text")) or not MORE.isdisjoint(part):
+        return None
+    return f"{index}.{'thought' if part.get('thought') is True else 'text'}"
+
+
+@lru_cache(maxsize=64)
+def _text_said(channel: str) -> Said:
+    return Said(((channel, ("candidates", 0, "content", "parts", 0, "text"), False),))
+
+
 def _is_over(event: Json) -> bool:
-    return any(at(c, "finishReason") for c in items(event.get("candidates"))) or bool(at(event, "promptFeedback", "blockReason"))
+    for candidate in items(event.get("candidates")):
+        if isinstance(candidate, dict) and candidate.get("finishReason"):
+            return True
+    return "promptFeedback" in event and bool(at(event, "promptFeedback", "blockReason"))
 
 
 def _media(doc: Json) -> list[Media]:

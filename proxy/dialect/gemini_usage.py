@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from proxy.dialect.fields import at, items, mapping, text
 from proxy.dialect.figures import ABSURD, Figures, finished, whole
 from proxy.dialect.wire import NO_UNITS, Json, Operation
@@ -38,6 +40,11 @@ def read_usage(op: Operation, doc: Json) -> Usage | None:
     raw = mapping(doc.get("usageMetadata"))
     if not raw and op.variant == "predict":
         return _predicted(op, doc)
+    return stated(raw, doc)
+
+
+def stated(raw: Json, doc: Json, is_over: bool = True) -> Usage | None:
+    """`is_over`: these are the last figures. Until then they are what was counted so far."""
     found, is_odd = FIGURES.read(raw)
     figure = found.get
     asked, said, thought = figure("input"), figure("output"), figure("thought")
@@ -48,7 +55,8 @@ def read_usage(op: Operation, doc: Json) -> Usage | None:
     output = (said or 0) + reasoning
     units = {unit: number for unit, number in (_units(raw) | searches_of(doc)).items() if number} or NO_UNITS
     tier, model = text(raw.get("serviceTier")), text(doc.get("modelVersion"))
-    return finished(Usage(input, cached, 0, 0, output, reasoning, "provider", "", raw, units, tier, None, model, True), is_odd)
+    source: Literal["provider", "counted"] = "provider" if is_over else "counted"
+    return finished(Usage(input, cached, 0, 0, output, reasoning, source, "", raw, units, tier, None, model, is_over), is_odd)
 
 
 def _units(raw: Json) -> dict[str, int]:
@@ -56,7 +64,7 @@ def _units(raw: Json) -> dict[str, int]:
     for name, side in SIDES.items():
         for entry in items(raw[name]) if name in raw else ():
             modality = at(entry, "modality")
-            if isinstance(modality, str | int) and modality in MODALITIES:
+            if modality != "TEXT" and isinstance(modality, str | int) and modality in MODALITIES:
                 unit = f"{side}_{MODALITIES[modality]}"
                 units[unit] = units.get(unit, 0) + (whole(at(entry, "tokenCount")) or 0)
     return units
@@ -64,11 +72,14 @@ def _units(raw: Json) -> dict[str, int]:
 
 def searches_of(doc: Json) -> dict[str, int]:
     """Grounding is billed by the prompt before Gemini 3, by the query since (Google, Gemini API pricing)."""
-    queries = [query for c in items(doc.get("candidates")) for query in items(at(c, "groundingMetadata", "webSearchQueries"))]
+    queries = 0
+    for candidate in items(doc.get("candidates")):
+        if isinstance(candidate, dict) and "groundingMetadata" in candidate:
+            queries += len(items(at(candidate, "groundingMetadata", "webSearchQueries")))
     if not queries:
         return {}
     is_by_prompt = (text(doc.get("modelVersion")) or "").startswith(("gemini-1", "gemini-2"))
-    return {"searches": 1 if is_by_prompt else len(queries)}
+    return {"searches": 1 if is_by_prompt else queries}
 
 
 def _predicted(op: Operation, doc: Json) -> Usage | None:

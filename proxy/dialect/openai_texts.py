@@ -66,9 +66,12 @@ def said_of(op: Operation, event: Json) -> Said:
 
 
 def _chat_said(event: Json) -> Said:
+    choices = items(event.get("choices"))
+    if len(choices) == 1 and (index := _index_of_content(choices[0])) is not None:
+        return _content_said(index)
     deltas: list[tuple[str, Path, bool]] = []
     ends: list[str] = []
-    for place, choice in enumerate(items(event.get("choices"))):
+    for place, choice in enumerate(choices):
         index, root = index_of(choice, place), ("choices", place)
         if isinstance(at(choice, "text"), str):
             deltas.append((f"{index}.text", (*root, "text"), False))
@@ -79,6 +82,25 @@ def _chat_said(event: Json) -> Said:
         elif any(channel.startswith((f"{index}.content", f"{index}.tool")) for channel, _, _ in spoken):
             ends += (f"{index}.thought", f"{index}.details")  # the thinking is over once the answer begins
     return Said(deltas=tuple(deltas), ends=tuple(ends)) if deltas or ends else NOTHING_SAID
+
+
+def _index_of_content(choice: object) -> int | None:
+    """Of a choice that brings a piece of the answer's text and nothing else, as most do; None for any other."""
+    if not isinstance(choice, dict) or choice.get("finish_reason") is not None or "text" in choice:
+        return None
+    delta, index = choice.get("delta"), choice.get("index", 0)
+    if not isinstance(delta, dict) or not delta.get("content") or type(index) is not int:
+        return None
+    for name, value in delta.items():
+        if value is not None and name != "role" and (name != "content" or not isinstance(value, str)):
+            return None
+    return index
+
+
+@lru_cache(maxsize=64)
+def _content_said(index: int) -> Said:
+    delta = (f"{index}.content", ("choices", 0, "delta", "content"), False)
+    return Said(deltas=(delta,), ends=(f"{index}.thought", f"{index}.details"))  # the thinking is over once the answer begins
 
 
 @lru_cache(maxsize=64)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections import deque
 from typing import Protocol
 
 import orjson
 
-from proxy.dialect.fields import at, mapping, texts_at
+from proxy.dialect.fields import mapping, texts_at
 from proxy.dialect.openai_usage import UNFINISHED
-from proxy.dialect.wire import Dialect, Json, Operation, Path, StreamFormat
+from proxy.dialect.wire import Dialect, Json, Operation, StreamFormat
 from proxy.exchange import Usage
+from proxy.meter.counting import BYTES_PER_TOKEN, Count, text_at
 from proxy.stream.event import MAX_EVENT
 from proxy.stream.jsonarray import JsonArrayDecoder
 from proxy.stream.sse import event_of
@@ -21,12 +21,11 @@ from proxy.stream.sse import event_of
 UNCOUNTED = 256 * 1024  # bytes of events kept for counting; what is older is counted and dropped
 STEP = 16 * 1024  # read, and where need be counted, at a time: less than a millisecond
 MAX_WHOLE = 4 * 1024 * 1024  # bytes of a JSON answer that are parsed; of a longer one only its end is looked at
-BYTES_PER_TOKEN = 3  # of counted text: below what byte-level BPE makes of any common language
-_REMEMBERED = 4096  # channels and complete texts of one stream
 _LATEST = 8  # events at the end of a stream among which its terminal or error event is looked for
 _LATEST_BYTES = 64 * 1024  # of them; the last two are kept whatever their size
 
-_SPLIT = {"sse": re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)"), "ndjson": re.compile(rb"\n")}
+_BLANK_LINE = re.compile(rb"(?:\r\n?+|\n)(?:\r\n?+|\n)")
+_BLANK_CRLF = b"\r\n\r\n"  # what it nearly always is, if it is not two line feeds
 _STATES_USAGE = re.compile(rb'usage(?:Metadata)?"\s*:\s*\{')
 _TAIL_USAGE = re.compile(rb'(?<!\\)"(usage|usageMetadata|meta)"\s*:\s*(?=\{)')
 
@@ -63,129 +62,146 @@ class Reading(Protocol):
 
 
 class StreamReading:
-    """Events, split lazily: only those that state usage, the last few, and where counting is needed the rest, are parsed."""
+    """Events in slices as they came, which are split late: for the few events that state usage, the last ones, and where need be
+    counted, all."""
+
+    usage: Usage | None = None
+    error: str | None = None
+    is_odd = False
+    is_whole = False
+    _scanned = 0  # the event under way does not end before this offset
+    _latest_bytes = _uncounted_bytes = 0
+    _first = b""
 
     def __init__(self, dialect: Dialect, op: Operation, form: StreamFormat) -> None:
         self._dialect, self._op, self._form = dialect, op, form
-        self.usage: Usage | None = None
-        self.error: str | None = None
-        self.is_odd = False
-        self.is_whole = False
+        self._separator = b"\n\n" if form == "sse" else b"\n"
         self._rest = bytearray()  # an event under way
-        self._scanned = 0  # it does not end before this offset
-        self._looked = False
-        self._array = JsonArrayDecoder(MAX_EVENT + STEP)
-        self._latest: deque[bytes] = deque()
-        self._latest_bytes = 0
+        self._array = JsonArrayDecoder(MAX_EVENT + STEP) if form == "json-array" else None
+        self._latest: deque[bytes] = deque()  # the last events
         self._uncounted: deque[bytes] = deque()
-        self._uncounted_bytes = 0
-        self._count = _Count()
-        self._first = b""
+        self._count = Count()
 
     def take(self, data: bytes) -> None:
-        self._looked = False
-        for block in self._split(data):
-            self._first = self._first or block
-            self._fold(block)
-            self._uncounted.append(block)
-            self._uncounted_bytes += len(block)
-            self._latest.append(block)
-            self._latest_bytes += len(block)
+        for whole in self._whole(data):
+            self._first = self._first or next(filter(None, self._blocks(whole)), b"")
+            for block in self._stating(whole):
+                self._fold(block)
+            self._uncounted.append(whole)
+            self._uncounted_bytes += len(whole)
+            for block in self._blocks(whole, _LATEST)[-_LATEST:]:
+                self._latest.append(block)
+                self._latest_bytes += len(block)
             while len(self._latest) > _LATEST or (len(self._latest) > 2 and self._latest_bytes > _LATEST_BYTES):
                 self._latest_bytes -= len(self._latest.popleft())
         if self._uncounted_bytes > UNCOUNTED:
             self._count_down_to(UNCOUNTED - STEP)
 
     def look(self) -> None:
-        if self._looked:
-            return
-        self._looked = True
         rest = bytes(self._rest)
         self._fold(rest)
-        for block in (*self._latest, rest):  # clients read a last event without its blank line too
+        blocks = [*self._latest, rest]  # clients read a last event without its blank line too
+        for block in reversed(blocks):
+            if self.is_whole:
+                break
             data = self._payload(block)
-            if not data:
-                continue
-            self.is_whole = self.is_whole or self._dialect.is_terminal(self._op, data)
-            if self.error is None and b"error" in data and (event := _json(data)):
-                self.error = self._dialect.error_of(self._op, event)
+            self.is_whole = bool(data) and self._dialect.is_terminal(self._op, data)
+        if self.error is None and b"error" in b"".join(blocks):
+            for block in blocks:
+                if self.error is None and b"error" in block and (event := _json(self._payload(block))):
+                    self.error = self._dialect.error_of(self._op, event)
 
     def counted(self) -> int:
         self._count_down_to(0)
         return self._count.tokens
 
     def doc(self) -> Json | None:
-        for block in (*reversed((*self._latest, bytes(self._rest))), self._first):
+        for block in (bytes(self._rest), *reversed(self._latest), self._first):
             if b'"response"' in block and (event := _json(self._payload(block))) and isinstance(event.get("response"), dict):
                 return mapping(event["response"])
         return None
 
-    def _split(self, data: bytes) -> list[bytes]:
-        if self._form == "json-array":
+    def _whole(self, data: bytes) -> list[bytes]:
+        """The events that are whole now: in one slice, those of an array one by one."""
+        if self._array is not None:
             return [event.data for event in self._array.feed(data) if event.data and event.data != b"]"]
-        self._rest += data
-        split = _SPLIT[self._form]
-        if split.search(self._rest, self._scanned) is None:
-            if len(self._rest) > MAX_EVENT:
+        rest = self._rest
+        rest += data
+        end, after = self._end(rest)
+        if end < 0:
+            if len(rest) > MAX_EVENT:
                 raise TooLong
-            self._scanned = max(0, len(self._rest) - 3)
+            self._scanned = max(0, len(rest) - 3)
             return []
-        whole = bytes(self._rest)
-        *blocks, rest = whole.split(b"\n\n") if self._form == "sse" and b"\r" not in whole else split.split(whole)  # ten times as fast
-        self._rest, self._scanned = bytearray(rest), 0
-        return blocks
+        whole = bytes(rest[:end])
+        del rest[:after]
+        self._scanned = 0
+        return [whole]
+
+    def _end(self, rest: bytearray) -> tuple[int, int]:
+        """Where the last whole event ends, and what separates it from the next one; -1: none does."""
+        if self._form == "sse" and rest.find(b"\r", self._scanned) >= 0:
+            end = rest.rfind(_BLANK_CRLF, self._scanned)
+            last = (end, end + len(_BLANK_CRLF)) if end >= 0 else (-1, self._scanned)
+            for found in _BLANK_LINE.finditer(rest, last[1]):
+                last = found.span()
+            return last
+        end = rest.rfind(self._separator, self._scanned)
+        return end, end + len(self._separator)
+
+    def _blocks(self, whole: bytes, most: int = -1) -> list[bytes]:
+        """A slice as its events; `most`: the last so many of them, and what is before these in one."""
+        if self._array is not None:
+            return [whole]
+        if self._form == "sse" and b"\r" in whole:
+            found: list[bytes] = []
+            for part in whole.split(_BLANK_CRLF):
+                found += (part,) if part.find(b"\r") < 0 and part.find(b"\n\n") < 0 else _BLANK_LINE.split(part)
+            return found
+        return whole.rsplit(self._separator, most)
+
+    def _stating(self, whole: bytes) -> list[bytes]:
+        """The events of a slice that may state usage."""
+        if self._dialect.name == "cohere" and b"billed_units" in whole:
+            return self._blocks(whole)
+        if whole.find(b"usage") < 0:
+            return []
+        if self._array is not None or b"\r" in whole:
+            return self._blocks(whole)
+        found: list[bytes] = []
+        end = -1
+        for mark in _STATES_USAGE.finditer(whole):
+            if mark.start() > end:
+                start = whole.rfind(self._separator, 0, mark.start())
+                end = whole.find(self._separator, mark.start())
+                end = len(whole) if end < 0 else end
+                found.append(whole[0 if start < 0 else start + len(self._separator) : end])
+        return found
 
     def _payload(self, block: bytes) -> bytes:
-        return event_of(block).data if self._form == "sse" else block.strip()
+        if self._form != "sse":
+            return block.strip()
+        before, _, last = block.rpartition(b"\n")
+        if last.startswith(b"data: ") and before.find(b"data") < 0 and block.find(b"\r") < 0:
+            return last[6:]  # as nearly every event ends
+        return event_of(block).data
 
     def _fold(self, block: bytes) -> None:
-        if (_STATES_USAGE.search(block) or b"billed_units" in block) and (event := _json(self._payload(block))):
+        is_stated = _STATES_USAGE.search(block) or (self._dialect.name == "cohere" and b"billed_units" in block)
+        if is_stated and (event := _json(self._payload(block))):
             self.usage = self._dialect.fold(self._op, self.usage, event)
 
     def _count_down_to(self, size: int) -> None:
         while self._uncounted_bytes > size:
-            block = self._uncounted.popleft()
-            self._uncounted_bytes -= len(block)
-            data = self._payload(block)
-            event = _json(data)
-            if event is not None:
-                self._count.saw(self._dialect, self._op, event)
-            elif data and data.strip() != b"[DONE]":
-                self.is_odd = True
-
-
-class _Count:
-    """Tokens of the text that passed: a third of its bytes, and one for each event that carries any, whichever is more."""
-
-    def __init__(self) -> None:
-        self._events = self._bytes = 0
-        self._channels: dict[str, tuple[int, int]] = {}  # channel → (crc, length) of its text so far
-        self._complete: set[tuple[int, int]] = set()  # of complete texts: what only repeats one is not counted again
-
-    @property
-    def tokens(self) -> int:
-        return max(self._events, -(-self._bytes // BYTES_PER_TOKEN))
-
-    def saw(self, dialect: Dialect, op: Operation, event: Json) -> None:
-        said, before = dialect.said(op, event), self._bytes
-        for channel, path, _ in said.deltas:
-            text = _text_at(event, path)
-            crc, length = self._channels.get(channel, (0, 0))
-            self._channels[channel] = (zlib.crc32(text, crc), length + len(text))
-            self._bytes += len(text)
-        for channel in tuple(self._channels) if "*" in said.ends else said.ends:
-            if channel in self._channels:
-                self._complete.add(self._channels.pop(channel))
-        for path, _ in said.wholes:
-            text = _text_at(event, path)
-            mark = (zlib.crc32(text), len(text))
-            if mark not in self._complete:
-                self._complete.add(mark)
-                self._bytes += len(text)
-        for remembered in (self._channels, self._complete):
-            if len(remembered) > _REMEMBERED:
-                remembered.clear()
-        self._events += self._bytes > before
+            whole = self._uncounted.popleft()
+            self._uncounted_bytes -= len(whole)
+            for block in self._blocks(whole):
+                data = self._payload(block)
+                event = _json(data)
+                if event is not None:
+                    self._count.saw(self._dialect, self._op, event)
+                elif data and data.strip() != b"[DONE]":
+                    self.is_odd = True
 
 
 class WholeReading:
@@ -230,7 +246,7 @@ class WholeReading:
         if self._doc.get("status") in UNFINISHED:  # it goes on in the background: what it says so far is not what it will cost
             return None
         found = texts_at(self._dialect.answer_surface(self._op), self._doc)
-        return -(-sum(len(_text_at(self._doc, path)) for path, _ in found) // BYTES_PER_TOKEN)
+        return -(-sum(len(text_at(self._doc, path)) for path, _ in found) // BYTES_PER_TOKEN)
 
 
 def _json(data: bytes | bytearray) -> Json | None:
@@ -252,8 +268,3 @@ def _usage_at_the_end(tail: bytes) -> Json | None:
     except (ValueError, RecursionError):
         return None
     return {last[0].group(1).decode(): found}
-
-
-def _text_at(doc: object, path: Path) -> bytes:
-    text = at(doc, *path)
-    return text.encode("utf-8", "replace") if isinstance(text, str) else b""

@@ -148,12 +148,16 @@ def cost(row: PriceRow, usage: Usage) -> int:
     if usage.cost_nanousd is not None:
         return max(0, usage.cost_nanousd)
     factor = row.factors(usage.tier, usage.input).get
-    if usage.units or usage.cached_input or usage.cache_write or usage.reasoning or usage.input < 0 or usage.output < 0:
-        total = 0
+    cached, reasoning, total = usage.cached_input, usage.reasoning, 0
+    if (
+        not (usage.units or usage.cache_write or usage.cache_write_1h) and 0 <= cached <= usage.input and 0 <= reasoning <= usage.output
+    ):  # most answers
+        total = (usage.input - cached) * factor("input", 0) + (usage.output - reasoning) * factor("output", 0) + factor("requests", 0)
+        if cached or reasoning:
+            total += cached * factor("cached_input", 0) + reasoning * factor("reasoning", 0)
+    else:
         for unit, count in counts(usage):
             total += count * factor(unit, 0)
-    else:
-        total = usage.input * factor("input", 0) + usage.output * factor("output", 0) + factor("requests", 0)
     return _settled(row, total)
 
 

@@ -24,7 +24,11 @@ class StripUsage:
         self._after_cr: bytes | None = None  # an event ended with a CR: what becomes of a LF behind it
 
     def feed(self, data: bytes) -> bytes:
-        return self._strip(self._line.feed(data))
+        data = self._line.feed(data)
+        is_between = not (self._held or self._is_passing) and self._after_cr is None
+        if is_between and data.find(b'"usage"') < 0 and data.endswith(b"\n\n"):
+            return data  # whole events, none of them the chunk: nearly always
+        return self._strip(data)
 
     def end(self) -> bytes:
         """An event left without its blank line is judged as it is."""
@@ -35,7 +39,7 @@ class StripUsage:
     def _strip(self, data: bytes) -> bytes:
         is_between = not (self._held or self._is_passing) and self._after_cr is None
         if is_between and data.endswith(b"\n\n") and _NO_CHOICES.search(data) is None:
-            return data  # whole events, none of them the chunk: nearly always
+            return data  # the same where each event says that there is no usage yet
         out: list[bytes] = []
         if self._after_cr is not None and data:
             if data[:1] == b"\n":

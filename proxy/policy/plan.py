@@ -234,6 +234,7 @@ class Plan:
     degrading: tuple[Claim, ...] = field(init=False, compare=False)  # from a share of whose money on a cheaper model answers
     is_under_spend_limit: bool = field(init=False, compare=False)
     counts_tokens: bool = field(init=False, compare=False)
+    brings_own_key: bool = field(init=False, compare=False)  # as the caller does
 
     def __post_init__(self) -> None:
         """Once for all calls that have this plan."""
@@ -243,6 +244,7 @@ class Plan:
             "degrading": tuple(claim for claim in paid if claim.limit.degrade is not None),
             "is_under_spend_limit": bool(paid),
             "counts_tokens": any(claim.limit.tokens for claim in self.claims),
+            "brings_own_key": self.caller.brings_own_key,
         }
         for name, found in worked_out.items():
             object.__setattr__(self, name, found)

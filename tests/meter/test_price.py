@@ -224,3 +224,28 @@ def test_a_dearer_service_tier_without_a_price_is_noted(tier, note):
     quote = prices().quote(PRICING, False, HERE, "gpt-4o", CHAT, 0)
     priced = prices().priced(quote, used(input=1_000_000, tier=tier))
     assert (priced.note, priced.unpriced) == (note, note) and priced.cost_nanousd > 0
+
+
+def test_what_was_quoted_once_is_told_apart_by_provider_model_and_generation():
+    dear, cheap = prices(PriceOverride("here/gpt-4o", input=9)), prices(PriceOverride("gpt-4o", input=1))
+    there = Provider("there", "openai", "openai", HERE.origin, price_id="openai")
+    for _ in range(2):
+        found = [of.quote(PRICING, False, at, "gpt-4o", CHAT, 0) for of in (dear, cheap) for at in (HERE, there)]
+        assert [quote.row.rates["input"][0][1] for quote in found] == [9, 2000, 1, 1]
+        assert [quote.provider for quote in found] == ["here", "there"] * 2
+    assert dear.quote(PRICING, False, HERE, "gpt-4o", CHAT, 0) is dear.quote(PRICING, True, HERE, "gpt-4o", CHAT, 5)
+    free = dear.quote(PRICING, False, HERE, "gpt-4o", Operation("chat", is_billed=False), 0)
+    assert free.row.mark == "free"
+
+
+def test_what_was_quoted_once_holds_no_longer_than_its_price():
+    hours = [{"rates": {"input": 1}}, {"rates": {"input": 2}, "hours": [79200, 3600]}, {"rates": {"input": 3}, "from": "2026-03-02"}]
+    tiers = [{"tier": "flex", "rates": {"input": 4}, "from": "2026-03-03"}]
+    model = {"id": "m", "match": ["=m"], "prices": hours, "tiers": tiers}
+    table = PriceTable.load(orjson.dumps({"source": "t", "released": "2026-01-01", "providers": {"openai": {"models": [model]}}}))
+    found = Prices(table, (PriceOverride("x", input=7),), PRICING)
+    hour, first = 3600 * 10**9, 1772323200 * 10**9  # 2026-03-01
+    for at in (*range(first, first + 72 * hour, hour // 2), first - 1, first + 22 * hour - 1, first):  # back in time, too
+        for moment in (at, at + 1):
+            asked = found.quote(PRICING, False, HERE, "m", CHAT, moment)
+            assert (asked.row.rates, asked.row.tiers) == (table.row("openai", "m", moment).rates, table.row("openai", "m", moment).tiers)

@@ -1,6 +1,7 @@
 """What a usage costs under a row: exact, rounded up once, each token charged once; and the bound that is held for it."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -148,3 +149,35 @@ def test_a_usage_that_no_rate_covers_is_told():
     assert not has_unpriced(row({"characters": flat(1)}), used(output=3, units={"characters": 1}))
     assert not has_unpriced(row({"characters": flat(1)}), used())
     assert not has_unpriced(row(), used(input=1))
+
+
+def test_a_row_is_shown_by_one_object_until_a_usage_adds_to_it():
+    priced = row()
+    plain = priced.as_json(used(input=3))
+    assert plain is priced.as_json(used(output=9)) is priced.as_json()
+    more = priced.as_json(used(units={"searches": 2}, cache_write=5, cache_write_1h=5, cost_nanousd=7))
+    assert (more["units"], more["stated_nanousd"]) == ({"searches": 2, "cache_write_1h": 5}, 7)
+    assert not plain.keys() & {"units", "stated_nanousd"}
+
+
+@given(USAGES)
+def test_a_usage_costs_the_same_unit_by_unit(usage):
+    factors = row().factors(usage.tier, usage.input)
+    units = {unit: next((RATES[name] for name in (unit, *_parents(unit)) if name in RATES), None) for unit in PER}
+    assert factors == {unit: rate[0][1] * (18_000_000 // PER[unit]) for unit, rate in units.items() if rate is not None}
+
+
+def _parents(unit):
+    if unit == "cache_write_1h":
+        return ("cache_write", "input")
+    media = {f"cached_{kind}": (f"input_{kind}", "cached_input", "input") for kind in ("audio", "image", "video")}
+    return media.get(
+        unit, ("input",) if unit.startswith(("input", "cache")) else ("output",) if unit.startswith(("output", "reas")) else ()
+    )
+
+
+@given(USAGES, st.booleans())
+def test_a_usage_costs_what_its_counts_cost_however_plain_it_is(usage, is_plain):
+    usage = replace(usage, units={}, cache_write=0) if is_plain else usage
+    factors = row().factors(None, usage.input)
+    assert cost(row(), usage) == math.ceil(Fraction(sum(count * factors.get(unit, 0) for unit, count in counts(usage)), 18_000_000))

@@ -198,11 +198,12 @@ class Sink:
         if self.is_gone and not self.finish_anyway:
             raise ClientGone
 
-    def start(self, status: int, reason: bytes, headers: Any, length: int | None) -> None:
+    def start(self, status: int, reason: bytes, headers: Any, length: int | None, ours: bytes = b"") -> None:
         assert not self.is_started
         self._client()
         self.is_started, self.status, self.length = True, status, length
-        self.headers = {name.decode().lower(): value.decode() for name, value in headers}
+        lines = [*headers, *(tuple(line.split(b": ", 1)) for line in ours.split(b"\r\n") if line)]
+        self.headers = {name.decode().lower(): value.decode() for name, value in lines}
 
     def push(self, data: bytes) -> None:
         assert self.is_started and not self.is_finished and not self.is_aborted

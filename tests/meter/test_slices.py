@@ -1,0 +1,22 @@
+"""A stream is read in slices: where they end, and how its lines end, changes no figure."""
+
+import pytest
+
+from proxy.dialect import dialect_of
+from proxy.dialect.wire import Asked
+from proxy.meter.tap import Watch
+
+
+@pytest.mark.parametrize("eol", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("step", [1, 7, 100, 5000, 100_000])
+def test_usage_does_not_depend_on_line_ends_and_slices(small_streams, eol, step):
+    noise = b": ping\n\n" + 200 * b'data: {"note":"usage"}\n\n'
+    for stream in (*small_streams[:3], small_streams[4]):
+        body = stream.body.replace(b"\r\n", b"\n")
+        first = body.index(b"\n\n") + 2
+        body = (body[:first] + noise + body[first:]).replace(b"\n", eol.encode())
+        watch = Watch(dialect_of(stream.dialect), stream.op, Asked(stream=True), content_type=stream.content_type)
+        for at in range(0, len(body), step):
+            watch.feed(body[at : at + step])
+        assert (watch.usage().input, watch.usage().output, watch.usage().source) == (stream.input, stream.output, "provider")
+        assert watch.ended

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 ARGS ?=
 
-.PHONY: run install dev check test demo bench bench-money simulate crash accuracy frozen state-faults bench-ledger prices schema docs lock chroot clean
+.PHONY: run install dev check test demo bench bench-growth bench-money hotpath simulate crash accuracy frozen state-faults bench-ledger prices schema docs lock chroot clean
 
 run: install  ## start Sluice on 127.0.0.1:8080 with config/policy.yaml
 	@exec $(BIN)/sluice serve --policy config/policy.yaml $(ARGS)
@@ -48,6 +48,12 @@ demo: install  ## a dozen calls against a fake provider: no key, no network
 
 bench: dev  ## the table of docs/performance.md (needs a C compiler; some twelve minutes)
 	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-growth: dev  ## how the cost of a call grows: prompt, callers, limits, policy, streams, ledger (10 minutes, 8 GB)
+	@PYTHONPATH=. $(BIN)/python tests/bench/growth.py $(ARGS)
+
+hotpath: dev  ## counts anew what a call executes (tests/bench/hotpath.json); says what changed
+	@$(BIN)/python tests/bench/hotpath.py --renew $(ARGS)
 
 bench-money: dev  ## what spend limits cost a call: embedded, synced to the disk, shared (needs a C compiler; some three minutes)
 	@PYTHONPATH=. $(BIN)/python tests/bench/spend.py $(ARGS)

@@ -1,9 +1,11 @@
-"""What is part of every run: the lists that the contract tests print stand in its summary."""
+"""What is part of every run: what the contract tests and the counts of the hot path print stands in its summary."""
+
+TELLING = ("tests/contract/", "tests/shape/test_hotpath.py")
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The exceptions to transparency, and the recordings not counted with their reasons, are a result and not a detail."""
+    """The exceptions to transparency, the recordings not counted with their reasons, a baseline to renew: results, not details."""
     for report in terminalreporter.stats.get("passed", []):
-        if report.when == "call" and report.nodeid.startswith("tests/contract/") and report.capstdout:
-            terminalreporter.section(report.nodeid.removeprefix("tests/contract/"), sep="-")
+        if report.when == "call" and report.nodeid.startswith(TELLING) and report.capstdout:
+            terminalreporter.section(report.nodeid.removeprefix("tests/").removeprefix("contract/"), sep="-")
             terminalreporter.write(report.capstdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -57,6 +58,10 @@ def listed() -> Iterator[Need]:
     yield Need("promtool and prometheus", "the alerts and the dashboard", tools and _version(tools[0]), how)
     recordings = ROOT.parent / "shared"
     yield Need("../shared", "recorded traffic", str(recordings) if recordings.is_dir() else None, "laid beside the repository")
+    counts = json.loads((ROOT / "tests/bench/hotpath.json").read_text())
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    counted = f"{len(counts[version])} scenarios" if version in counts else None
+    yield Need(f"counts for Python {version}", "the guard of the hot path", counted, "`make hotpath` makes them")
     yield Need("git", "what is tracked", shutil.which("git"), "apt-get install git")
     ready = shutil.which("mmdebstrap") if os.geteuid() == 0 else None
     yield Need("root and mmdebstrap", "`make chroot`, no part of `make test`", ready, "apt-get install mmdebstrap")

@@ -12,6 +12,7 @@ from proxy.policy.callers import allow_of, compile_callers, is_local
 from proxy.policy.document import Document
 from proxy.policy.exceptions import Exceptions, breaker_of
 from proxy.policy.limits import Limits
+from proxy.policy.lookup import Table
 from proxy.policy.model import PolicyModel
 from proxy.policy.origin import redis_url_problem
 from proxy.policy.plan import Alerts, Claim, Facts, OnStateDown, Plan, PriceOverride, Pricing, Rulebook, ServerRules, Target
@@ -19,7 +20,7 @@ from proxy.policy.problems import SecretError
 from proxy.policy.providers import compile_providers
 from proxy.policy.secrets import Secrets
 from proxy.policy.spelt import spelt_models
-from proxy.policy.targets import Targets, listed
+from proxy.policy.targets import Targets
 from proxy.policy.values import Ref
 from proxy.refusal import Refusal
 
@@ -126,7 +127,7 @@ class _Closures:
         for claim in plan.claims:
             if claim.limit.name not in reached or claim.limit.degrade is None or first.model is None:
                 continue
-            cheaper = listed(claim.limit.degrade.models, first.provider.name, first.model)
+            cheaper = Table(claim.limit.degrade.models).of(first.provider.name, first.model)
             if cheaper is not None:
                 with suppress(Refusal):  # the caller may not use it
                     return self.plan(facts, cheaper)

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from proxy.exchange import Allow
 from proxy.policy.limits import at_limit
-from proxy.policy.match import Matcher, compile_match
+from proxy.policy.lookup import Index, Table
+from proxy.policy.match import Test, compile_match
 from proxy.policy.model import PolicyModel
 from proxy.policy.model_rules import Breaker, Guard, Retry, Rule
 from proxy.policy.plan import Action, BreakerRules, Facts, GuardRules, RetryRules
@@ -28,7 +29,7 @@ class Settings:
     guard: GuardRules
     retry: RetryRules
     timeouts: Mapping[str, float]  # what rules name, seconds
-    fallback: Mapping[str, tuple[str, ...]]
+    fallback: Table[tuple[str, ...]]
     allow: Allow
     send_to: str | None
     at_limit: Mapping[str, Any]  # what rules name, as fields of a `Limit`
@@ -38,21 +39,23 @@ class Exceptions:
     """All rules of one policy."""
 
     def __init__(self, model: PolicyModel) -> None:
-        self.rules: tuple[tuple[Matcher, Mapping[str, object]], ...] = tuple(
-            (compile_match(rule.match), named(rule)) for rule in model.rules
-        )
+        self._said = [named(rule) for rule in model.rules]
+        matchers = [compile_match(rule.match) for rule in model.rules]
+        self._index: Index[tuple[int, Test]] = Index()
+        for number, matcher in enumerate(matchers):
+            self._index.add(matcher, (number, matcher.test))
         self._base = _base(model)
         self.plain = _settings(self._base)
         self._kept: dict[tuple[int, ...], Settings] = {(): self.plain}
-        self.reads = frozenset().union(*(matcher.reads for matcher, _ in self.rules))
+        self.reads = frozenset().union(*(matcher.reads for matcher in matchers))
         self.reads_body = not self.reads.isdisjoint({"model", "end_user"})
-        self.moves = any("send_to" in settings for _, settings in self.rules)
+        self.moves = any("send_to" in said for said in self._said)
 
     def settings(self, facts: Facts) -> Settings:
         """For a call whose model is known, as far as it names one."""
-        if not self.rules:
+        if not self._said:
             return self.plain
-        matching = tuple(index for index, (matcher, _) in enumerate(self.rules) if matcher.test(facts))
+        matching = tuple([number for number, test in self._index.candidates(facts) if test(facts)])
         found = self._kept.get(matching)
         if found is None:
             found = self._joined(matching)
@@ -63,7 +66,7 @@ class Exceptions:
     def _joined(self, matching: tuple[int, ...]) -> Settings:
         joined: dict[str, object] = {}
         for index in reversed(matching):
-            joined.update(self.rules[index][1])
+            joined.update(self._said[index])
         return _settings({**self._base, **joined})
 
 
@@ -80,7 +83,7 @@ def named(rule: Rule) -> Mapping[str, object]:
     if rule.allow is not None:
         found |= {f"allow.{name}": getattr(rule.allow, name) for name in ALLOW_KEYS if getattr(rule.allow, name) is not None}
     if "fallback" in given:
-        found["fallback"] = MappingProxyType(dict(rule.fallback or {}))
+        found["fallback"] = Table(dict(rule.fallback or {}))
     if rule.send_to is not None:
         found["send_to"] = rule.send_to
     if rule.at_limit is not None:
@@ -118,7 +121,7 @@ def _retry(part: Retry | None) -> dict[str, object]:
 def _base(model: PolicyModel) -> Mapping[str, object]:
     guard, retry = model.guard or Guard(), model.retry
     found: dict[str, object] = {f"guard.{key}": getattr(guard, key) for key in GUARD_KEYS}
-    found |= {"guard.base": guard.pii, "fallback": MappingProxyType(dict(model.fallback or {}))}
+    found |= {"guard.base": guard.pii, "fallback": Table(dict(model.fallback or {}))}
     if retry is not None:
         found |= {f"retry.{name}": getattr(retry, name) for name in Retry.model_fields}
     return MappingProxyType(found | ({"retry.attempts": 1} if retry is None else {}))
@@ -131,7 +134,7 @@ def _settings(said: Mapping[str, object]) -> Settings:
         _guard_rules(said),
         _retry_rules(said),
         cast(Mapping[str, float], timeouts),
-        cast(Mapping[str, tuple[str, ...]], said["fallback"]),
+        cast(Table[tuple[str, ...]], said["fallback"]),
         Allow(**cast(Mapping[str, tuple[str, ...] | None], allow)),
         cast(str | None, said.get("send_to")),
         MappingProxyType({key.removeprefix("at_limit."): value for key, value in said.items() if key.startswith("at_limit.")}),

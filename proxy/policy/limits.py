@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from proxy.exchange import NOTHING, Caller
-from proxy.policy.match import Test, compile_match, covering, fact
+from proxy.policy.lookup import Index
+from proxy.policy.match import Test, compile_match, fact
 from proxy.policy.model import PolicyModel
 from proxy.policy.model_limits import AtLimit, LimitEntry, Numbers
 from proxy.policy.plan import Claim, Degrade, Facts, Limit
@@ -31,7 +32,6 @@ class Bound:
     test: Test
     account: Account
     is_early: bool
-    order: int
 
 
 class Limits:
@@ -44,26 +44,17 @@ class Limits:
             name: self._limit(f"team {name}", team, ("team",), team.at_limit, team.contact) for name, team in model.teams.items()
         }
         self._no_tier = self._limit("tier (none)", Numbers(), ("caller",))
-        self._general: list[Bound] = []
-        self._indexed: dict[tuple[str, str], list[Bound]] = {}
         self.reads: frozenset[str] = frozenset()
-        for order, entry in enumerate(model.limits):
-            self._add(entry, order, late=_late(model, moves))
-        self._by_model = any(key == "model" for key, _ in self._indexed)
-        self.reads_body = any(not bound.is_early for bound in self.bounds)
-        every = (*self._tiers.values(), *self._teams.values(), *(bound.limit for bound in self.bounds))
-        self.counts_output = any(limit.tokens or limit.spend for limit in every)
-
-    @property
-    def bounds(self) -> list[Bound]:
-        """Those of `limits:`, in the order of the policy."""
-        found = {bound.order: bound for bucket in (self._general, *self._indexed.values()) for bound in bucket}
-        return [found[order] for order in sorted(found)]
+        self._bounds: Index[Bound] = Index()
+        for entry in model.limits:
+            self._add(entry, late=_late(model, moves))
+        self.reads_body = any(not bound.is_early for bound in self._bounds)
+        self.counts_output = any(limit.tokens or limit.spend for limit in self.all)
 
     @property
     def all(self) -> tuple[Limit, ...]:
         """Every limit the policy names."""
-        return (*self._tiers.values(), *self._teams.values(), *(bound.limit for bound in self.bounds))
+        return (*self._tiers.values(), *self._teams.values(), *(bound.limit for bound in self._bounds))
 
     def claims(self, facts: Facts, *, early: bool, at_limit: Mapping[str, Any] = NOTHING) -> tuple[Claim, ...]:
         """What this call must satisfy; `early`: only what headers decide; `at_limit`: what rules say of it, as `at_limit` gives it.
@@ -78,7 +69,7 @@ class Limits:
                 raise _unknown("team")
             if _counts(team):
                 claims.append(Claim(team, f"team={caller.team.translate(ESCAPES)}"))
-        for bound in self._candidates(facts):
+        for bound in self._bounds.candidates(facts):
             if (bound.is_early or not early) and bound.test(facts):
                 claims.append(Claim(bound.limit, bound.account(facts)))
         if caller.kind == "pass_through":
@@ -99,18 +90,6 @@ class Limits:
             limit = replace(limit, **numbers)
         return [Claim(limit, f"caller={caller.name.translate(ESCAPES)}")] if _counts(limit) else []
 
-    def _candidates(self, facts: Facts) -> Iterable[Bound]:
-        """Each at most once: a limit is indexed by one key, and a fact has one value (the names that cover a model may share a limit)."""
-        if not self._indexed:
-            return self._general
-        caller = facts.caller
-        keys = {("caller", caller.name), ("key", caller.key), ("team", caller.team or ""), ("tier", caller.tier or "")}
-        if facts.model is not None and self._by_model:
-            keys |= {("model", name) for name in covering(facts.model)}
-        found = {bound.order: bound for key in keys if (bucket := self._indexed.get(key)) for bound in bucket}
-        found |= {bound.order: bound for bound in self._general}
-        return [found[order] for order in sorted(found)]
-
     def _limit(self, name: str, numbers: Numbers, per: tuple[str, ...], own: AtLimit | None = None, contact: str | None = None) -> Limit:
         given: Mapping[str, Any] = numbers.given
         said = self._at_limit if own is None else {**self._at_limit, **at_limit(own, own.model_fields_set)}
@@ -127,17 +106,12 @@ class Limits:
             **said,
         )
 
-    def _add(self, entry: LimitEntry, order: int, *, late: frozenset[str]) -> None:
+    def _add(self, entry: LimitEntry, *, late: frozenset[str]) -> None:
         limit = self._limit(f"limit {entry.name}", entry, entry.per, entry.at_limit)
         matcher = compile_match(entry.match)
-        self.reads |= matcher.reads | set(entry.per)
-        bound = Bound(limit, matcher.test, _account(entry), not late & (matcher.reads | set(entry.per)), order)
-        if matcher.only is None:
-            self._general.append(bound)
-            return
-        key, names = matcher.only
-        for name in names:
-            self._indexed.setdefault((key, name), []).append(bound)
+        reads = matcher.reads | set(entry.per)
+        self.reads |= reads
+        self._bounds.add(matcher, Bound(limit, matcher.test, _account(entry), not late & reads))
 
 
 def _late(model: PolicyModel, moves: bool) -> frozenset[str]:

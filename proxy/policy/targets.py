@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TypeVar
 
 from proxy.exchange import Allow, Caller
 from proxy.policy.exceptions import Settings
-from proxy.policy.match import allowed, models
+from proxy.policy.lookup import Table
+from proxy.policy.match import allowed
 from proxy.policy.plan import Facts, Provider, Target
 from proxy.refusal import Refusal
-
-T = TypeVar("T")
 
 
 class Targets:
@@ -90,8 +88,8 @@ class Targets:
             raise Refusal(403, "not_allowed", f"a rule sends this call to provider {target.provider.name}, but {why}", should_retry=False)
         return target
 
-    def _fallbacks(self, first: Target, table: Mapping[str, tuple[str, ...]]) -> Iterator[Target]:
-        for named in listed(table, first.provider.name, first.model or "") or ():
+    def _fallbacks(self, first: Target, table: Table[tuple[str, ...]]) -> Iterator[Target]:
+        for named in table.of(first.provider.name, first.model or "") or ():
             yield self.target(named, first.provider)
 
     def _timed(self, targets: tuple[Target, ...], settings: Settings) -> tuple[Target, ...]:
@@ -101,12 +99,6 @@ class Targets:
             replace(target, provider=replace(target.provider, timeouts=replace(target.provider.timeouts, **settings.timeouts)))
             for target in targets
         )
-
-
-def listed(table: Mapping[str, T], provider: str, model: str) -> T | None:
-    """What a table by model says of this one: exact names first, then those that cover it, in their order."""
-    found = table.get(f"{provider}/{model}") or table.get(model)
-    return found or next((said for pattern, said in table.items() if models((pattern,))(provider, model)), None)
 
 
 def _may_go(first: Target, target: Target, caller: Caller) -> bool:

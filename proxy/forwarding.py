@@ -14,7 +14,7 @@ from proxy.forward.attempts import Step, Terms, first, further, may_retry, retry
 from proxy.forward.breaker import FEW_S, Turn
 from proxy.forward.credentials import Credentials
 from proxy.forward.failure import OK, Outcome, of_answer, of_breaker, of_cut, of_error_event, of_failure
-from proxy.forward.preamble import first_error, said_first
+from proxy.forward.preamble import first_error, is_whole, said_first
 from proxy.forward.shape import Shaped, shape, will_ask_usage
 from proxy.listen.headers import narrowed_accept_encoding
 from proxy.policy.plan import Credential, Target
@@ -190,32 +190,36 @@ class Forwarding:
                 release(self._rooms, try_)
             raise
         try_.status, try_.first_byte = answer.status, clock.monotonic()
-        try:
-            outcome = await self._outcome(step, outset, answer, ready)
-        except BaseException:
-            turn.saw(None, clock.monotonic())
-            self._relaying.abandon(Sent(outset, answer, OK), ready)
-            raise
+        outcome = OK
+        if answer.status != 200 or not (step.is_last or is_whole(answer, ready.op)):
+            try:
+                outcome = await self._outcome(step, outset, answer, ready)
+            except BaseException:
+                turn.saw(None, clock.monotonic())
+                self._relaying.abandon(Sent(outset, answer, OK), ready)
+                raise
         now = clock.monotonic()
         story.upstream_s += now - began
         if not ready.plan.brings_own_key:
             self._credentials.saw(outset.target.provider, step.credential, outcome, now)
-        if outcome.is_failure_for_breaker is not False:  # of a good one the breaker hears when the answer was whole
-            turn.saw(None if outcome.is_failure_for_breaker is None else False, now, outcome.retry_after_s)
         sent = Sent(outset, answer, outcome)
+        if outcome is OK:  # the breaker hears of it when the answer was whole
+            return sent
+        if outcome.is_failure_for_breaker is not False:
+            turn.saw(None if outcome.is_failure_for_breaker is None else False, now, outcome.retry_after_s)
         if not (outcome.error or outcome.fallback or outcome.credential_fault):
             return sent
         try_.ended = now  # should another follow; a wait between the two is neither's
         return Failed(outcome, sent)
 
     async def _outcome(self, step: Step, outset: Outset, answer: Answer, ready: Ready) -> Outcome:
-        """By the status; of a failure its body too; of a stream its first events, while another attempt is possible."""
+        """By the status; of a failure its body too; of a stream its first events: another attempt is possible."""
         is_ours = not ready.plan.brings_own_key
         credit = None
         if answer.status >= 400:
             doc = await said_first(answer, PREAMBLE_BYTES, PREAMBLE_S)
             credit = outset.dialect.failure_kind(answer.status, doc)
-        elif answer.status == 200 and not step.is_last:
+        elif answer.status == 200:
             try:
                 error = await first_error(answer, outset.dialect, ready.op, PREAMBLE_BYTES, PREAMBLE_S)
             except UpstreamCut as cut:

@@ -80,7 +80,8 @@ class Relaying:
         way = NO_WAY
         ok: bool | None = None  # of the breaker: True, answered whole; None, nobody's fault
         try:
-            way = await self._way(sent, ready, head, watch, paid)
+            body = await listed(ready, of.dialect, answer, head) if ready.op.name == "models" and answer.status == 200 else None
+            way = self._way(sent, ready, head, watch, paid, body)
             headers, ours = self._ours(sent, ready, story, way.headers, sink, None if way.body is None else watch.usage())
             sink.start(answer.status, answer.reason, headers, way.length, ours)  # THE POINT OF NO RETURN
             story.started, story.status = clock.monotonic(), answer.status
@@ -167,10 +168,10 @@ class Relaying:
             uploaded=None if upload is None else lambda: upload.passed,
         )
 
-    async def _way(self, sent: Sent, ready: Ready, head: Spoken, watch: Watch, paid: Purse | None) -> Way:
-        """How this answer reaches the client."""
+    def _way(self, sent: Sent, ready: Ready, head: Spoken, watch: Watch, paid: Purse | None, body: bytes | None) -> Way:
+        """How this answer reaches the client. `body`: the list of models that stands in its place."""
         headers, answer, of = self._headers(sent, ready, head), sent.answer, sent.of
-        if ready.op.name == "models" and answer.status == 200 and (body := await listed(ready, of.dialect, answer, head)) is not None:
+        if body is not None:
             watch.feed(body)
             return Way(without_body_fields(headers), watch, None, "", len(body), body)
         line, is_reworded = reworded(of.dialect, ready, head, paid, watch, asked_usage=of.asked_usage)

@@ -30,7 +30,7 @@ sqlite3.register_adapter(type(None), lambda nothing: nothing)
 SCHEMA_VERSION = 2
 GATHER_S = 0.2  # rows wait this long for company; a query does not
 RETRY_S = 1.0
-CHUNK = 64  # rows of one statement: the interpreter lock is let go once for all of them
+CHUNKS = (64, 8, 1)  # rows of one statement: the interpreter lock is let go once for all; few kinds, as SQLite keeps each compiled
 MOST_WAITING = 200_000  # rows not yet indexed; beyond it the ledger counts as unavailable
 
 IS_NAMED = "substr(id, 1, length(request_id) + 1) <> request_id || '/'"  # the request, by its caller
@@ -61,7 +61,7 @@ def _affinity(column: str) -> str:
     return {int: "INTEGER", bool: "INTEGER", float: "REAL"}.get(first, "TEXT")
 
 
-@lru_cache(CHUNK)
+@lru_cache(len(CHUNKS))
 def _insert(count: int) -> str:
     names = ", ".join(f'"{name}"' for name in ("day", *COLUMNS))
     one = "(" + ", ".join("?" * (len(COLUMNS) + 1)) + ")"
@@ -173,27 +173,30 @@ class Index:
     def _commit(self, batches: list[Batch]) -> None:
         if not batches:
             return
-        rows = [self._bound(row) for batch in batches for row in batch.rows]
+        rows = [row for batch in batches for row in batch.rows]
         is_tame = False
         while not self._has_gap:  # beyond a gap nothing may be taken for indexed
             try:
-                self._write(rows, batches[-1].position)
+                self._write(rows, batches[-1].position, is_tame)
                 break
             except (sqlite3.Error, OverflowError, UnicodeError):  # a full disk, or a value that SQLite cannot hold
                 if is_tame and self._is_closing:
                     self._has_gap = True  # the next start takes the rows from the journal
                 elif is_tame:
                     time.sleep(RETRY_S)
-                rows, is_tame = [[_storable(it) for it in row] for row in rows], True
-        self.taken += sum(len(batch.rows) for batch in batches)
+                is_tame = True
+        self.taken += len(rows)
 
-    def _write(self, rows: list[list[Any]], position: Position) -> None:
+    def _write(self, rows: list[Values], position: Position, is_tame: bool) -> None:
         connection = self._connection
         connection.execute("BEGIN")
         try:
-            for at in range(0, len(rows), CHUNK):
-                some = rows[at : at + CHUNK]
-                connection.execute(_insert(len(some)), list(chain.from_iterable(some)))
+            at = 0
+            for size in CHUNKS:
+                while at + size <= len(rows):
+                    some = [self._bound(row, is_tame) for row in rows[at : at + size]]
+                    connection.execute(_insert(size), list(chain.from_iterable(some)))
+                    at += size
             connection.execute("INSERT OR REPLACE INTO indexed VALUES (1, ?, ?)", position)
             connection.execute("COMMIT")
         except BaseException:
@@ -201,12 +204,12 @@ class Index:
                 connection.execute("ROLLBACK")
             raise
 
-    def _bound(self, row: Values) -> list[Any]:
+    def _bound(self, row: Values, is_tame: bool = False) -> list[Any]:
         bound = [self._day_of(row[AT]), *row]
         for column in (DETAIL + 1, PRICE + 1):
             if bound[column] is not None:
                 bound[column] = encode(bound[column]).decode()
-        return bound
+        return list(map(_storable, bound)) if is_tame else bound
 
 
 def _storable(value: object) -> object:
@@ -220,8 +223,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         if path is not None:
             path.chmod(0o600)
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; an old one stays as it is
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -512")  # KiB
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise StateProblem(f"{path} was written by a newer Sluice (schema {version}, known {SCHEMA_VERSION})")

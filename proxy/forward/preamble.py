@@ -46,12 +46,17 @@ async def said_first(answer: Answer, limit: int, wait_s: float) -> Mapping[str, 
     return doc if isinstance(doc, dict) else None
 
 
+def is_whole(answer: Answer, op: Operation) -> bool:
+    """No event stream, which could begin with an error event."""
+    return stream_format_of(op, header_of(answer.headers, b"content-type")) != "sse"
+
+
 async def first_error(answer: Answer, dialect: Dialect, op: Operation, limit: int, wait_s: float) -> str | None:
     """The type of an error event that comes before any content of an event stream; None: content came, or time is up.
 
     Raises UpstreamCut where the provider dies before any content.
     """
-    if stream_format_of(op, header_of(answer.headers, b"content-type")) != "sse":
+    if is_whole(answer, op):
         return None
 
     def is_decided(held: bytes) -> bool:

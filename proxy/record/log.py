@@ -26,6 +26,7 @@ PLACES = {
 }  # fmt: skip
 MOST = 2**63  # integers that JSON readers know are smaller
 FLUSH_S = 0.1
+MOST_LINES = 64  # of one write: what is joined is small, whatever waits
 MAX_PENDING = 4 * 1024 * 1024  # bytes that wait for a slow reader; then lines are dropped and counted
 
 
@@ -80,14 +81,14 @@ class Pipe:
                 return
 
     def _flush(self) -> None:
-        lines = self._lines.copy()
-        del self._lines[: len(lines)]
-        data = b"".join(lines)
-        try:
-            self._write_all(memoryview(data))
-        except OSError:
-            self._lost += len(lines)
-        self._most += len(data)
+        while lines := self._lines[:MOST_LINES]:
+            del self._lines[: len(lines)]
+            data = b"".join(lines)
+            try:
+                self._write_all(memoryview(data))
+            except OSError:
+                self._lost += len(lines)
+            self._most += len(data)
 
     def _write_all(self, data: memoryview) -> None:
         while data:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-
 from proxy import __version__
 from proxy.exchange import NANO, Caller, Row, Story, Try, Usage
 from proxy.ports import Clock, Standing
 from proxy.record.figures import FIGURES
+from proxy.record.process import process_text
 from proxy.record.redact import plain
 from proxy.record.series import MOST_WAITING, OTHER, Cell, Cells, Labels, Reading, Series, text_of
 
@@ -51,12 +50,10 @@ class Metrics:
         self._breakers: dict[Labels, dict[str | None, int]] = {}
         self._callers: set[str] = set()  # as known ones show, also where that tells nobody their name
         self._series["build_info"].set((__version__,), 1)
-        self._process = CollectorRegistry()
-        ProcessCollector(registry=self._process)
 
     def exposition(self) -> Iterator[bytes]:
         """The text that Prometheus scrapes (format 0.0.4), in slices of about a millisecond: calls go on between two of them."""
-        yield generate_latest(self._process)
+        yield process_text()
         self._turn()
         for name, read in self._reads.items():
             self._series[name].set(NO_LABELS, read())

@@ -5,8 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-
-from prometheus_client.utils import floatToGoString
+from math import inf, isfinite
 
 from proxy.record.figures import PREFIX, Figure
 
@@ -26,8 +25,6 @@ FIGURE_OF = {
 Labels = tuple[str, ...]
 Cell = list[float]  # where a series is counted: of a counter or gauge, its value alone (ints stay exact)
 Reading = Callable[[Cell], Sequence[float]]  # the numbers that the lines of a series show
-
-_number: Callable[[float], str] = floatToGoString
 
 
 class Spread(Cell):
@@ -93,7 +90,7 @@ class Series:
         values = tuple([_escaped(labels[at]) for at in self._order])
         cell = self.cells[labels]
         numbers = cell.numbers() if isinstance(cell, Spread) else self._read(cell)
-        return [f"{form % values} {_number(number)}\n" for form, number in zip(self._forms, numbers, strict=True)]
+        return [f"{form % values} {number_text(it)}\n" for form, it in zip(self._forms, numbers, strict=True)]
 
 
 class Cells:
@@ -145,6 +142,18 @@ def text_of(every: Iterable[Series]) -> Iterator[bytes]:
                 yield "".join(lines).encode()
                 lines.clear()
     yield "".join(lines).encode()
+
+
+def number_text(value: float) -> str:
+    """As Go writes it, which Prometheus' own libraries do: an exponent from a million on."""
+    value = float(value)
+    if not isfinite(value):
+        return {inf: "+Inf", -inf: "-Inf"}.get(value, "NaN")
+    text = repr(value)
+    dot = text.find(".")
+    if value <= 0 or dot <= 6:
+        return text
+    return f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0.") + f"e+{dot - 1:02d}"
 
 
 def _forms(figure: Figure) -> list[str]:

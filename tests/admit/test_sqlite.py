@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from proxy.admit import sqlite
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.journal import segments
 from proxy.refusal import Refusal
@@ -49,4 +50,16 @@ async def test_an_index_far_behind_refuses_calls_before_memory_runs_out(clock, i
     assert caught.value.code == "ledger_unavailable"
     await state.rows()
     await state.hold(intent("u/1"))
+    await state.close()
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 63, 64, 65, 137])
+async def test_rows_of_any_number_go_in_by_few_kinds_of_statement(count, clock, row, monkeypatch):
+    kinds, insert = set(), sqlite._insert
+    monkeypatch.setattr(sqlite, "_insert", lambda size: (kinds.add(size), insert(size))[1])
+    state = await EmbeddedState.open(None, clock=clock, time_zone="UTC", max_keys=9)
+    for number in range(count):
+        state.write(row(f"a{number}/1"))
+    assert {it["request_id"] for it in await state.rows(limit=1000)} == {f"a{number}" for number in range(count)}
+    assert kinds <= set(sqlite.CHUNKS)
     await state.close()

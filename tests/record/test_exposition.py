@@ -2,14 +2,16 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.utils import floatToGoString
 
 from proxy.exchange import Caller
 from proxy.record.figures import FIGURES, PREFIX, Figure
 from proxy.record.metrics import Metrics
-from proxy.record.series import SLICE, Series, Spread, text_of
+from proxy.record.process import process_text
+from proxy.record.series import SLICE, Series, Spread, number_text, text_of
 
 BOUNDS = (0.0005, 0.05, 1.0, 600.0)
 LABELS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['a"b', "a\\b", "a\nb", "%s", "{}", "é"])
@@ -122,3 +124,25 @@ def test_what_is_counted_during_a_scrape_breaks_nothing_and_no_series_is_torn(cl
                 buckets[sample.labels["operation"]] = sample.value
     assert counts == buckets and counts
     assert b"late-" in b"".join(metrics.exposition())
+
+
+@given(NUMBERS | st.floats())
+def test_a_number_reads_as_their_library_writes_it(value):
+    assert number_text(value) == floatToGoString(value)
+
+
+def test_what_is_said_of_the_process_is_what_their_library_says_of_it():
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    theirs, ours = (list(text_string_to_metric_families(text.decode())) for text in (generate_latest(registry), process_text()))
+    assert [(one.name, one.type, one.documentation) for one in ours] == [(one.name, one.type, one.documentation) for one in theirs]
+    values = [{one.name: one.samples[0].value for one in families} for families in (theirs, ours)]
+    for name in ("process_start_time_seconds", "process_max_fds"):
+        assert values[0][name] == values[1][name]
+    for name in ("process_virtual_memory_bytes", "process_resident_memory_bytes", "process_cpu_seconds", "process_open_fds"):
+        assert 0.5 * values[0][name] <= values[1][name] <= 2 * values[0][name]
+
+
+def test_where_there_is_no_proc_nothing_is_said_of_the_process(monkeypatch, tmp_path):
+    monkeypatch.setattr("proxy.record.process._PROC", tmp_path)
+    assert process_text() == b""

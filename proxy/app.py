@@ -24,6 +24,7 @@ from proxy.forward.client import Client
 from proxy.identify.jwks import Jwks
 from proxy.identify.who import Identify
 from proxy.listen.edge import Edge, Settings
+from proxy.listen.headers import answer_headers
 from proxy.listen.watchdog import Watchdog
 from proxy.meter.price import Prices, PriceTable
 from proxy.pipeline import Pipeline
@@ -84,7 +85,7 @@ class App:
         self._metrics = Metrics(self._is_known, clock, shown)
         self._watchdog = Watchdog(lambda lag: self.log.event("warning", "loop lag", seconds=round(lag, 3)), clock.monotonic)
         self._jwks = Jwks(clock, self._jwks_problem)
-        self._upstream = Client(clock)
+        self._upstream = Client(clock, answer_headers)
         self._webhook = Webhook(self._metrics, self.log)
         alerts = Alerts(lambda: self.rules, self._webhook.post, self._metrics, self.log, clock, states.folder, platform.node())
         rooms = Rooms(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-__all__ = ["NANO", "NOTHING", "Allow", "AttemptKind", "Call", "Caller", "CallerKind", "RawHeaders", "Route", "Row", "Story", "Try", "Usage",
-           "value"]  # fmt: skip
+__all__ = ["NANO", "NOTHING", "Allow", "AttemptKind", "Call", "Caller", "CallerKind", "RawHeaders", "Route", "Row", "Spoken", "Story",
+           "Try", "Usage", "value"]  # fmt: skip
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]  # field lines as they came: name as spelt, value without its outer blanks
 NANO = 1_000_000_000  # nano-dollars in a dollar; all money is an int of these
@@ -85,6 +85,18 @@ class Caller:
     def brings_own_key(self) -> bool:
         """True: the caller's own credential goes upstream unchanged and a provider's 401 is the caller's business."""
         return self.kind in ("own_key", "pass_through")
+
+
+@value(frozen=True, slots=True)
+class Spoken:
+    """What the head of an answer says of its body. The same object for all heads of one form: what follows from the names of its lines
+    may be hung on it, under keys of the rooms' own."""
+
+    kind: str = ""  # Content-Type
+    coding: str = ""  # Content-Encoding, lower-case; "" for none
+    leads: bool = False  # somewhere: Location and its like
+    shares: bool = False  # with pages of an origin (CORS): lines that ours may stand in for
+    kept: dict[object, object] = field(default_factory=dict, repr=False, compare=False)
 
 
 @value(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from proxy.at_limit import Purse
 from proxy.dialect.wire import Dialect, stream_format_of
-from proxy.exchange import RawHeaders, value
-from proxy.forward.redirect import LEADING
+from proxy.exchange import Spoken
+from proxy.forward.known import said_by
 from proxy.forward.reflection import NoReflection
 from proxy.guard.restore import restoring
 from proxy.meter.strip import StripUsage
@@ -15,6 +15,8 @@ from proxy.rooms import Ready
 from proxy.stream.coding import READABLE
 from proxy.stream.tail import Tail
 from proxy.stream.taps import streaming
+
+__all__ = ["NOWHERE", "Nowhere", "Spoken", "Through", "form_of", "guarded", "last_words", "reworded", "said_by"]
 
 
 class Nowhere:
@@ -41,35 +43,6 @@ class Through:
 
     def end(self) -> bytes:
         return self._second.feed(self._first.end()) + self._second.end()
-
-
-@value(frozen=True, slots=True)
-class Spoken:
-    """What the head of an answer says of its body."""
-
-    kind: str = ""  # Content-Type
-    coding: str = ""  # Content-Encoding, lower-case; "" for none
-    leads: bool = False  # somewhere: Location and its like
-
-
-_KIND, _CODING, _LEADS = 1, 2, 3
-_SAYS = {b"content-type": _KIND, b"content-encoding": _CODING, **dict.fromkeys(LEADING, _LEADS)}
-
-
-def said_by(headers: RawHeaders) -> Spoken:
-    kind = coding = ""
-    leads = False
-    for name, text in headers:
-        says = _SAYS.get(name.lower())
-        if says is None:
-            continue
-        if says == _KIND:
-            kind = kind or text.decode("latin-1")
-        elif says == _CODING:
-            coding = coding or text.decode("latin-1").strip().lower()
-        else:
-            leads = True
-    return Spoken(kind, "" if coding == "identity" else coding, leads)
 
 
 def form_of(ready: Ready, head: Spoken) -> str:

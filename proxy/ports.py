@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Protocol
 
-from proxy.exchange import RawHeaders, Row, Usage, value
+from proxy.exchange import RawHeaders, Row, Spoken, Usage, value
 from proxy.policy.plan import Claim, Origin, Timeouts
 from proxy.policy.plan_callers import KeyRecord
 from proxy.refusal import Refusal
@@ -62,6 +62,7 @@ class Sink(Outlet, Protocol):
     """The client's side of the answer. Order: start, push/drain…, then finish or abort; or refuse alone."""
 
     finish_anyway: bool  # set by the pipeline: when the client leaves, the call goes on and writes to nobody
+    cors: RawHeaders  # for a browser page that may read the reply: said in the place of the provider's own
 
     @property
     def is_started(self) -> bool: ...
@@ -117,16 +118,17 @@ class Outgoing:
 class Answer(Protocol):
     """A provider's answer whose head has arrived."""
 
-    @property
-    def status(self) -> int: ...
-    @property
-    def reason(self) -> bytes: ...
+    status: int
+    reason: bytes
+    length: int | None  # Content-Length, if the provider said one (0 for HEAD, 204, 304)
+
     @property
     def headers(self) -> RawHeaders: ...
     @property
-    def length(self) -> int | None:
-        """Content-Length, if the provider said one (0 for HEAD, 204, 304)."""
-        ...
+    def said(self) -> Spoken: ...
+    @property
+    def lines(self) -> bytes | None:
+        """Those of `headers` that may reach the client, as on the wire, without the last line's end; None: work them out."""
 
     async def preamble(self, is_decided: Callable[[bytes], bool], limit: int, wait_s: float) -> bytes:
         """The first body bytes, until `is_decided`, `limit` bytes or `wait_s`; they are relayed later all the same."""

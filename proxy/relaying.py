@@ -14,10 +14,10 @@ from proxy.forward.breaker import Turn
 from proxy.forward.failure import OK, Outcome, of_error_event
 from proxy.forward.redirect import followed_back, is_redirect
 from proxy.forward.reflection import KeyReflected, without_key
-from proxy.lines import NOWHERE, Spoken, form_of, guarded, last_words, reworded, said_by
+from proxy.lines import NOWHERE, Spoken, form_of, guarded, last_words, reworded
 from proxy.listed import listed
 from proxy.listen.headers import answer_headers
-from proxy.listen.reply import our_lines
+from proxy.listen.reply import our_lines, said_in, said_of
 from proxy.meter.tap import Watch
 from proxy.policy.plan import Target
 from proxy.ports import Answer, Line, Outlet, Sink
@@ -61,6 +61,7 @@ class Way:
     length: int | None = None  # of the body, where it is known
     body: bytes | None = None
     is_decoded: bool = False
+    lines: bytes | None = None  # of the head, as on the wire, in the place of `headers`
 
 
 NO_WAY = Way((), NOWHERE)
@@ -74,15 +75,15 @@ class Relaying:
         """Everything of this answer, then its settle. Raises Refusal only before the point of no return."""
         answer, of, clock = sent.answer, sent.of, self._rooms.clock
         began = clock.monotonic()
-        head = said_by(answer.headers)
+        head = answer.said
         watch = self._watch(sent, ready, head)
         paid = purse(self._rooms.store, ready, of.try_, of.charge, watch, of.dialect) if answer.status == 200 else None
         way = NO_WAY
         ok: bool | None = None  # of the breaker: True, answered whole; None, nobody's fault
         try:
             body = await listed(ready, of.dialect, answer, head) if ready.op.name == "models" and answer.status == 200 else None
-            way = self._way(sent, ready, head, watch, paid, body)
-            headers, ours = self._ours(sent, ready, story, way.headers, sink, None if way.body is None else watch.usage())
+            way = self._way(sent, ready, head, watch, paid, body, sink)
+            headers, ours = self._ours(sent, ready, story, way, sink, None if way.body is None else watch.usage())
             sink.start(answer.status, answer.reason, headers, way.length, ours)  # THE POINT OF NO RETURN
             story.started, story.status = clock.monotonic(), answer.status
             if of.turn.state == "half_open" and sent.outcome is OK:
@@ -149,7 +150,7 @@ class Relaying:
         """An answer nobody reads. An error costs nothing; a good one that was left, or broke, has read its input at least."""
         sent.answer.close()
         is_good = sent.answer.status < 300 and (sent.outcome is OK or sent.outcome.is_once)
-        usage = self._watch(sent, ready, said_by(sent.answer.headers)).usage() if is_good else Usage()
+        usage = self._watch(sent, ready, sent.answer.said).usage() if is_good else Usage()
         reckon(self._rooms, ready.prices, sent.of.try_, sent.of.charge.quote, usage, ready.op)
 
     # --- inside ---
@@ -168,22 +169,24 @@ class Relaying:
             uploaded=None if upload is None else lambda: upload.passed,
         )
 
-    def _way(self, sent: Sent, ready: Ready, head: Spoken, watch: Watch, paid: Purse | None, body: bytes | None) -> Way:
+    def _way(self, sent: Sent, ready: Ready, head: Spoken, watch: Watch, paid: Purse | None, body: bytes | None, sink: Sink) -> Way:
         """How this answer reaches the client. `body`: the list of models that stands in its place."""
-        headers, answer, of = self._headers(sent, ready, head), sent.answer, sent.of
+        answer, of = sent.answer, sent.of
         if body is not None:
             watch.feed(body)
-            return Way(without_body_fields(headers), watch, None, "", len(body), body)
+            return Way(without_body_fields(self._headers(sent, ready, head)), watch, None, "", len(body), body)
         line, is_reworded = reworded(of.dialect, ready, head, paid, watch, asked_usage=of.asked_usage)
         length = answer.length if line is watch and not watch.is_stream else None
         is_decoded = is_reworded and head.coding != ""
+        lines = None if is_reworded else _unchanged(sent, ready, head, sink)
+        headers = self._headers(sent, ready, head) if lines is None else ()
         if is_reworded:
             headers, head = without_body_fields(headers), Spoken(head.kind)
         line = guarded(of.key, head, line)
         if not (form := form_of(ready, head)):
-            return Way(headers, line, None, "", length, None, is_decoded)
+            return Way(headers, line, None, "", length, None, is_decoded, lines)
         tail = Tail(line)
-        return Way(headers, tail, tail, form, length, None, is_decoded)
+        return Way(headers, tail, tail, form, length, None, is_decoded, lines)
 
     def _headers(self, sent: Sent, ready: Ready, head: Spoken) -> RawHeaders:
         """The provider's lines as they may travel."""
@@ -195,10 +198,9 @@ class Relaying:
             headers = followed_back(headers, status, sent.of.target.provider, ready.call)
         return without_key(headers, sent.of.key) if sent.of.key else headers
 
-    def _ours(
-        self, sent: Sent, ready: Ready, story: Story, headers: RawHeaders, sink: Sink, used: Usage | None
-    ) -> tuple[RawHeaders, bytes]:
+    def _ours(self, sent: Sent, ready: Ready, story: Story, way: Way, sink: Sink, used: Usage | None) -> tuple[RawHeaders, bytes]:
         """The provider's lines, but for what we say better, and ours. `used`: of an answer that is known whole before it begins."""
+        headers = way.headers
         clock, of, plan = self._rooms.clock, sent.of, ready.plan
         target = of.target
         sink.finish_anyway = plan.on_client_gone == "finish"
@@ -207,9 +209,9 @@ class Relaying:
         hopeless = sent.outcome is not OK and (len(story.tries) > 1 or sent.outcome.credential_fault)
         if hopeless:
             headers = tuple(line for line in headers if line[0].lower() != b"x-should-retry")
-        return headers, our_lines(
+        ours = our_lines(
             ready.call.id,
-            headers,
+            headers if way.lines is None else _said(sent.answer),
             clock.now_ns() / 1e9,
             sent.answer.status,
             max(0.0, clock.monotonic() - ready.call.began - story.upstream_s) * 1000,
@@ -222,6 +224,7 @@ class Relaying:
             story.found,
             False if hopeless else None,
         )
+        return headers, b"%b\r\n%b" % (way.lines, ours) if way.lines else ours
 
     async def _through(self, answer: Answer, sink: Outlet, way: Way, watch: Watch) -> None:
         try:
@@ -250,6 +253,20 @@ class Relaying:
         if try_.cost_nanousd > charge.nanousd and rooms.alerts.is_on:  # no hold has shown so much
             stopped = story.limit if try_.end == "stopped:money" else None
             rooms.alerts.saw(ready.plan.claims, rooms.store.standings(ready.plan.claims), stopped)
+
+
+def _unchanged(sent: Sent, ready: Ready, head: Spoken, sink: Sink) -> bytes | None:
+    """The provider's lines as on the wire, where they travel as they are; None: they want a look each."""
+    lines, key = sent.answer.lines, sent.of.key
+    if lines is None or sent.outcome is not OK or head.leads or (head.shares and sink.cors) or (key and key in lines):
+        return None
+    return None if ready.call.method == "HEAD" or is_redirect(sent.answer.status) else lines
+
+
+def _said(answer: Answer) -> int:
+    """Which lines of ours the provider has said, of a head of a known form."""
+    said = answer.said.kept.get(said_in)
+    return said if isinstance(said, int) else said_of(answer_headers(answer.headers), answer.said.kept)
 
 
 def _end_of(left: BaseException, sink: Sink, story: Story) -> str:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from httptools import HttpParserError
+
+from proxy.exchange import RawHeaders
 from proxy.forward.connection import Connection
+from proxy.forward.known import lines_of
 from proxy.forward.parse import Malformed
 from proxy.ports import Line, Outlet
 from proxy.refusal import UpstreamCut, UpstreamFailed
@@ -17,45 +21,69 @@ class Reply:
     """`ports.Answer`. It lets go of its connection once, in `close`; from then on nothing of the wire can reach it."""
 
     __slots__ = (
-        "_connection", "_failure", "_line", "_parser", "_sink", "_waiter", "headers", "is_sent", "length", "reason", "status",
+        "_block", "_connection", "_headers", "_parser", "_sink", "_through", "_waiter", "failure", "is_sent", "length", "lines", "reason",
+        "said", "status",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
         self.is_sent = True  # False while an upload is still going out
         self._connection: Connection | None = connection
         self._parser = connection.parser  # of this answer until `close`
-        self._failure: BaseException | None = None
+        self.failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Outlet | None = None
-        self._line: Line | None = None
 
     @property
     def is_idle(self) -> bool:
         """Nothing more is due from the provider."""
-        return self._parser.is_over or self._failure is not None
+        return self._parser.is_over or self.failure is not None
 
     # --- what the connection tells ---
 
     def feed(self, data: bytes) -> None:
         """One read of the socket."""
-        if self._failure is not None:
+        sink, parser = self._sink, self._parser
+        if sink is None or parser.is_over or self.failure is not None:
+            self._feed_unread(data)
+            return
+        slices = parser.slices
+        try:  # as `parser.feed` does after a head
+            parser.read(data)
+            if not parser.due:
+                parser.is_over = True
+            if not slices:
+                parser.noise(data)
+        except HttpParserError as error:
+            self._faulty(error)
+        except Malformed as error:
+            self._malformed(str(error))
+        if slices:
+            parser.has_body, parser.no_body = True, 0
+            self._push(sink)
+        if sink.is_full:
+            self._pause()
+            self._wake()
+        elif parser.is_over:
+            self._wake()
+
+    def _feed_unread(self, data: bytes) -> None:
+        """Nobody takes the body yet, or any more."""
+        if self.failure is not None:
             return
         parser = self._parser
         try:
             parser.feed(data)
         except Malformed as error:
             self._malformed(str(error))
-        sink, line = self._sink, self._line
-        if sink is not None and line is not None:
-            self._push(sink, line)
-            if not sink.is_full:
-                if parser.is_over:
-                    self._wake()
-                return
-            self._pause()
-        elif sum(map(len, parser.slices)) > HELD_BYTES:
+        if not parser.is_over and sum(map(len, parser.slices)) > HELD_BYTES:
             self._pause()
         self._wake()
+
+    def _faulty(self, error: HttpParserError) -> None:
+        try:
+            self._parser.faulty(error)
+        except Malformed as fault:
+            self._malformed(str(fault))
 
     def lost(self, error: Exception | None) -> None:
         """The connection is gone."""
@@ -72,21 +100,34 @@ class Reply:
 
     def broken(self, error: BaseException) -> None:
         """Nothing more comes: whoever waits gets `error`, and the connection ends."""
-        if self._failure is None:
-            self._failure = error
+        if self.failure is None:
+            self.failure = error
             self._abort()
             self._wake()
 
+    # --- what the client waits for ---
+
+    def news(self) -> asyncio.Future[None]:
+        """Done as soon as something has come, or nothing more will. Raises what broke the answer already."""
+        if self.failure is not None:
+            raise self.failure
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        return waiter
+
+    def begun(self) -> None:
+        """The head is complete."""
+        parser = self._parser
+        self.status, self.reason, self.length, self.said = parser.status, parser.reason, parser.length, parser.said
+        self.lines, self._block, self._headers = parser.lines, parser.block, parser.headers
+
     # --- what the pipeline calls ---
 
-    async def head(self) -> None:
-        """Until the head is complete. Raises UpstreamFailed, or what broke the upload."""
-        parser = self._parser
-        while not parser.has_head:
-            if self._failure is not None:
-                raise self._failure
-            await self._news()
-        self.status, self.reason, self.headers, self.length = parser.status, parser.reason, parser.headers, parser.length
+    @property
+    def headers(self) -> RawHeaders:
+        """See `ports.Answer`."""
+        if self._block is not None:
+            self._headers, self._block = lines_of(self._block), None
+        return self._headers
 
     async def preamble(self, is_decided: Callable[[bytes], bool], limit: int, wait_s: float) -> bytes:
         """See `ports.Answer`. Raises UpstreamCut where the provider dies undecided: nothing was relayed, another attempt may be made."""
@@ -111,13 +152,15 @@ class Reply:
 
     async def relay(self, sink: Outlet, line: Line) -> None:
         """See `ports.Answer`."""
-        self._sink, self._line = sink, line
+        parser = self._parser
+        self._sink, self._through = sink, line.feed
         try:
-            self._push(sink, line)
+            if parser.slices:
+                self._push(sink)
             while True:
-                if self._failure is not None:
-                    raise self._failure
-                if self._parser.is_over:
+                if self.failure is not None:
+                    raise self.failure
+                if parser.is_over:
                     return
                 if sink.is_full:
                     self._pause()
@@ -134,24 +177,24 @@ class Reply:
         if connection is not None:
             parser = self._parser
             del self._parser  # from now on another answer's
-            self._sink = self._line = None
-            parser.slices.clear()
+            self._sink = None
+            if parser.slices:
+                parser.slices.clear()
             is_clean = parser.is_over and parser.keeps_alive and not parser.is_dirty
-            connection.end(is_reusable=is_clean and self.is_sent and self._failure is None)
+            connection.end(is_clean and self.is_sent and self.failure is None)
 
     # --- inside ---
 
-    def _push(self, sink: Outlet, line: Line) -> None:
+    def _push(self, sink: Outlet) -> None:
         """All slices of one read in one write."""
         slices = self._parser.slices
-        if slices:
-            data = slices[0] if len(slices) == 1 else b"".join(slices)
-            slices.clear()
-            try:
-                if out := line.feed(data):
-                    sink.push(out)
-            except Exception as error:  # whatever it is, it belongs to the task that waits in `relay`, not to the event loop
-                self.broken(error)
+        data = slices[0] if len(slices) == 1 else b"".join(slices)
+        slices.clear()
+        try:
+            if out := self._through(data):
+                sink.push(out)
+        except Exception as error:  # whatever it is, it belongs to the task that waits in `relay`, not to the event loop
+            self.broken(error)
 
     def _malformed(self, detail: str) -> None:
         self.broken(
@@ -168,18 +211,11 @@ class Reply:
 
     async def _more(self) -> None:
         """Until more of the body has come. Raises what broke the answer."""
-        if self._failure is not None:
-            raise self._failure
         if self._connection is not None:
             self._connection.resume()
-        await self._news()
-        if self._failure is not None:
-            raise self._failure
-
-    def _news(self) -> asyncio.Future[None]:
-        """Done as soon as something has come, or nothing more will."""
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
-        return waiter
+        await self.news()
+        if self.failure is not None:
+            raise self.failure
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

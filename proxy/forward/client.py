@@ -10,6 +10,7 @@ from functools import cached_property
 from proxy.forward.answer import Reply
 from proxy.forward.connection import NEVER, Connection
 from proxy.forward.head import head_of
+from proxy.forward.known import KnownHeads, Reaching
 from proxy.forward.pool import Pool
 from proxy.policy.plan import Origin, Timeouts
 from proxy.ports import Clock, Outgoing
@@ -24,8 +25,10 @@ PoolKey = tuple[str, Origin, object, int]
 class Client:
     """`ports.Upstream`. One coarse timer for all connections, running only while there are any."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, reaching: Reaching | None = None) -> None:
+        """`reaching`: of an answer's lines those that reach the client; of heads of one form asked once."""
         self._clock = clock
+        self._heads = None if reaching is None else KnownHeads(reaching)
         self._pools: dict[PoolKey, Pool] = {}
         self._last: dict[str, Pool] = {}  # by their names alone: where the next request of that name is likely to go
         self._timer: asyncio.TimerHandle | None = None
@@ -41,7 +44,7 @@ class Client:
             pool.places -= 1
         else:
             await pool.enter()
-        kept = connection = None
+        kept = connection = pump = None
         try:
             now = self._clock.monotonic()
             connection = kept = pool.take(now)
@@ -49,27 +52,36 @@ class Client:
                 connection = await self._connect(pool, request, timeouts, deadline)
                 now = self._clock.monotonic()
             reply = Reply(connection)
-            connection.begin(reply, timeouts, now, deadline, is_to_head=request.method == "HEAD")
+            connection.begin(reply, timeouts, now, deadline, request.method == "HEAD")
             pool.busy.add(connection)
             if not self._is_ticking_fast:
                 self._arm(is_fast=True)
             if request.body is None and request.upload is not None:
-                await self._upload(connection, reply, request, head)
+                pump = self._upload(connection, reply, request, head)
             else:
-                if request.on_sent is not None:
-                    request.on_sent()
+                _leaves(request)
                 connection.write(head, request.body or b"")
-                await reply.head()
+            parser = connection.parser
+            while not parser.has_head:
+                await reply.news()
+            reply.begun()
             return reply
         except BaseException as error:
             pool.leave()
             if connection is not None:
-                pool.busy.discard(connection)
-                connection.abort()
-                if kept is not None and not kept.parser.has_begun and isinstance(error, UpstreamFailed) and error.kind == "reset":
-                    pool.drop_idle()  # what was opened before is likely to be as dead
-                    raise UpstreamFailed(error.code, "stale", sent=error.sent, detail=error.detail) from error  # closed under us, perhaps
+                self._drop(pool, connection, error, is_new=kept is None)
             raise
+        finally:
+            if pump is not None:
+                pump.cancel()
+
+    def _drop(self, pool: Pool, connection: Connection, error: BaseException, *, is_new: bool) -> None:
+        """It brought no answer. Raises UpstreamFailed `stale` where it may have been closed under us."""
+        pool.busy.discard(connection)
+        connection.abort()
+        if not is_new and not connection.parser.has_begun and isinstance(error, UpstreamFailed) and error.kind == "reset":
+            pool.drop_idle()  # what was opened before is likely to be as dead
+            raise UpstreamFailed(error.code, "stale", sent=error.sent, detail=error.detail) from error
 
     def close(self) -> None:
         """Ends every connection."""
@@ -91,15 +103,12 @@ class Client:
 
     # --- an upload ---
 
-    async def _upload(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> None:
+    def _upload(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> asyncio.Future[None]:
         """Body pieces out until all are sent, or until the provider answers: an early answer ends the upload."""
         reply.is_sent = False
         pump = asyncio.ensure_future(self._pump(connection, reply, request, head))
         pump.add_done_callback(lambda done: None if done.cancelled() or done.exception() is None else reply.broken(_raised(done)))
-        try:
-            await reply.head()
-        finally:
-            pump.cancel()
+        return pump
 
     async def _pump(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> None:
         assert request.upload is not None
@@ -137,7 +146,11 @@ class Client:
         try:
             async with asyncio.timeout(max(0.0, min(timeouts.connect, deadline - now))):
                 transport, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(now, pool.ended), origin.host, origin.port, ssl=tls, server_hostname=origin.host if tls else None
+                    lambda: Connection(now, pool.ended, self._heads),
+                    origin.host,
+                    origin.port,
+                    ssl=tls,
+                    server_hostname=origin.host if tls else None,
                 )
         except (OSError, UnicodeError) as error:
             raise _connect_failure(error) from error

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from proxy.forward.known import KnownHeads
 from proxy.forward.parse import AnswerParser
 from proxy.policy.plan import Timeouts
 from proxy.refusal import UpstreamCut, UpstreamFailed
@@ -26,7 +27,7 @@ class Connection(asyncio.Protocol):
         "idle_since", "on_end", "parser",
     )  # fmt: skip
 
-    def __init__(self, now: float, on_end: Callable[[Connection, bool], None]) -> None:
+    def __init__(self, now: float, on_end: Callable[[Connection, bool], None], heads: KnownHeads | None = None) -> None:
         self.born = self.idle_since = now
         self.on_end = on_end
         self._transport: asyncio.Transport | None = None
@@ -34,7 +35,7 @@ class Connection(asyncio.Protocol):
         self._reply: Reply | None = None
         self._room: asyncio.Future[None] | None = None
         self._is_paused = False
-        self.parser = AnswerParser()
+        self.parser = AnswerParser(heads)
 
     # --- asyncio.Protocol ---
 
@@ -49,10 +50,11 @@ class Connection(asyncio.Protocol):
         self._poll.register(sock.fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
-        if self._reply is None:
+        reply = self._reply
+        if reply is None:
             self.abort()  # nobody asked
         else:
-            self._reply.feed(data)
+            reply.feed(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         reply, self._transport = self._reply, None
@@ -69,13 +71,13 @@ class Connection(asyncio.Protocol):
 
     # --- the life of one answer ---
 
-    def begin(self, reply: Reply, timeouts: Timeouts, now: float, deadline: float, *, is_to_head: bool) -> None:
+    def begin(self, reply: Reply, timeouts: Timeouts, now: float, deadline: float, is_to_head: bool) -> None:
         """From here on what arrives is `reply`'s, and `check` holds it to its deadlines."""
-        self.parser.begin(is_to_head=is_to_head)
+        self.parser.begin(is_to_head)
         self._reply, self._timeouts, self._deadline = reply, timeouts, deadline
         self._head_by, self._last, self._pending = now + timeouts.first_byte, now, 0
 
-    def end(self, *, is_reusable: bool) -> None:
+    def end(self, is_reusable: bool) -> None:
         """The answer lets go."""
         self._reply = None
         transport = self._transport

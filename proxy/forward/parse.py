@@ -2,82 +2,182 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import httptools
 
 from proxy.exchange import RawHeaders
+from proxy.forward.known import LIKELY, Known, KnownHeads, said_by
 
 HEAD_BYTES = 64 * 1024  # a whole head, interim answers before it included; also the most that may come in a row and be no body
 HEAD_LINES = 128
+
+
+class _Swift:
+    """What llhttp tells of an answer whose head is known: no line, and by calls of C functions alone."""
+
+    on_body: Callable[[bytes], None]
+    on_message_begin: Callable[[], None]
+    on_message_complete: Callable[[], None]
 
 
 class Malformed(Exception):
     """Not an HTTP/1.x answer, or one that two readers could read differently."""
 
 
+_DUE = (None, None)  # of an answer: its beginning and its end
+
+
 class AnswerParser:
-    """One answer from each `begin` on, fed read by read. `slices` are the body bytes not taken yet: whoever ends the answer clears them."""
+    """One answer from each `begin` on, fed read by read. `slices` are the body bytes not taken yet: whoever ends the answer clears them.
+
+    A head like one that came before is read by its form, after llhttp has found no fault in it; any other line by line.
+    """
 
     __slots__ = (
-        "_is_11", "_is_to_head", "_lines", "_no_body", "_parser", "_said", "ends_at_close", "has_begun", "has_body", "has_head",
-        "headers", "is_dirty", "is_over", "keeps_alive", "length", "on_body", "on_status", "reason", "slices", "status",
+        "_heads", "_is_11", "_is_new", "_is_to_head", "_likely", "_lines", "_parser", "_said", "_swift", "block", "due", "ends_at_close",
+        "has_begun", "has_body", "has_head", "headers", "is_dirty", "is_over", "keeps_alive", "length", "lines", "no_body", "on_body",
+        "on_status", "read", "reason", "said", "slices", "status",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, heads: KnownHeads | None = None) -> None:
         self.slices: list[bytes] = []
         self._said: list[bytes] = []  # of the reason
         self.on_body, self.on_status = self.slices.append, self._said.append  # called by llhttp for each piece
-        self._parser = httptools.HttpResponseParser(self)
-        self.status, self.reason = 0, b""
+        self._heads = heads
+        self._likely: list[Known] = []  # forms of heads that came on this connection
+        self.due: list[None] = []  # a beginning or an end that comes when none is due is an error
+        self._lines: list[tuple[bytes, bytes]] = []
+        swift = _Swift()
+        swift.on_body, swift.on_message_begin, swift.on_message_complete = self.on_body, self.due.pop, self.due.pop
+        self._parser = self._swift = httptools.HttpResponseParser(swift)
+        self.read = self._swift.feed_data
         self.headers: RawHeaders = ()
+        self.block: bytes | None = None  # the lines of a head of known form, in the place of `headers`
+        self.lines: bytes | None = None  # those of them that reach the client
         self.length: int | None = None  # Content-Length; 0 where no body can be
-        self.keeps_alive = False
         self.is_dirty = False  # bytes came after the end: this connection is no longer to be trusted
         self.begin()
+        self.due.clear()
         self.is_over = True  # no answer is due yet
 
-    def begin(self, *, is_to_head: bool = False) -> None:
+    def begin(self, is_to_head: bool = False) -> None:
         """What comes from here on is another answer. The one before it is over, and was not dirty."""
+        self.due[:] = _DUE
         self.has_begun = self.has_head = self.is_over = self.ends_at_close = False
         self.has_body = False  # a piece of it came; whoever asks may say False again
         self._is_to_head = is_to_head
-        self._lines: list[tuple[bytes, bytes]] = []
-        self._no_body = 0
+        self.no_body = 0
 
     def feed(self, data: bytes) -> None:
         """One read of the socket. Raises Malformed; never after the end of the answer, that only makes it dirty."""
         if self.is_over:
             self.is_dirty = True
-            return
-        if not self.has_begun:
-            self.has_begun, self._is_11 = True, data.startswith(b"HTTP/1.1 ")
-        if not self.has_head:
-            self._no_body += len(data)
-        slices = self.slices
-        before = len(slices)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            if not self.is_over:
-                raise Malformed(str(error.__context__ or error)) from error
-            self.is_dirty = True
-        if len(slices) > before:
-            self._no_body, self.has_body = 0, True
+        elif self.has_head:
+            before = len(self.slices)
+            try:
+                self.read(data)
+            except httptools.HttpParserError as error:
+                self.faulty(error)
+            self.is_over = not self.due
+            if len(self.slices) > before:
+                self.no_body, self.has_body = 0, True
+            else:
+                self.noise(data)
+        elif self.has_begun or self._is_to_head or not self._is_known(data):
+            self._feed_head(data)
+
+    def noise(self, data: bytes) -> None:
+        """A read after the head that brought nothing of the body."""
+        self.no_body += len(data)
+        if self.no_body > HEAD_BYTES and not self.is_over:
+            raise Malformed("too much between two pieces of the body")
+
+    def _is_known(self, data: bytes) -> bool:
+        """Has the answer begun with a whole head of a known form? Else nothing of it was read yet."""
+        for known in self._likely:
+            found = known.match(data)
+            if found is not None:
+                break
         else:
-            if self.has_head:
-                self._no_body += len(data)
-            if self._no_body > HEAD_BYTES and not self.is_over:
-                raise Malformed("the head is too large" if not self.has_head else "too much between two pieces of the body")
+            return False
+        self._parser, self.read = self._swift, self._swift.feed_data
+        try:
+            self.read(data)
+        except httptools.HttpParserError:  # what it was shall be told line by line; the connection is used no more
+            self.due[:] = _DUE
+            self.slices.clear()
+            return False
+        said = found.groups()
+        self.has_begun = self.has_head = True
+        self.status, self.reason, self.said, self.keeps_alive = known.status, known.reason, known.said, known.keeps_alive
+        self.length = int(said[known.length_at]) if known.length_at else None
+        self.ends_at_close = known.ends_at_close
+        self.block, self.headers = said[0], ()
+        runs = known.run_at
+        self.lines = said[runs[0]] if len(runs) == 1 else b"\r\n".join([said[at] for at in runs])
+        if not self.due:
+            self.is_over = True
+        self._came(data)
+        return True
+
+    def faulty(self, error: httptools.HttpParserError) -> None:
+        """What `read` raised. Raises Malformed, unless the answer had ended."""
+        if self.due:
+            raise Malformed(str(error.__context__ or error)) from error
+        self.is_over = self.is_dirty = True
+
+    def _came(self, data: bytes) -> None:
+        """The read in which the head came to its end."""
+        if self.slices:
+            self.has_body = True
+        else:
+            self.no_body = 0
+            self.noise(data)
+
+    def _feed_head(self, data: bytes) -> None:
+        """Line by line."""
+        self._is_new = not self.has_begun
+        if self._is_new:
+            self.has_begun, self._is_11 = True, data.startswith(b"HTTP/1.1 ")
+            self._parser, self._lines = httptools.HttpResponseParser(self), []
+            self.read = self._parser.feed_data  # llhttp's own
+            self.block, self.lines = None, None
+            self._said.clear()
+        self.no_body += len(data)
+        try:
+            self.read(data)
+        except httptools.HttpParserError as error:
+            self.faulty(error)
+        self.is_over = not self.due
+        if self.has_head:
+            self._came(data)
+        elif self.no_body > HEAD_BYTES:
+            raise Malformed("the head is too large")
         if self.is_over and self._is_to_head:  # llhttp does not know that no body follows, and waits for one
-            self.is_dirty = self.is_dirty or bool(slices)
-            slices.clear()
-            self._parser = httptools.HttpResponseParser(self)
+            self.is_dirty = self.is_dirty or bool(self.slices)
+            self.slices.clear()
+        elif self.has_head and self._is_new and self._heads is not None:
+            self._learn(data)
+
+    def _learn(self, data: bytes) -> None:
+        """The next head of this form will be known by it."""
+        assert self._heads is not None
+        if self.status in (204, 304) or not self._is_11:
+            return
+        start = data.partition(b"\r\n")[0]
+        known = self._heads.learn(start, self.headers, self.reason, keeps_alive=self.keeps_alive)
+        if known is not None and known not in self._likely and known.match(data):
+            self._likely = [known, *self._likely[: LIKELY - 1]]
 
     def let_go(self) -> None:
         """Ends the cycle with the parser, so that no collector has to."""
-        del self._parser
+        del self._parser, self._swift, self.read
+
+    # --- what llhttp tells of a head that is read line by line ---
 
     def on_message_begin(self) -> None:
-        if self.is_over:
+        if not self.due:
             raise Malformed("another answer that nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -93,18 +193,19 @@ class AnswerParser:
             raise Malformed("an answer that switches protocols, or of another HTTP version")
         if len(lines) > HEAD_LINES:
             raise Malformed("the head has too many lines")
-        if self._no_body > HEAD_BYTES and sum([len(name) + len(value) + 4 for name, value in lines]) > HEAD_BYTES:
+        if self.no_body > HEAD_BYTES and sum([len(name) + len(value) + 4 for name, value in lines]) > HEAD_BYTES:
             raise Malformed("the head is too large")
         self.status, self.headers, self.reason = status, tuple(lines), b"".join(self._said)
-        self._said.clear()
         self.keeps_alive = parser.should_keep_alive()
         said = dict(lines).get(b"Content-Length")  # llhttp lets neither another length nor a coding stand beside one, nor what is no number
         if said is None:
             said = self._other_framing(is_http10=not is_11)
         self.length = None if said is None else int(said)
+        self.said = said_by(self.headers)
         if self._is_to_head or status in (204, 304):
-            self.length, self.is_over = 0, True
-        self.has_head, self._no_body = True, 0
+            self.length = 0
+            self.due.clear()
+        self.has_head, self.no_body = True, 0
 
     def _other_framing(self, *, is_http10: bool) -> bytes | None:
         """RFC 9112, 6.3. A length in another spelling; None: there is none, the body is chunked, or ends with the connection."""
@@ -118,7 +219,7 @@ class AnswerParser:
 
     def on_message_complete(self) -> None:
         if self.has_head:
-            self.is_over = True
+            self.due.clear()
         else:  # an interim answer: what follows is the one we wait for
             self._lines, self._is_11 = [], False
             self._said.clear()

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import orjson
 
 from proxy.dialect.wire import Dialect, Operation, stream_format_of
-from proxy.exchange import RawHeaders
 from proxy.ports import Answer
 from proxy.refusal import UpstreamCut
 from proxy.stream.coding import READABLE, Inflater
@@ -16,19 +15,10 @@ from proxy.stream.sse import SseDecoder
 MAX_TEXT = 1 << 20  # bytes that a coded beginning may decode to
 
 
-def header_of(headers: RawHeaders, name: bytes) -> str:
-    """The value of a header line, latin-1; "" where there is none."""
-    for spelt, value in headers:
-        if spelt.lower() == name:
-            return value.decode("latin-1")
-    return ""
-
-
 def _plain(answer: Answer, data: bytes) -> bytes:
-    coding = header_of(answer.headers, b"content-encoding").strip().lower()
-    if coding in READABLE:
+    if answer.said.coding in READABLE:
         try:
-            return Inflater(coding, MAX_TEXT).feed(data)
+            return Inflater(answer.said.coding, MAX_TEXT).feed(data)
         except UpstreamCut:
             return b""
     return data
@@ -48,7 +38,7 @@ async def said_first(answer: Answer, limit: int, wait_s: float) -> Mapping[str, 
 
 def is_whole(answer: Answer, op: Operation) -> bool:
     """No event stream, which could begin with an error event."""
-    return stream_format_of(op, header_of(answer.headers, b"content-type")) != "sse"
+    return stream_format_of(op, answer.said.kind) != "sse"
 
 
 async def first_error(answer: Answer, dialect: Dialect, op: Operation, limit: int, wait_s: float) -> str | None:

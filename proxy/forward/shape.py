@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from functools import lru_cache
+from itertools import compress
+from typing import cast
 
 import orjson
 
@@ -80,7 +81,7 @@ def shape(
     if not own_key and "?" in raw_target:
         raw_target = _without_key(raw_target)
     auth = None if own_key or credential is None else _auth(dialect, op, credential)
-    lines = _headers(headers, provider, auth, accept_encoding, own_key)
+    lines = _headers(call, headers, provider, auth, accept_encoding, own_key)
     request = Outgoing(
         provider.origin, call.method, raw_target, lines, body, upload, upload_length,
         provider.name, provider.max_connections, provider.ssl, on_sent,
@@ -100,27 +101,33 @@ def _auth(dialect: Dialect, op: Operation, credential: Credential) -> tuple[byte
 
 
 def _headers(
-    headers: RawHeaders, provider: Provider, auth: tuple[bytes, bytes] | None, accept_encoding: bytes | None, keeps_credentials: bool
+    call: Call, headers: RawHeaders, provider: Provider, auth: tuple[bytes, bytes] | None, accept_encoding: bytes | None, keeps: bool
 ) -> RawHeaders:
-    set_ = provider.set_headers
-    dropped = _NONE if keeps_credentials else CARRIERS
-    if set_ or provider.remove_headers:
-        dropped = _dropped(provider.remove_headers, set_, keeps_credentials)
-    kept = []
-    for line in headers:
-        if line[0].lower() not in dropped:
-            kept.append(line)
+    """`keeps`: the caller's credentials."""
+    key = (_which, provider.name, keeps, auth and auth[0])
+    which = call.kept.get(key)
+    if which is None or len(cast("_Which", which)[0]) != len(headers):  # a body that was changed lost lines of its own
+        which = call.kept[key] = _which([name.lower() for name, _ in headers], provider, keeps, auth and auth[0])
+    travel, accepts, authorizes = cast("_Which", which)
+    lines = list(compress(headers, travel))
     if accept_encoding is not None:
-        kept = [(name, accept_encoding if name.lower() == b"accept-encoding" else value) for name, value in kept]
-    if auth is not None and not (set_ and any(name.lower() == auth[0].lower() for name, _ in set_)):
-        kept.append(auth)
-    return (*kept, *set_)
+        for at in accepts:
+            lines[at] = (lines[at][0], accept_encoding)
+    if authorizes and auth is not None:
+        lines.append(auth)
+    return (*lines, *provider.set_headers)
 
 
-@lru_cache(maxsize=256)
-def _dropped(removed: frozenset[str], set_: RawHeaders, keeps_credentials: bool) -> frozenset[bytes]:
-    names = {name.encode() for name in removed} | {name.lower() for name, _ in set_}
-    return frozenset(names if keeps_credentials else names | CARRIERS)
+_Which = tuple[tuple[bool, ...], tuple[int, ...], bool]
+
+
+def _which(names: list[bytes], provider: Provider, keeps: bool, auth: bytes | None) -> _Which:
+    """Of lines of these names: which travel, which of those are Accept-Encoding, and whether a line `auth` joins them."""
+    ours = {name.lower() for name, _ in provider.set_headers}
+    dropped = {name.encode() for name in provider.remove_headers} | ours | (_NONE if keeps else CARRIERS)
+    travel = tuple([name not in dropped for name in names])
+    accepts = tuple([at for at, name in enumerate(compress(names, travel)) if name == b"accept-encoding"])
+    return travel, accepts, auth is not None and auth.lower() not in ours
 
 
 def _without_key(raw_target: str) -> str:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from proxy.exchange import NANO, RawHeaders
 from proxy.listen.headers import ByName
@@ -41,9 +41,25 @@ def reply_headers(request_id: str, answer: RawHeaders = (), *, should_retry: boo
     return (*answer, *((name, value) for name, _, value in (line.partition(b": ") for line in lines)))
 
 
+def said_in(answer: RawHeaders) -> int:
+    """Which of the lines that we would add the provider has said."""
+    said = 0
+    for line in answer:
+        said |= _SAID[line[0]]
+    return said
+
+
+def said_of(answer: RawHeaders, kept: dict[object, object]) -> int:
+    """`said_in`, worked out once for all heads that share `kept` (`ports.Spoken`)."""
+    said = kept.get(said_in)
+    if said is None:
+        said = kept[said_in] = said_in(answer)
+    return cast("int", said)
+
+
 def our_lines(
     request_id: str,
-    answer: RawHeaders,
+    answer: RawHeaders | int,
     now_s: float,
     status: int = 200,
     overhead_ms: float | None = None,
@@ -60,15 +76,14 @@ def our_lines(
     retry_after: float | None = None,
 ) -> bytes:
     """What stands beside the provider's lines in a reply (design.md section 3), as on the wire, without the end of the last line.
+    `answer`: those lines, or what `said_in` tells of them.
 
     `now_s` is Unix seconds; `status` the reply's; `overhead_ms` our own share; `limit` names the refusing limit and `kind` what of it,
     else the tightest of `standings` is named; `retry_after` (seconds) is what the refusal says; `model` is given only where another
     model answered; `reserved_nanousd` was held, `cost_nanousd` where it is known already; `found` is the story's (entity, direction,
     action) → count.
     """
-    said = 0
-    for line in answer:
-        said |= _SAID[line[0]]
+    said = answer if isinstance(answer, int) else said_in(answer)
     first, rate, terms, left = _counted(standings, int(now_s), _EVER if retry_after is None else math.ceil(retry_after))
     if limit is not None:
         first, rate = limit, _of_limit(standings, limit, kind) or rate

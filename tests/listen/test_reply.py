@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.listen.reply import cors_headers, field_value, our_lines, preflight_headers, reply_headers, tightest
+from proxy.listen.reply import cors_headers, field_value, our_lines, preflight_headers, reply_headers, said_of, tightest
 from proxy.ports import Standing
 
 REQUESTS = Standing("tier free", "requests", 10, 4, 1060, 60)
@@ -235,3 +235,12 @@ def test_a_line_of_ours_cannot_be_split_by_a_name_of_the_policy():
     written = our_lines("a\r\nb", (), 1000.0, standings=(Standing("x\r\ny: z", "requests", 1, 1, 0, 60),), provider="p\nq")
     assert b"\r" not in written.replace(b"\r\n", b"") and b"\n" not in written.replace(b"\r\n", b"")
     assert all(line.partition(b":")[0].startswith((b"x-sluice-", b"x-r", b"ratelimit")) for line in written.split(b"\r\n"))
+
+
+def test_what_the_provider_has_said_may_be_told_as_worked_out_before():
+    answer, kept = ((b"X-Request-Id", b"theirs"), (b"RateLimit", b"x")), {}
+    for _ in range(2):
+        assert our_lines("r", said_of(answer, kept), 0.0, standings=(REQUESTS, TOKENS)) == our_lines(
+            "r", answer, 0.0, standings=(REQUESTS, TOKENS)
+        )
+    assert said_of((), {}) == 0

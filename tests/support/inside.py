@@ -18,8 +18,10 @@ from typing import Any
 
 from proxy.admit import EmbeddedState
 from proxy.dialect import dialect_of
+from proxy.exchange import Spoken
 from proxy.forward.attempts import Budgets
 from proxy.forward.breaker import Breaker, Breakers, State
+from proxy.forward.known import said_by
 from proxy.identify.who import Identify
 from proxy.listen.errors import word
 from proxy.listen.headers import fields_of, read_call
@@ -87,6 +89,14 @@ class Answer:
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         return ((b"content-type", self.kind.encode()), *self.more)
+
+    @property
+    def said(self) -> Spoken:
+        return said_by(self.headers)
+
+    @property
+    def lines(self) -> bytes | None:
+        return None
 
     async def preamble(self, is_decided: Callable[[bytes], bool], limit: int, wait_s: float) -> bytes:
         for number in range(len(self.chunks) + 1):
@@ -193,6 +203,7 @@ class Sink:
         self.no: Refusal | None = None
         self.dialect = ""
         self.drained = 0
+        self.cors: tuple[tuple[bytes, bytes], ...] = ()
 
     def _client(self) -> None:
         if self.is_gone and not self.finish_anyway:

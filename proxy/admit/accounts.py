@@ -54,9 +54,12 @@ class Account:
 
     def is_idle(self, now: Moment) -> bool:
         """Nothing counts here any more, so that forgetting it changes no answer. Drops what is past on the way."""
-        self.line = None
-        for id in [id for id, it in self.spend.items() if not it.held and (not it.settled or now.periods.is_past(id))]:
+        past = [id for id, it in self.spend.items() if not it.held and (not it.settled or now.periods.is_past(id))]
+        over = [key for key, ring in self.rings.items() if not ring.used(now.ns) and not ring.buckets]
+        if past or over:
+            self.line = None  # it holds what goes
+        for id in past:
             del self.spend[id]
-        for key in [key for key, ring in self.rings.items() if not ring.used(now.ns) and not ring.buckets]:
+        for key in over:
             del self.rings[key]
         return not (self.in_flight or self.spend or self.rings)

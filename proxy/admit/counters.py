@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from proxy.admit.accounts import Account, Moment, RateKind
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proxy.admit.lines import Line
 
 OTHERS = "(others)"  # the one account of unbounded identities beyond max_keys
+LATELY_NS = 600 * 10**9
 
 
 @value(frozen=True, slots=True)
@@ -219,20 +220,32 @@ class Counters:
         """Limits and the accounts they have at the moment each is asked for: counters may change between two."""
         for limit in list(self.books):
             yield limit, list(dict.__iter__(self.books.get(limit, NOBODY)))  # an OrderedDict's own is forty times as slow
-
-    def told(self, limit: str, name: str, now: Moment) -> list[object] | None:
-        """One account as plain values (see `restore`); None, and forgotten, if nothing counts on it any more."""
-        book = self.books.get(limit, NOBODY)
-        account = book.get(name)
-        if account is None:
-            return None
-        if account.is_idle(now):
-            del book[name]
-            if not book:
+            if not self.books.get(limit, True):
                 del self.books[limit]
-            return None
-        rings = [[kind, period_s, list(ring.buckets)] for (kind, period_s), ring in account.rings.items()]
-        return [limit, name, rings, [[id, it.settled] for id, it in account.spend.items()]]
+
+    def told(self, limit: str, names: Iterable[str], now: Moment) -> list[object]:
+        """What counts on these accounts, as plain values (see `restore`). One on which nothing does any more is forgotten; of another,
+        what is past: not a window that was over only lately, as its caller may well be back."""
+        book, now_ns, told = self.books.get(limit, NOBODY), now.ns, list[object]()
+        present, is_past = (now.periods.day.id, now.periods.month.id), now.periods.is_past
+        for name in filter(book.__contains__, names):
+            account = book[name]
+            rings, spend, is_stale = [], [], False
+            for (kind, period_s), ring in account.rings.items():
+                if (buckets := ring.buckets) and buckets[-1][1] > now_ns - ring.period_ns:
+                    rings.append((kind, period_s, list(buckets)))
+                elif buckets and buckets[-1][1] < now_ns - LATELY_NS:
+                    is_stale = True
+            for id, it in account.spend.items():
+                if id not in present and not it.held and is_past(id):
+                    is_stale = True
+                elif it.settled:
+                    spend.append((id, it.settled))
+            if (is_stale or not (rings or spend)) and account.is_idle(now):
+                del book[name]
+            elif rings or spend:
+                told.append((limit, name, rings, spend))
+        return told
 
     def restore(self, limit: str, name: str, rings: Sequence[tuple[RateKind, int, list[Bucket]]], spend: Sequence[tuple[str, int]]) -> None:
         account = self.account(limit, name)

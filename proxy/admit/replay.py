@@ -19,9 +19,6 @@ from proxy.admit.place import StateProblem
 from proxy.admit.records import COLUMNS, ClockMark, Fold, Position, Values
 from proxy.admit.snapshots import Snapshot, check_version, read_snapshot, snapshots
 
-Records = list[tuple[list[Any], int]]  # each with the offset behind it
-
-
 UNKNOWN = ClockMark()
 
 
@@ -38,7 +35,8 @@ class Replayed:
 @dataclass(slots=True)
 class Segment:
     number: int
-    records: Records  # without its head
+    path: Path
+    begin: int  # of its records, behind its head
     columns: tuple[str, ...]  # empty: the head is damaged
     previous: int | None  # None: version 1, or the head is damaged
     clock: ClockMark
@@ -53,7 +51,7 @@ def replay(folder: Path, counters: Counters, indexed: Position) -> Replayed:
     found = Replayed()
     files = segments(folder)
     found.next_number = max([indexed[0], *(number for number, _ in (*files, *snapshots(folder)))]) + 1
-    read = [it for number, path in files if (it := _read(number, path, found)) is not None]
+    read = [it for number, path in files if (it := _head(number, path, found)) is not None]
     base = _base(folder, read)
     if base is None:
         if files or snapshots(folder):
@@ -66,14 +64,15 @@ def replay(folder: Path, counters: Counters, indexed: Position) -> Replayed:
         columns = segment.columns or columns
         fold = Fold(counters, columns, as_of)
         rows: list[Values] = []
-        for record, end in segment.records:
+        end = 0
+        for record, end in _read(segment, found):
             at = segment.number, end
             if at > indexed and (row := fold.row_of(record)) is not None:
                 rows.append(row)
             if at > base.begin:
                 fold.apply(record, at)
         if rows:
-            found.rows.append((rows, (segment.number, segment.records[-1][1])))
+            found.rows.append((rows, (segment.number, end)))
         latest = max(found.clock.latest_ns, segment.clock.latest_ns, fold.latest_ns)
         found.clock = ClockMark(segment.clock.boot_id, segment.clock.anchor_ns, latest)
     found.previous = max((it.number for it in read), default=0)
@@ -108,29 +107,37 @@ def _restore(counters: Counters, base: Snapshot) -> dict[tuple[str, str], Positi
 # -- one segment ---------------------------------------------------------------------------------------------------------
 
 
-def _read(number: int, path: Path, found: Replayed) -> Segment | None:
-    """None for a segment of which nothing can be read. Raises OSError, StateProblem."""
+def _head(number: int, path: Path, found: Replayed) -> Segment | None:
+    """None for a segment of which nothing can be read: it is kept aside. Raises OSError, StateProblem."""
     data = path.read_bytes()
-    records = list(_records(data))
-    good, damaged = 0, b""
-    for begin, _, end in records:
-        damaged += data[good:begin]
-        good = end
-    found.damaged_bytes += _aside(path.with_suffix(".damaged"), damaged)
-    found.torn_bytes += _aside(path.with_suffix(".torn"), data[good:])
-    if not records:
+    first = next(_records(data), None)
+    if first is None:
+        found.torn_bytes += _aside(path.with_suffix(".torn"), data)
         return None
-    own = [(record, end) for _, record, end in records]
-    head, end = own[0]
+    begin, head, end = first
     if head[0] == "seg":
         check_version(path, head[1])
         _, _, columns, previous, boot_id, anchor_ns, latest_ns = head
-        return Segment(number, own[1:], tuple(columns), previous, ClockMark(boot_id, anchor_ns, latest_ns), None)
+        return Segment(number, path, end, tuple(columns), previous, ClockMark(boot_id, anchor_ns, latest_ns), None)
     if head[:2] == ["snap", 1]:
         _, _, columns, accounts, holds = head
         at = number, end
-        return Segment(number, own[1:], tuple(columns), None, UNKNOWN, Snapshot(columns, at, holds, [(at, it) for it in accounts]))
-    return Segment(number, own, (), None, UNKNOWN, None)
+        snapshot = Snapshot(columns, at, holds, [(at, it) for it in accounts])
+        return Segment(number, path, end, tuple(columns), None, UNKNOWN, snapshot)
+    return Segment(number, path, begin, (), None, UNKNOWN, None)
+
+
+def _read(segment: Segment, found: Replayed) -> Iterator[tuple[list[Any], int]]:
+    """Its records, each with the offset behind it; one at a time, as all of them are ten times the file. Raises OSError."""
+    data, path = segment.path.read_bytes(), segment.path
+    good, damaged = 0, b""
+    for begin, record, end in _records(data):
+        damaged += data[good:begin]
+        good = end
+        if begin >= segment.begin:
+            yield record, end
+    found.damaged_bytes += _aside(path.with_suffix(".damaged"), damaged)
+    found.torn_bytes += _aside(path.with_suffix(".torn"), data[good:])
 
 
 def _records(data: bytes) -> Iterator[tuple[int, list[Any], int]]:

@@ -2,6 +2,7 @@
 
 The counters go on changing while they are written. So each account stands with the position of the journal that it was read at,
 and the fold passes over what it has already (`records.Fold`). Open holds are those of the position in the file's head.
+One is due when the journal behind the last has grown to TIMES its size: however many accounts there are, a call pays the same for it.
 Frames: `["snap", 2, columns, segment, offset]` · `["accounts", segment, offset, [account…]]` · `["holds", [hold record…]]` ·
 `["end", number of frames]`. A file appears whole, on the disk, or not at all.
 """
@@ -27,8 +28,10 @@ from proxy.admit.sync import sync_folder
 
 T = TypeVar("T")
 
-SLICE = 64  # accounts or holds at once: about a millisecond
+SLICE = 128  # accounts or holds at once: about a millisecond
 PAUSE_S = 0.004  # between slices: a fifth of the loop at most
+TIMES = 5
+MOST_BYTES = 96 * 1024 * 1024  # of journal, then one is due whatever it costs: a start reads some 40 MB a second
 
 
 class GivenUp(Exception):
@@ -45,7 +48,7 @@ class Snapshots:
         self._turn = 0  # a snapshot of an earlier turn gives up
 
     def begin(self) -> None:
-        """In the background; after the one that is being written, if any."""
+        """In the background; after the one that is being written, if any, and only if one is due then."""
         self._is_wanted = True
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="sluice snapshot")
@@ -60,6 +63,7 @@ class Snapshots:
             while self._is_wanted:
                 self._is_wanted = False
                 await self.write(PAUSE_S)
+                self._is_wanted = self._is_wanted and is_due(self._folder)
 
     async def _mend(self, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -119,7 +123,7 @@ class Snapshots:
         for limit, accounts in self._counters.accounts():
             for names in _slices(accounts):
                 at, now = self._journal.position(), self._now()
-                yield encode(("accounts", *at, [told for name in names if (told := self._counters.told(limit, name, now))]))
+                yield encode(("accounts", *at, self._counters.told(limit, names, now)))
 
 
 def _slices(them: list[T]) -> Iterator[list[T]]:
@@ -137,6 +141,16 @@ def _settle_down(folder: Path, number: int, fresh: Path) -> None:
             os.close(fd)
     fresh.rename(folder / f"snapshot-{number:08d}.snap")
     sync_folder(folder)
+
+
+def is_due(folder: Path) -> bool:
+    """Has the journal grown enough since the newest one?"""
+    try:
+        number, size = max(((it, path.stat().st_size) for it, path in snapshots(folder)), default=(0, 0))
+        behind = sum(path.stat().st_size for it, path in segments(folder) if it >= number)
+    except OSError:  # one is just going
+        return False
+    return behind >= min(TIMES * size, MOST_BYTES)
 
 
 def forget_before(folder: Path, number: int) -> None:

@@ -11,7 +11,7 @@ from proxy.admit.counters import Counters
 from proxy.admit.journal import Journal
 from proxy.admit.records import ClockMark, segment_record
 from proxy.admit.replay import Replayed
-from proxy.admit.snapshots import Snapshots, forget_before
+from proxy.admit.snapshots import Snapshots, forget_before, is_due
 from proxy.admit.sqlite import Index
 
 
@@ -51,7 +51,7 @@ class Storage:
         self._snapshots.begin()
 
     def _rotated(self) -> None:
-        if not self._is_closing and not self.journal.is_doubtful:
+        if not self._is_closing and not self.journal.is_doubtful and is_due(self._folder):
             self.compact()
 
     def _retired(self, number: int) -> None:

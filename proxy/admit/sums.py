@@ -50,13 +50,12 @@ _LINES = (
     + ", ".join(f"{figure} AS {name}" for name, figure in FIGURES.items())
     + " FROM rows"
 )  # as the sums are, one line for each row; a + keeps SQLite from the index of that column
+_NAMED = ", ".join(f'"{name}" AS its_{name}' for name in WHO)
+_MATCH = " AND ".join(f"its_{name} = COALESCE(\"{name}\", '')" for name in WHO)
 _STEPS = (
-    f"CREATE TEMP TABLE IF NOT EXISTS fresh (hour, day, {_WHO}, first, {_NAMES})",
-    f"""INSERT INTO fresh SELECT at / {HOUR_NS}, day, {_FRESH}, MIN(at), {_SUMMED} FROM rows WHERE n > :after AND n <= :through
-        GROUP BY {", ".join(str(it + 1) for it in range(2 + len(WHO)))}""",
-    f"INSERT OR IGNORE INTO whos ({_WHO}) SELECT {_WHO} FROM fresh",
-    f"""INSERT INTO sums SELECT hour, day, who, first, {_NAMES} FROM fresh JOIN whos USING ({_WHO}) WHERE true {_ADD}""",
-    "DELETE FROM fresh",
+    f"INSERT OR IGNORE INTO whos ({_WHO}) SELECT {_FRESH} FROM rows WHERE n > :after AND n <= :through",
+    f"""INSERT INTO sums SELECT at / {HOUR_NS}, day, who, MIN(at), {_SUMMED} FROM rows CROSS JOIN (SELECT who, {_NAMED} FROM whos)
+        WHERE n > :after AND n <= :through AND {_MATCH} GROUP BY 1, 2, 3 {_ADD}""",
     "INSERT OR REPLACE INTO marks VALUES ('summed', :through)",
 )
 _FOLD = (

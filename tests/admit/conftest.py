@@ -95,7 +95,7 @@ def told() -> Callable[[Counters], bytes]:
 
     def say(counters: Counters) -> bytes:
         now = Moment(NOON, Calendar("UTC").at(NOON))
-        accounts = [counters.told(limit, name, now) for limit, names in counters.accounts() for name in names]
+        accounts = [counters.told(limit, names, now) for limit, names in counters.accounts()]
         held = [
             [name, [[id, it.held] for id, it in account.spend.items()]]
             for book in counters.books.values()

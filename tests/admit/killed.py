@@ -1,6 +1,6 @@
 """Not a test: a state that kills its own process (SIGKILL) at its n-th touch of the disk, in the middle of it if need be.
 
-For each line `[path, kill_at, is_torn, durability]` on stdin a fresh process is forked, that opens the state, holds and settles with
+For each line `[path, kill_at, is_torn, durability, times]` on stdin a fresh process is forked, that opens the state, holds and settles with
 segments so small that most of its steps belong to a rotation, and says what was acknowledged: `held ID`, `settled ID`. Then `over`.
 """
 
@@ -69,9 +69,9 @@ def kill_at(step: int, *, is_torn: bool) -> None:
         stepped(name)
 
 
-async def run(path: str, durability: str) -> None:
+async def run(path: str, durability: str, times: int) -> None:
     storage.Journal = lambda *a, **of: journal.Journal(*a, **of, segment_bytes=3000)  # type: ignore[misc,assignment]  # smaller
-    snapshots.SLICE, snapshots.PAUSE_S = 2, 0.0
+    snapshots.SLICE, snapshots.PAUSE_S, snapshots.TIMES = 2, 0.0, times
     state = await EmbeddedState.open(Path(path), clock=Clock(), time_zone="UTC", max_keys=10, durability=durability)
     say(1, b"open\n")
 
@@ -93,11 +93,11 @@ async def run(path: str, durability: str) -> None:
 
 
 for line in sys.stdin:
-    path, step, is_torn, durability = json.loads(line)
+    path, step, is_torn, durability, times = json.loads(line)
     child = os.fork()
     if not child:
         kill_at(step, is_torn=is_torn)
-        asyncio.run(run(path, durability))
+        asyncio.run(run(path, durability, times))
         os._exit(0)
     os.waitpid(child, 0)
     say(1, b"over\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from proxy.admit.accounts import Moment
 from proxy.admit.counters import Counters
 from proxy.admit.embedded import EmbeddedState
+from proxy.admit.periods import Calendar
 from proxy.admit.replay import replay
 
 
@@ -24,6 +26,46 @@ async def test_what_the_journal_says_is_what_the_counters_say(tmp_path, clock, c
     assert told(folded) == told(state._counters)
     state.leave("a")
     await state.close()
+
+
+def test_a_snapshot_is_told_what_counts_and_only_what_is_long_past_is_forgotten_on_the_way(clock):
+    calendar, counters = Calendar("UTC"), Counters(9)
+
+    def told(name: str) -> list:
+        return counters.told("each", [name], Moment(clock.wall, calendar.at(clock.wall)))
+
+    for name in ("spent", "counted", "free", "held"):
+        account = counters.account("each", name)
+        account.ring("requests", 60).add(1, clock.wall)
+        account.ring("tokens", 86400)
+        account.line = "found"  # type: ignore[assignment]  # any sign
+    spent, held = counters.account("each", "spent"), counters.account("each", "held")
+    spent.balance("2026-11-21").settled = spent.balance("total").settled = 7
+    held.balance("2026-11-21").settled, held.balance("2026-11-21").held = 4, 9
+    used = ("requests", 60, [[clock.wall // 10**9, clock.wall, 1]])
+    assert told("spent") == [("each", "spent", [used], [("2026-11-21", 7), ("total", 7)])]
+    assert told("counted") == [("each", "counted", [used], [])]
+    clock.pass_s(61)
+    assert told("spent") == [("each", "spent", [], [("2026-11-21", 7), ("total", 7)])]
+    assert (spent.line, [*spent.rings]) == ("found", [("requests", 60), ("tokens", 86400)]), "its caller was here a minute ago"
+    counters.account("each", "free").in_flight = 1
+    assert (told("counted"), told("free"), told("nobody")) == ([], [], [])
+    assert set(counters.books["each"]) == {"spent", "free", "held"}, "a call under way keeps its account"
+    clock.pass_s(600)
+    assert told("spent") == [("each", "spent", [], [("2026-11-21", 7), ("total", 7)])]
+    assert (spent.line, spent.rings) == (None, {})
+    clock.pass_s(3 * 86400)
+    assert told("spent") == [("each", "spent", [], [("total", 7)])]
+    assert [*spent.spend] == ["total"]
+    assert told("held") == [("each", "held", [], [("2026-11-21", 4)])]
+
+
+def test_a_limit_of_which_no_account_counts_any_more_is_forgotten(clock):
+    counters, now = Counters(9), Moment(clock.wall, Calendar("UTC").at(clock.wall))
+    for limit in ("idle", "spent"):
+        counters.account(limit, "one").balance("total").settled = limit == "spent"
+    told = [it for limit, names in counters.accounts() for it in counters.told(limit, names, now)]
+    assert (told, [*counters.books]) == ([("spent", "one", [], [("total", 1)])], ["spent"])
 
 
 async def test_an_account_is_kept_while_anything_counts_on_it_and_forgotten_after(clock, claim, intent, row):

@@ -168,6 +168,7 @@ async def test_without_room_calls_are_refused_unaccounted_for_and_served_again_s
 
 async def test_the_journal_does_not_grow_for_ever_and_loses_nothing_on_the_way(tmp_path, clock, claim, intent, row, monkeypatch):
     monkeypatch.setattr("proxy.admit.storage.Journal", lambda *a, **of: Journal(*a, **of, segment_bytes=3000))
+    monkeypatch.setattr("proxy.admit.snapshots.TIMES", 0)
     claims = (claim(spend=("total", 10**9)),)
     state = await EmbeddedState.open(tmp_path, clock=clock, time_zone="UTC", max_keys=9)
     await state.hold(intent("open/1", claims, nanousd=5))

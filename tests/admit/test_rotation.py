@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.journal import Journal, framed, read_frames, segments
 from proxy.admit.place import StateProblem
-from proxy.admit.snapshots import SLICE, snapshots
+from proxy.admit.snapshots import SLICE, is_due, snapshots
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
@@ -58,13 +58,14 @@ async def read(path: str) -> tuple[list[dict], dict[str, int], dict[str, int]]:
     steps=st.lists(st.integers(1, 40) | st.integers(1, 150), min_size=1, max_size=4),
     is_torn=st.booleans(),
     durability=st.sampled_from(["process", "disk"]),
+    times=st.sampled_from([0, 2, 5]),
 )
-def test_killed_at_any_step_of_a_rotation_nothing_is_lost_and_nothing_counted_twice(killed, steps, is_torn, durability):
+def test_killed_at_any_step_of_a_rotation_nothing_is_lost_and_nothing_counted_twice(killed, steps, is_torn, durability, times):
     path = tempfile.mkdtemp(prefix="sluice-")
     try:
         held, settled = set(), set()
         for step in steps:
-            killed.stdin.write(json.dumps([path, step, is_torn, durability]).encode() + b"\n")
+            killed.stdin.write(json.dumps([path, step, is_torn, durability, times]).encode() + b"\n")
             while (line := killed.stdout.readline()) != b"over\n":
                 word, _, id = line.decode().strip().partition(" ")
                 {"held": held, "settled": settled, "open": set()}[word].add(id)
@@ -91,6 +92,10 @@ def small_segments(monkeypatch) -> None:
 def no_snapshots(monkeypatch) -> None:
     """As if every process died before its first was written."""
     monkeypatch.setattr("proxy.admit.storage.Snapshots.begin", lambda self: None)
+
+
+def told_of(state: EmbeddedState) -> dict[str, object]:
+    return {it[1]: it for limit, names in state._counters.accounts() for it in state._counters.told(limit, names, state.now())}
 
 
 async def opened(path: Path, clock) -> EmbeddedState:
@@ -240,6 +245,51 @@ async def test_calls_go_on_while_a_snapshot_of_many_accounts_is_written(tmp_path
     state = await EmbeddedState.open(tmp_path / "killed", clock=clock, time_zone="UTC", max_keys=10**6)
     assert state.recovery.crashed == calls
     assert len(state._counters.books["tier free"]) == 3000
+    await state.close()
+
+
+def test_a_snapshot_is_due_once_the_journal_behind_the_last_is_so_many_times_its_size_or_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("proxy.admit.snapshots.TIMES", 5)
+    monkeypatch.setattr("proxy.admit.snapshots.MOST_BYTES", 10_000)
+
+    def wrote(kind: str, number: int, size: int) -> bool:
+        (tmp_path / f"{'journal' if kind == 'log' else 'snapshot'}-{number:08d}.{kind}").write_bytes(b"x" * size)
+        return is_due(tmp_path)
+
+    assert wrote("log", 1, 10), "there is none yet"
+    assert not wrote("snap", 2, 100)
+    assert not wrote("log", 2, 300), "what stands before it does not count"
+    assert not wrote("log", 3, 199)
+    assert wrote("log", 4, 1)
+    assert not wrote("snap", 3, 10_000), "the newest counts"
+    assert not wrote("log", 5, 9_799)
+    assert wrote("log", 6, 1), "as long as a start may take"
+
+
+async def test_a_snapshot_is_as_rare_as_it_is_large_and_a_start_reads_all_segments_since(tmp_path, clock, claim, intent, row, monkeypatch):
+    small_segments(monkeypatch)
+    state = await EmbeddedState.open(tmp_path / "alive", clock=clock, time_zone="UTC", max_keys=10**6)
+    begun = []
+    for number in range(400):
+        claims = (claim(account=f"caller={number}", spend=("day", 10**9), requests=10, tokens=10**6),)
+        await state.enter(f"c{number}", claims)
+        await state.hold(intent(f"c{number}/1", claims, nanousd=1000, tokens=20))
+        state.settle(f"c{number}/1", 10, 400, row(f"c{number}/1", cost_nanousd=400))
+        state.leave(f"c{number}")
+        while any(it.get_name() == "sluice snapshot" for it in asyncio.all_tasks()):
+            await asyncio.sleep(0.001)
+        begun = [*begun, *(it for it, _ in snapshots(tmp_path / "alive") if it not in begun)]
+    await state.rows(1)
+    last, (newest, _) = begun[-1], segments(tmp_path / "alive")[-1]
+    assert 3 < len(begun) < newest / 4
+    assert begun[-1] - begun[-2] > begun[1] - begun[0]
+    assert [it for it, _ in segments(tmp_path / "alive")] == [*range(last, newest + 1)], "none is missing, and none is there for nothing"
+    shutil.copytree(tmp_path / "alive", tmp_path / "killed")
+    before = told_of(state)
+    await state.close()
+    state = await EmbeddedState.open(tmp_path / "killed", clock=clock, time_zone="UTC", max_keys=10**6)
+    assert told_of(state) == before
+    assert state.held_spend(["tier free"]) == {"tier free": 400 * 400}
     await state.close()
 
 

@@ -156,6 +156,7 @@ async def test_over_rotations_every_hold_is_synced_in_the_segment_that_has_it(tm
     from proxy.admit.journal import Journal
 
     monkeypatch.setattr("proxy.admit.storage.Journal", lambda *a, **of: Journal(*a, **of, segment_bytes=2000))
+    monkeypatch.setattr("proxy.admit.snapshots.TIMES", 0)
     state = await opened(tmp_path, clock)
     claims = (claim(spend=("day", 10**9)),)
 

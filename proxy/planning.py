@@ -12,6 +12,7 @@ from proxy.policy.plan import Claim, Facts, Plan, Provider
 from proxy.rooms import Generation
 
 MAX_HEADS, MAX_MODELS = 8, 64  # of one caller, and of one of its heads: names of models come from outside
+MAX_NAME = 256  # characters of a model's name that is remembered
 _PLACE = "what calls with this head have in common"  # in Call.kept
 
 
@@ -78,7 +79,7 @@ def early(common: Common, call: Call, caller: Caller, end_user: str | None) -> t
 def plan_of(common: Common, call: Call, caller: Caller, model: str | None, end_user: str | None) -> Plan:
     """The whole plan. Raises Refusal 403 `not_allowed`, 404 `unknown_provider` and those of `early`."""
     known = caller.kept.get(common)
-    if not isinstance(known, _Known):
+    if not isinstance(known, _Known) or (model is not None and len(model) > MAX_NAME):
         return common.generation.rules.plan(facts_of(common, call, caller, model, end_user))
     plan = known.plans.get(model)
     if plan is None:

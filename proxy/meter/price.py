@@ -17,6 +17,7 @@ from proxy.refusal import Refusal
 
 __all__ = ["PriceRow", "PriceTable", "Priced", "Prices", "Quote", "bound_cost", "cost"]
 
+_MAX_NAME = 256  # characters of those
 _MEMORY = 4096  # remembered look-ups: model names come from outside
 _SNAPSHOT = re.compile(r"(?:[-@]latest|[-@]\d{4}-\d\d-\d\d|[-@]\d{8}|-\d{4}|-\d\d-\d{4}|-\d\d-\d\d)$")  # as in policy.match
 _POLICY = "policy"
@@ -93,7 +94,8 @@ class Prices:
                 self._known.clear()
             quote = None if row is None else Quote(row, "", provider_name, price_id, at_ns)
             found = _Found(*self._table.period(price_id, model, at_ns), quote)
-            self._known[(provider_name, price_id, model)] = found
+            if len(model) <= _MAX_NAME:
+                self._known[(provider_name, price_id, model)] = found
         return found.quote
 
     def quote(

@@ -89,7 +89,7 @@ class Books:
             caller.team if caller else None,
             caller.tier if caller else None,
             try_.provider,
-            None if try_.model is None else _shown_model(try_.model),
+            None if try_.model is None else _shown_model(try_.model) if len(try_.model) <= MAX_NAME else scrubbed(try_.model),
             story.operation,
             try_.credential,
         )
@@ -166,4 +166,5 @@ class Books:
 
 
 _row = tuple.__new__  # nothing is looked at: fields in their order, all of them
+MAX_NAME = 256  # characters of a model's name that is remembered
 _shown_model = lru_cache(maxsize=4096)(scrubbed)  # a name from outside: whatever a caller put there by mistake

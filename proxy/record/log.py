@@ -19,10 +19,11 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 BURST, BURST_S = 20, 10.0  # lines of one event in so many seconds; the rest is counted (faults.md D10: 100 KB a minute)
 INFO = LEVELS["info"]
 MAX_EVENTS = 256  # names that are told apart for that
-MAX_SORTS = 1024  # of calls whose lines have a beginning at hand
+MAX_SORTS, MAX_NAME = 1024, 256  # of calls whose lines have a beginning at hand; characters of a model's name among what they are known by
+MAX_CALLERS = 131_072  # whose names are at hand as they show
 PLACES = {
-    "at": b'"%b"', "request_id": b'"%b"', "input_tokens": b"%d", "output_tokens": b"%d", "cost_nanousd": b"%d", "found": b"%b",
-    "duration_ms": b"%.3f", "first_byte_ms": b"%.3f", "upstream_ms": b"%.3f",
+    "at": b'"%b"', "request_id": b'"%b"', "caller": b"%b", "input_tokens": b"%d", "output_tokens": b"%d", "cost_nanousd": b"%d",
+    "found": b"%b", "duration_ms": b"%.3f", "first_byte_ms": b"%.3f", "upstream_ms": b"%.3f",
 }  # fmt: skip
 MOST = 2**63  # integers that JSON readers know are smaller
 FLUSH_S = 0.1
@@ -116,11 +117,13 @@ class Log:
         self._second = self._ms = -1
         self._whole = self._now = b""
         self._forms: dict[Sort, bytes] = {}
+        self._callers: dict[str, bytes] = {}
 
     def set_level(self, level: str) -> None:
         """Of a policy that is live from now on; names may show in another way."""
         self._level = LEVELS[level]
         self._forms.clear()
+        self._callers.clear()
 
     def told(self, story: Story) -> None:
         """The line of a call that is over. Calls of nobody (bad credentials) are sampled, all others have one each."""
@@ -132,7 +135,7 @@ class Log:
             return self._told_at_length(story)
         usage, first_byte = one.usage, one.first_byte
         sort = (
-            caller.name, caller.team, caller.tier, one.provider, one.model, story.operation, story.end, story.status, one.kind,
+            caller.team, caller.tier, one.provider, one.model, story.operation, story.end, story.status, one.kind,
             usage.source, story.limit, story.streamed, story.generation, first_byte is None,
         )  # fmt: skip
         form = self._forms.get(sort) or self._form_of(sort, story)
@@ -144,6 +147,7 @@ class Log:
             % (
                 self._at(),
                 orjson.dumps(scrubbed_id(call.id))[1:-1] if call.id_is_callers else call.id.encode(),
+                self._callers.get(caller.name) or self._caller(caller.name),
                 asked,
                 said,
                 cost,
@@ -167,8 +171,16 @@ class Log:
         places = PLACES | {"first_byte_ms": b"%b"} if sort[-1] else PLACES  # there is none: null
         fields = {"at": "", "level": "info", "event": "call", **self._summary(story)}
         shown = {name: orjson.dumps(_clean(name, it)).replace(b"%", b"%%") for name, it in fields.items()} | places
-        form = self._forms[sort] = b"{" + b",".join([b'"%b":%b' % (name.encode(), shown[name]) for name in fields]) + b"}\n"
+        form = b"{" + b",".join([b'"%b":%b' % (name.encode(), shown[name]) for name in fields]) + b"}\n"
+        if len(str(sort[3])) <= MAX_NAME:
+            self._forms[sort] = form
         return form
+
+    def _caller(self, name: str) -> bytes:
+        if len(self._callers) >= MAX_CALLERS:
+            self._callers.clear()
+        said = self._callers[name] = orjson.dumps(_clean("caller", self._shown(name)))
+        return said
 
     def retried(self, request_id: str, failed: Try) -> None:
         """The attempt that failed and is about to be repeated elsewhere or again, with its error class."""

@@ -14,6 +14,7 @@ from proxy.record.series import MOST_WAITING, OTHER, Cell, Cells, Labels, Readin
 
 MAX_SERIES = 10_000  # of one metric; beyond it all labels read `other`
 MAX_SORTS = 1024  # of calls whose series are at hand
+MAX_NAME = 256  # characters of a model's name that is remembered: it comes from outside
 BREAKER_STATES = {"closed": 0, "probing": 1, "half_open": 1, "open": 2}
 ERRORS = frozenset({"dns", "connect", "tls", "reset", "stale", "protocol", "first_byte_timeout", "timeout", "pool", "event", "5xx"})
 NOTES = frozenset({"unconfirmed", "usage_missing", "usage_unparsed"})
@@ -209,7 +210,8 @@ class Metrics:
             cells = self._made(sort)
             if len(self._sorts) >= MAX_SORTS:
                 self._sorts.clear()
-            self._sorts[sort] = cells
+            if sort[1] is None or len(sort[1]) <= MAX_NAME:
+                self._sorts[sort] = cells
         return cells
 
     def _made(self, sort: Sort) -> Cells:

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.exchange import Call, Caller, Route
 from proxy.meter.price import Prices, PriceTable
-from proxy.planning import MAX_HEADS, MAX_MODELS, common, early, plan_of
+from proxy.planning import MAX_HEADS, MAX_MODELS, MAX_NAME, common, early, plan_of
 from proxy.policy.build import compile_policy
 from proxy.policy.read import read_policy
 from proxy.rooms import Generation
@@ -109,3 +109,10 @@ def test_a_caller_replaced_keeps_nothing_of_the_one_before():
     for _ in range(3):
         planned(of, call(kept), who)
     assert planned(of, call(kept), replace(who, tier="gold", kept={})).claims[0].limit.name == "tier gold"
+
+
+def test_a_long_name_of_a_model_is_not_remembered():
+    of, kept, who = generation(), {}, caller()
+    for _ in range(5):
+        assert planned(of, call(kept), who, "m" * (MAX_NAME + 1)).model == "m" * (MAX_NAME + 1)
+    assert not [name for known in who.kept.values() for name in known.plans]

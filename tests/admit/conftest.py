@@ -6,6 +6,7 @@ import asyncio
 import resource
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ def new_clock() -> Callable[..., HandClock]:
 def row() -> Callable[..., Row]:
     def make(id: str = "u/1", **changed: object) -> Row:
         call, _, number = id.partition("/")
-        values: dict[str, object] = {
+        values: dict[str, Any] = {
             "id": id, "request_id": call, "attempt": int(number or 1), "kind": "first", "parent_id": None, "at": NOON,
             "caller": "bob", "team": None, "tier": "free", "provider": "openai", "model": "gpt-4o", "operation": "chat",
             "credential": "OPENAI_API_KEY", "status": 200, "end": "done", "input_tokens": 10, "cached_input_tokens": 2,
@@ -59,7 +60,7 @@ def row() -> Callable[..., Row]:
             "price_row": {"name": "gpt-4o", "source": "table", "date": "2026-01-01"}, "policy_generation": 1,
             "duration_ms": 12.5, "first_byte_ms": 3.25, "overhead_ms": 0.5, "streamed": True,
         }  # fmt: skip
-        return Row(**(values | changed))  # type: ignore[arg-type]  # the table above has the types
+        return Row(**(values | changed))
 
     return make
 
@@ -77,14 +78,14 @@ def intent(row: Callable[..., Row]) -> Callable[..., Intent]:
 def claim() -> Callable[..., Claim]:
     """`claim(spend=("day", 10), requests=2, tokens=100, concurrency=1)`: per minute unless said otherwise."""
 
-    def make(name: str = "tier free", account: str = "caller=bob", *, window_s: int = 60, **of: object) -> Claim:
+    def make(name: str = "tier free", account: str = "caller=bob", *, window_s: int = 60, **of: Any) -> Claim:
         if "spend" in of:
-            period, nanousd = of.pop("spend")  # type: ignore[misc]  # a pair
+            period, nanousd = of.pop("spend")
             of["spend"] = (Spend(nanousd, period),)
         for kind in ("requests", "tokens"):
             if kind in of:
-                of[kind] = (Rate(of[kind], window_s),)  # type: ignore[arg-type]  # an int
-        return Claim(Limit(name, ("caller",), **of), account)  # type: ignore[arg-type]  # checked by use
+                of[kind] = (Rate(of[kind], window_s),)
+        return Claim(Limit(name, ("caller",), **of), account)
 
     return make
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,8 +65,8 @@ class Caller:
         return (of_caller, *([of_team] if self.team else []), *more)
 
 
-def total(nanousd: int, **more: object) -> Claim:
-    return Claim(Limit("limit all", ("total",), spend=(Spend(nanousd, "total"),), is_shared=True, **more), "total")  # type: ignore[arg-type]  # checked by use
+def total(nanousd: int, **more: Any) -> Claim:
+    return Claim(Limit("limit all", ("total",), spend=(Spend(nanousd, "total"),), is_shared=True, **more), "total")
 
 
 @asynccontextmanager

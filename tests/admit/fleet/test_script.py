@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import redis
@@ -76,8 +77,8 @@ def one(store: ScriptedStore) -> Process:
     return store.process
 
 
-def budget(nanousd: int, period: str = "day", **more: object) -> Claim:
-    return Claim(Limit("tier free", ("caller",), spend=(Spend(nanousd, period),), **more), "caller=bob")  # type: ignore[arg-type]  # checked by use
+def budget(nanousd: int, period: str = "day", **more: Any) -> Claim:
+    return Claim(Limit("tier free", ("caller",), spend=(Spend(nanousd, period),), **more), "caller=bob")
 
 
 def money(store: ScriptedStore, period: str = DAY) -> tuple[int, int]:
@@ -211,8 +212,8 @@ def test_names_of_any_characters_are_counted(one: Process) -> None:
 # -- unbounded identities, and forgetting ------------------------------------------------------------------------------------
 
 
-def wild(name: str, **more: object) -> Claim:
-    return Claim(Limit("by ip", ("ip",), requests=(Rate(2, 60),), is_unbounded=True, **more), f"ip={name}")  # type: ignore[arg-type]  # checked by use
+def wild(name: str, **more: Any) -> Claim:
+    return Claim(Limit("by ip", ("ip",), requests=(Rate(2, 60),), is_unbounded=True, **more), f"ip={name}")
 
 
 def test_beyond_max_keys_new_identities_share_one_account_until_others_are_idle(store: ScriptedStore, clock: HandClock) -> None:

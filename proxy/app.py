@@ -28,7 +28,6 @@ from proxy.listen.headers import answer_headers
 from proxy.listen.watchdog import Watchdog
 from proxy.meter.price import Prices, PriceTable
 from proxy.pipeline import Pipeline
-from proxy.policy.document import Document
 from proxy.policy.plan import Rulebook
 from proxy.policy.problems import Problem
 from proxy.policy.watch import Loaded, Watch, removed_limits
@@ -104,6 +103,7 @@ class App:
             dice=random.random,
         )
         states.hear(lambda job, said: settle_told(rooms, self._generation, job, said))
+        self._metrics.read_from("in_flight", rooms.under_way.__len__)
         state.keys.on_news = KeyNews(rooms.under_way.revoked, self.log.event, shown)
         self._stream = LedgerStream(state.outgoing, self.log.event)
         self._upkeep = state.upkeep(lambda: self.rules, clock, self.log.event)
@@ -165,6 +165,7 @@ class App:
         gc.collect()
         gc.freeze()  # what was built at start lives as long as the process: no collection need look at it
         gc.set_threshold(50_000, 20, 100)
+        gc.enable()
         self._is_ready = True
 
     @property
@@ -234,7 +235,7 @@ class App:
     def _shown(self, name: str) -> str:
         return self._hidden(name) if self._generation.rules.identities == "hashed" else name
 
-    def _changed(self, rules: Rulebook, document: Document, restarts: tuple[str, ...]) -> None:
+    def _changed(self, rules: Rulebook, restarts: tuple[str, ...]) -> None:
         """A new generation is live from the next call on; calls under way keep the one they began with."""
         gone = removed_limits(self._generation.rules, rules)
         spent = self._state.held_spend([limit.name for limit in gone])

@@ -53,7 +53,7 @@ class Purse:
 
     def __init__(self, store: Store, try_: Try, ready: Ready, quote: Quote, most: Bound, watch: Watch, ending: Ending) -> None:
         self._store, self._try, self._claims = store, try_, ready.plan.stopping
-        self._prices, self._quote, self._watch, self._ending = ready.prices, quote, watch, ending
+        self._prices, self._quote, self._watch, self._ending = ready.common.generation.prices, quote, watch, ending
         is_kept = not most.is_open or ready.plan.pricing.inject_max_tokens
         self._asked = most.output_tokens if is_kept else None  # the provider writes no more; counts are high
         self._step = self._cost(Usage(output=STEP_TOKENS, source="counted"))
@@ -134,5 +134,5 @@ def purse(store: Store, ready: Ready, try_: Try, charge: Charge, watch: Watch, d
     """For a stream that one of its limits may end, and that has a good end; None for all other answers."""
     if not (ready.plan.stopping and watch.is_stream and try_.is_held):
         return None
-    ending = dialect.ending(ready.op, ready.asked)
+    ending = dialect.ending(ready.common.op, ready.body.asked)
     return None if ending is None else Purse(store, try_, ready, charge.quote, charge.most, watch, ending)

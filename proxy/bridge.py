@@ -15,7 +15,7 @@ from proxy.dialect import dialect_of, realtime
 from proxy.dialect.wire import Asked
 from proxy.exchange import Call, Story
 from proxy.forward.credentials import Credentials
-from proxy.forward.shape import shape
+from proxy.forward.shape import Shaping
 from proxy.guard.mask import inspect_other
 from proxy.identify.keys import KEY_PROTOCOL
 from proxy.identify.who import end_user
@@ -41,8 +41,7 @@ class Bridge:
     async def run(self, call: Call, request: web.BaseRequest) -> web.StreamResponse:
         """One session from its handshake to its close. Raises Refusal before the upgrade."""
         generation = self._rooms.current()
-        story = Story(call, generation=generation.rules.generation, operation="realtime", streamed=True)
-        self._rooms.metrics.in_flight(1)
+        story = Story(call, generation.rules.generation, operation="realtime", streamed=True)
         self._rooms.under_way.begin(story)
         try:
             plan, facts = await self._plan(generation, call, story)
@@ -73,7 +72,6 @@ class Bridge:
                 if try_.row is None:
                     try_.end = story.end
             self._rooms.books.close(story)
-            self._rooms.metrics.in_flight(-1)
 
     async def close(self) -> None:
         if self._session is not None:
@@ -106,12 +104,10 @@ class Bridge:
         dialect = dialect_of(provider.dialect)
         op = replace(dialect.operation(call.method, call.route.path, call.route.query), model=plan.model)
         headers = tuple(line for line in forwardable(call.headers) if line[0].lower() not in _HANDSHAKE)
-        request = shape(
-            call, plan, target, credential, None, op, Asked(model=plan.model), dialect=dialect,
-            source=generation.rules.providers[call.route.provider], headers=headers,
-        ).request  # fmt: skip
+        shaping = Shaping(call, op, generation.rules.providers[call.route.provider], headers, None)
+        request, _ = shaping.shape(call, plan, target, credential, Asked(model=plan.model), None, None)
         origin = provider.origin
-        path, _, query = request.target.partition("?")
+        path, _, query = request.to.target.partition("?")
         url = URL.build(
             scheme="wss" if origin.scheme == "https" else "ws",
             host=origin.host,

@@ -12,12 +12,12 @@ from proxy.dialect.wire import Asked, Operation
 from proxy.exchange import Row, Story, Try, Usage, value
 from proxy.meter.price import UNITS, Prices, Quote, bound_cost
 from proxy.policy.plan import Plan, Pricing, Provider
-from proxy.ports import Intent, Standing
+from proxy.ports import Intent
 from proxy.rooms import Generation, Rooms
 
 WORK = Operation("other")  # billed and metered: the usage of a job is known when it is priced
 TIERLESS = (None, "auto")  # the tier is a default of the provider's account, which replies alone tell
-TIMED = frozenset({"audio_ms", "characters"})  # of what is billed by these, no context window bounds the input
+NO_DETAIL: dict[str, object] = {}  # of an estimate: a dict, as the journal writes those at once
 
 
 @value(frozen=True, slots=True)
@@ -26,7 +26,6 @@ class Charge:
 
     quote: Quote
     most: Bound
-    standings: tuple[Standing, ...]
     nanousd: int  # before anything was added to it
 
 
@@ -44,20 +43,21 @@ async def hold(
     quote, most, nanousd, of_output = quoted(prices, plan, provider, try_.model, op, asked, text_bytes, try_.at_ns, tier)
     try_.held_tokens = likely_tokens(rooms, plan, name, most, asked, quote.row.window) if op.is_billed else 0
     try_.held_nanousd = nanousd
-    try_.usage = Usage(most.sent_tokens, output=most.output_tokens, source="estimate", note="unconfirmed")
+    try_.usage = Usage(most.sent_tokens, output=most.output_tokens, detail=NO_DETAIL, source="estimate", note="unconfirmed")
     try_.cost_nanousd, try_.price_row, try_.end = nanousd, quote.row.as_json(), "crashed"
     row = rooms.books.row_of(story, try_)
     try_.end = "done"
     each = most.output_tokens // max(1, asked.choices)
     intent = Intent(try_.id, story.call.uid, plan.claims, try_.held_tokens, nanousd, row, each, of_output)
     try:
-        standings = await rooms.store.hold(intent)
+        await rooms.store.hold(intent)
     except BaseException:
         release(rooms, try_)
         raise
     try_.is_held = True
-    rooms.alerts.saw(plan.claims, standings)
-    return Charge(quote, most, standings, nanousd)
+    if rooms.alerts.is_on:
+        rooms.alerts.saw(plan.claims, rooms.store.standings(plan.claims))
+    return Charge(quote, most, nanousd)
 
 
 def quoted(
@@ -81,8 +81,7 @@ def quoted(
     tools = tuple([unit for unit, _ in asked.tools]) if asked.tools else ()
     quote = prices.quote(pricing, plan.is_under_spend_limit, provider, model, op, at_ns, tools)
     row = quote.row
-    window = row.window if TIMED.isdisjoint(row.rates) else None
-    most = bound(op, asked, text_bytes, row.window, pricing.default_max_tokens, window=window, family=provider.family)
+    most = bound(op, asked, text_bytes, row.window, pricing.default_max_tokens, window=row.reads, family=provider.family)
     nanousd, unanswered = bound_cost(row, most.input_tokens, most.output_tokens, most.images, most.files, most.fees, tier)
     return quote, most, nanousd, nanousd - unanswered
 
@@ -92,7 +91,9 @@ def likely_tokens(rooms: Rooms, plan: Plan, name: tuple[str, str], most: Bound, 
     if not plan.counts_tokens:
         return most.sent_tokens + most.output_tokens  # nobody asks
     lessons = rooms.store.lessons
-    read = min(most.input_tokens, lessons.input_tokens(name, most.kind, most.sent_tokens))
+    read = lessons.input_tokens(name, most.kind, most.sent_tokens)
+    if read > most.input_tokens:
+        read = most.input_tokens
     if not most.is_open:
         return read + most.output_tokens
     return read + lessons.output_tokens(name, plan.pricing.default_max_tokens, window) * max(1, asked.choices)

@@ -115,10 +115,10 @@ class Usage:
     reasoning: int = 0
     source: Literal["provider", "counted", "estimate", "none"] = "none"
     note: str = ""
-    detail: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+    detail: Mapping[str, object] = field(default_factory=dict)
     # input_audio, output_audio, input_image, output_image, cached_audio, images, searches, audio_ms, characters …:
     # shares of the above or billed beside them
-    units: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    units: Mapping[str, int] = field(default_factory=dict)
     tier: str | None = None  # service tier the reply names: flex, priority, batch …
     cost_nanousd: int | None = None  # where the provider itself states the cost (OpenRouter)
     model: str | None = None  # the model the reply names
@@ -164,9 +164,9 @@ class Row(NamedTuple):
     streamed: bool
 
 
-@dataclass(slots=True)
+@dataclass(init=False)
 class Try:
-    """One upstream attempt as it goes; part of the story."""
+    """One upstream attempt as it goes; part of the story. What was not set is said by its class: most of it never is, or only once."""
 
     number: int  # 1-based
     kind: AttemptKind
@@ -192,17 +192,24 @@ class Try:
     head: tuple[object, ...] | None = field(default=None, init=False, repr=False)  # `id` to `credential`: the same in each row of it
     row: Row | None = None  # set once, when the try is settled
 
+    def __init__(
+        self, number: int, kind: AttemptKind, provider: str, model: str | None, credential: str | None, id: str = "", **known: Any
+    ) -> None:
+        self.number, self.kind, self.provider, self.model, self.credential, self.id = number, kind, provider, model, credential, id
+        for name in known:
+            setattr(self, name, known[name])
 
-@dataclass(slots=True)
+
+@dataclass(init=False)
 class Story:
-    """All that happened to one call. The only mutable value; `record` tells it when the call is over."""
+    """All that happened to one call. The only mutable value but for its tries; `record` tells it when the call is over."""
 
     call: Call
+    generation: int = 0
     caller: Caller | None = None
     operation: str = "other"
     model: str | None = None  # as asked, ours; None if unknown
     streamed: bool = False
-    generation: int = 0
     status: int | None = None  # sent to the client
     end: str = "done"  # done | refused:<code> | upstream_cut | client_gone | stopped:<reason>
     speaks: str = ""  # the wire format that a refusal is worded in
@@ -213,3 +220,8 @@ class Story:
     limit: str | None = None  # the tightest, or the refusing one
     started: float | None = None  # monotonic, head sent to the client
     upstream_s: float = 0.0  # time spent waiting for the provider, for overhead = duration - upstream
+
+    def __init__(self, call: Call, generation: int = 0, **known: Any) -> None:
+        self.call, self.generation, self.tries, self.found = call, generation, [], {}
+        for name in known:
+            setattr(self, name, known[name])

@@ -7,20 +7,19 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from proxy.charging import hold, release
-from proxy.dialect import dialect_of
-from proxy.dialect.wire import Dialect
+from proxy.dialect.wire import stream_format_of
 from proxy.exchange import Story, Try, Usage
-from proxy.forward.attempts import Step, Terms, first, further, may_retry, retry_deadline
+from proxy.forward.attempts import Step, Terms, further, is_last, may_retry, retry_deadline
 from proxy.forward.breaker import FEW_S, Turn
 from proxy.forward.credentials import Credentials
 from proxy.forward.failure import OK, Outcome, of_answer, of_breaker, of_cut, of_error_event, of_failure
-from proxy.forward.preamble import first_error, is_whole, said_first
-from proxy.forward.shape import Shaped, shape, will_ask_usage
-from proxy.listen.headers import narrowed_accept_encoding
+from proxy.forward.preamble import first_error, said_first
+from proxy.lines import Sent
+from proxy.listen.peek import Peeked
 from proxy.policy.plan import Credential, Target
-from proxy.ports import Answer, Outgoing, Sink
+from proxy.ports import Outgoing, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut, UpstreamFailed
-from proxy.relaying import Outset, Relaying, Sent
+from proxy.relaying import Relaying
 from proxy.rooms import Ready, Rooms
 
 NO_KEY = (None,)  # the caller's own travels, and its refusal is the caller's business
@@ -45,13 +44,12 @@ class Forwarding:
     async def run(self, ready: Ready, sink: Sink, story: Story) -> None:
         """Raises Refusal before the point of no return; UpstreamCut, ClientGone after it."""
         rooms, plan = self._rooms, ready.plan
-        sink.finish_anyway = plan.on_client_gone == "finish" and ready.upload is None
-        keys = NO_KEY if plan.brings_own_key else self._keys(plan.targets[0])
-        step: Step | None = first(plan, keys[0], may_retry=may_retry(ready.call.fields))
+        sink.finish_anyway = plan.on_client_gone == "finish" and ready.body.upload is None
+        keys = NO_KEY if plan.brings_own_key else self._credentials.order(plan.targets[0].provider, rooms.clock.monotonic())
+        step: Step | None = Step(plan.targets[0], keys[0], "first")
         steps: Generator[Step, Outcome, None] | None = None
         failed: Failed | None = None
-        budget = rooms.budgets.of(plan.targets[0].provider.name)
-        budget.enter()
+        budget = rooms.budgets.enter(plan.targets[0].provider.name)
         try:
             while step is not None:
                 if failed is not None:
@@ -87,7 +85,7 @@ class Forwarding:
         """What may follow a first attempt that failed."""
         rooms, plan, call = self._rooms, ready.plan, ready.call
         deadline = retry_deadline(call.fields, call.began, plan.timeouts.total)
-        terms = Terms(plan.retry, plan.fallback_on, deadline, may_retry(call.fields), ready.upload is None)
+        terms = Terms(plan.retry, plan.fallback_on, deadline, may_retry(call.fields), ready.body.upload is None)
         credentials = _no_key if plan.brings_own_key else self._keys
         return further(failed.outcome, plan.targets, terms, keys, credentials, rooms.budgets, rooms.clock.monotonic, rooms.dice)
 
@@ -102,7 +100,7 @@ class Forwarding:
         sent, failed.sent = failed.sent, None
         if sent.outcome.credential_fault and sent.outcome.kind == "auth":
             self._relaying.drop(sent, ready, story)
-            text = f"provider {sent.of.target.provider.name} refused the key that Sluice holds for it"
+            text = f"provider {sent.target.provider.name} refused the key that Sluice holds for it"
             raise Refusal(502, "upstream_auth", text, should_retry=False)
         await self._relaying.relay(sent, ready, sink, story)
 
@@ -110,139 +108,117 @@ class Forwarding:
 
     async def _attempt(self, step: Step, ready: Ready, story: Story, before: Failed | None) -> Sent | Failed:
         """The answer to relay, or what failed. `before` itself comes back where this attempt could not even be paid for."""
-        rooms, target = self._rooms, step.target
-        now = rooms.clock.monotonic()
-        turn = rooms.breakers.enter(target.provider.name, target.model, ready.plan.breaker, now)
+        rooms, target, call, plan, common, body = self._rooms, step.target, ready.call, ready.plan, ready.common, ready.body
+        provider, credential, clock = target.provider, step.credential, rooms.clock
+        now = clock.monotonic()
+        turn = rooms.breakers.enter(provider.name, target.model, plan.breaker, now)
         if not turn.is_allowed:
-            outcome = of_breaker(turn.retry_after_s)
-            return Failed(outcome, before.sent, before.no) if before else Failed(outcome, None, _open(turn, target))
-        try_ = self._begin(step, ready, story)
-        dialect = dialect_of("openai" if ready.op.speaks == "openai" else target.provider.dialect)
+            return _left_alone(turn, target, before)
+        number = len(story.tries) + 1
+        try_ = Try(number, step.kind, provider.name, target.model, credential.name if credential else None, f"{call.uid}/{number}")
+        try_.at_ns, try_.began = clock.now_ns(), now
+        story.tries.append(try_)
         try:
-            charge = await hold(rooms, ready.prices, ready.plan, story, try_, target.provider, ready.op, ready.asked, ready.body_len)
-            shaped = self._shaped(step, ready, dialect, try_)
+            charge = await hold(rooms, common.generation.prices, plan, story, try_, provider, common.op, body.asked, ready.size)
+            request, form = common.shaping.shape(call, plan, target, credential, body.asked, body.raw, body.plain, body.is_reworded)
+            if body.upload is not None:
+                _stream(request, body.upload, common.generation.rules.server.max_upload)
         except BaseException as no:
             turn.saw(None, now)
             release(rooms, try_)
-            if not isinstance(no, Refusal):
-                raise
-            if before is None:
-                rooms.store.uncount(ready.call.uid)  # refused before anything left: it costs no request either
-                if ready.upload is not None and ready.upload.length is None and no.code in ("exceeds_limit", "budget_exhausted"):
-                    no.message += _UNMEASURED
-                raise
-            story.tries.pop()
-            return before
+            return self._unbegun(no, ready, story, before)
         if before is not None:
             self._give_up(before, ready, story, step, target)
-        key = b"" if step.credential is None else step.credential.secret.encode()
-        outset = Outset(try_, target, dialect, turn, charge, shaped.asked_usage, key)
-        return await self._send(step, outset, shaped.request, ready, story)
-
-    def _begin(self, step: Step, ready: Ready, story: Story) -> Try:
-        clock = self._rooms.clock
-        number = len(story.tries) + 1
-        try_ = Try(number, step.kind, step.target.provider.name, step.target.model, step.credential.name if step.credential else None)
-        try_.id, try_.at_ns, try_.began = f"{ready.call.uid}/{number}", clock.now_ns(), clock.monotonic()
-        story.tries.append(try_)
-        return try_
-
-    def _shaped(self, step: Step, ready: Ready, dialect: Dialect, try_: Try) -> Shaped:
-        call, upload = ready.call, ready.upload
-
-        def on_sent() -> None:
-            try_.is_sent = True
-
-        accepted = call.fields.get("accept-encoding")
-        if accepted is not None:  # what we ask a usage of is taken out again by a byte test
-            asks = will_ask_usage(step.target.provider, ready.op, ready.asked)
-            accepted = "identity" if asks else narrowed_accept_encoding(accepted)
-        return shape(
-            call,
-            ready.plan,
-            step.target,
-            step.credential,
-            ready.body,
-            ready.op,
-            ready.asked,
-            dialect=dialect,
-            source=ready.source,
-            headers=ready.headers,
-            accept_encoding=None if accepted is None else accepted.encode("latin-1"),
-            plain=ready.plain,
-            upload=None if upload is None else lambda: upload.stream(ready.max_upload),
-            upload_length=upload.length if upload is not None else None,
-            on_sent=on_sent,
-        )
-
-    async def _send(self, step: Step, outset: Outset, request: Outgoing, ready: Ready, story: Story) -> Sent | Failed:
-        clock, try_, turn = self._rooms.clock, outset.try_, outset.turn
-        began = clock.monotonic()
-        timeouts = outset.target.provider.timeouts
+        sent = Sent(try_, target, form, turn, charge, request)
+        began, timeouts = clock.monotonic(), provider.timeouts
         try:
-            answer = await self._rooms.upstream.send(request, timeouts, ready.call.began + timeouts.total)
-        except UpstreamFailed as error:
-            story.upstream_s += clock.monotonic() - began
-            return self._unanswered(error, outset, story)
-        except BaseException:  # the client left, or its upload broke: what the provider never had whole costs nothing
+            answer = sent.answer = await rooms.upstream.send(request, timeouts, call.began + timeouts.total)
+        except BaseException as error:
+            return self._unanswered(error, sent, story, began)
+        finally:
+            try_.is_sent = request.is_sent
+        now = try_.first_byte = clock.monotonic()
+        try_.status, sent.stream = answer.status, stream_format_of(common.op, answer.said.kind)
+        if answer.status == 200 and (sent.stream != "sse" or is_last(step, plan, call.fields)):
+            story.upstream_s += now - began  # the breaker hears of it when the answer was whole
+            self._credentials.saw(provider, credential, OK, now)
+            return sent
+        return await self._judged(sent, credential, ready, story, began)
+
+    def _unbegun(self, no: BaseException, ready: Ready, story: Story, before: Failed | None) -> Failed:
+        """The attempt ended before it left. Refused, the one before it stands; raises `no` where there is none."""
+        if not isinstance(no, Refusal):
+            raise no
+        if before is not None:
+            story.tries.pop()
+            return before
+        self._rooms.store.uncount(ready.call.uid)  # refused before anything left: it costs no request either
+        upload = ready.body.upload
+        if upload is not None and upload.length is None and no.code in ("exceeds_limit", "budget_exhausted"):
+            no.message += _UNMEASURED
+        raise no
+
+    async def _judged(self, sent: Sent, credential: Credential | None, ready: Ready, story: Story, began: float) -> Sent | Failed:
+        """What became of an attempt whose answer may be none."""
+        clock, turn = self._rooms.clock, sent.turn
+        try:
+            outcome = await self._outcome(sent, ready)
+        except BaseException:
             turn.saw(None, clock.monotonic())
-            if not try_.is_sent:
-                release(self._rooms, try_)
+            self._relaying.abandon(sent, ready)
             raise
-        try_.status, try_.first_byte = answer.status, clock.monotonic()
-        outcome = OK
-        if answer.status != 200 or not (step.is_last or is_whole(answer, ready.op)):
-            try:
-                outcome = await self._outcome(step, outset, answer, ready)
-            except BaseException:
-                turn.saw(None, clock.monotonic())
-                self._relaying.abandon(Sent(outset, answer, OK), ready)
-                raise
         now = clock.monotonic()
         story.upstream_s += now - began
         if not ready.plan.brings_own_key:
-            self._credentials.saw(outset.target.provider, step.credential, outcome, now)
-        sent = Sent(outset, answer, outcome)
-        if outcome is OK:  # the breaker hears of it when the answer was whole
+            self._credentials.saw(sent.target.provider, credential, outcome, now)
+        sent.outcome = outcome
+        if outcome is OK:
             return sent
         if outcome.is_failure_for_breaker is not False:
             turn.saw(None if outcome.is_failure_for_breaker is None else False, now, outcome.retry_after_s)
         if not (outcome.error or outcome.fallback or outcome.credential_fault):
             return sent
-        try_.ended = now  # should another follow; a wait between the two is neither's
+        sent.try_.ended = now  # should another follow; a wait between the two is neither's
         return Failed(outcome, sent)
 
-    async def _outcome(self, step: Step, outset: Outset, answer: Answer, ready: Ready) -> Outcome:
+    async def _outcome(self, sent: Sent, ready: Ready) -> Outcome:
         """By the status; of a failure its body too; of a stream its first events: another attempt is possible."""
+        answer, dialect = sent.answer, sent.form.dialect
         is_ours = not ready.plan.brings_own_key
         credit = None
         if answer.status >= 400:
             doc = await said_first(answer, PREAMBLE_BYTES, PREAMBLE_S)
-            credit = outset.dialect.failure_kind(answer.status, doc)
+            credit = dialect.failure_kind(answer.status, doc)
         elif answer.status == 200:
             try:
-                error = await first_error(answer, outset.dialect, ready.op, PREAMBLE_BYTES, PREAMBLE_S)
+                error = await first_error(answer, dialect, ready.common.op, PREAMBLE_BYTES, PREAMBLE_S)
             except UpstreamCut as cut:
                 return of_cut(cut)
             return OK if error is None else of_error_event(error)
         return of_answer(answer.status, answer.headers, credit, is_our_key=is_ours, now_ns=self._rooms.clock.now_ns())
 
-    def _unanswered(self, error: UpstreamFailed, outset: Outset, story: Story) -> Failed:
+    def _unanswered(self, error: BaseException, sent: Sent, story: Story, began: float) -> Failed:
         """No answer came. What was sent may be billed: it is charged at its estimate, and says so."""
-        outcome, try_ = of_failure(error), outset.try_
-        outset.turn.saw(None if outcome.is_failure_for_breaker is None else False, self._rooms.clock.monotonic())
+        if not isinstance(error, UpstreamFailed):  # the client left, or its upload broke: what the provider never had whole costs nothing
+            sent.turn.saw(None, self._rooms.clock.monotonic())
+            if not sent.request.is_sent:
+                release(self._rooms, sent.try_)
+            raise error
+        story.upstream_s += self._rooms.clock.monotonic() - began
+        outcome, try_ = of_failure(error), sent.try_
+        sent.turn.saw(None if outcome.is_failure_for_breaker is None else False, self._rooms.clock.monotonic())
         try_.error, try_.end = error.kind, f"refused:{error.code}"
         if not error.sent:
             try_.usage, try_.cost_nanousd = Usage(), 0
         self._rooms.books.settle(story, try_)
-        text = f"provider {outset.target.provider.name}: {error.detail or error.kind}"
+        text = f"provider {sent.target.provider.name}: {error.detail or error.kind}"
         return Failed(outcome, None, Refusal(error.status, error.code, text, should_retry=_may_help(error, story)))
 
     def _give_up(self, before: Failed, ready: Ready, story: Story, step: Step, target: Target) -> None:
         """Another attempt follows: the failed one is booked and logged, its answer thrown away."""
         failed = next((one for one in reversed(story.tries[:-1])), None)
         if before.sent is not None:
-            before.sent.of.try_.error = before.outcome.kind
+            before.sent.try_.error = before.outcome.kind
             self._relaying.drop(before.sent, ready, story)
             before.sent = None
         if failed is not None:
@@ -252,6 +228,11 @@ class Forwarding:
             self._rooms.metrics.fell_back(target.provider.name, target.model)
         else:
             self._rooms.metrics.retried(target.provider.name, target.model, before.outcome.kind)
+
+
+def _stream(request: Outgoing, upload: Peeked, limit: int) -> None:
+    """The body passes through."""
+    request.upload, request.upload_length = lambda: upload.stream(limit), upload.length
 
 
 def _no_key(target: Target) -> Sequence[Credential | None]:
@@ -265,10 +246,14 @@ def _next(steps: Generator[Step, Outcome, None], outcome: Outcome) -> Step | Non
         return None
 
 
-def _open(turn: Turn, target: Target) -> Refusal:
+def _left_alone(turn: Turn, target: Target, before: Failed | None) -> Failed:
+    """The breaker is open."""
     wait = turn.retry_after_s
+    if before is not None:
+        return Failed(of_breaker(wait), before.sent, before.no)
     text = f"provider {target.provider.name} is failing for this model and is left alone for a while"
-    return Refusal(503, "breaker_open", text, retry_after=wait, should_retry=None if wait <= FEW_S else False)
+    no = Refusal(503, "breaker_open", text, retry_after=wait, should_retry=None if wait <= FEW_S else False)
+    return Failed(of_breaker(wait), None, no)
 
 
 def _may_help(error: UpstreamFailed, story: Story) -> bool | None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from proxy.at_limit import Purse
-from proxy.dialect.wire import Dialect, stream_format_of
-from proxy.exchange import Spoken
-from proxy.forward.known import said_by
+from proxy.charging import Charge
+from proxy.dialect.wire import Dialect, StreamFormat
+from proxy.exchange import Try, value
+from proxy.forward.breaker import Turn
+from proxy.forward.failure import OK, Outcome
 from proxy.forward.reflection import NoReflection
+from proxy.forward.shape import Form
 from proxy.guard.restore import restoring
 from proxy.meter.strip import StripUsage
 from proxy.meter.tap import Watch
-from proxy.ports import Line
+from proxy.policy.plan import Target
+from proxy.ports import Answer, Line, Outgoing
 from proxy.rooms import Ready
 from proxy.stream.coding import READABLE
-from proxy.stream.tail import Tail
+from proxy.stream.tail import gap
 from proxy.stream.taps import streaming
-
-__all__ = ["NOWHERE", "Nowhere", "Spoken", "Through", "form_of", "guarded", "last_words", "reworded", "said_by"]
 
 
 class Nowhere:
@@ -45,37 +49,76 @@ class Through:
         return self._second.feed(self._first.end()) + self._second.end()
 
 
-def form_of(ready: Ready, head: Spoken) -> str:
-    """In which form of stream the client gets its answer; "" for one whole body, and for a coded stream: we cannot write into it."""
-    return "" if head.coding else stream_format_of(ready.op, head.kind) or ""
+@dataclass(slots=True)
+class Sent:
+    """One attempt as it leaves: where to, and what was held for it; then its answer, whose head has come."""
+
+    try_: Try
+    target: Target
+    form: Form
+    turn: Turn
+    charge: Charge
+    request: Outgoing
+    answer: Answer = field(init=False)
+    stream: StreamFormat | None = field(init=False)  # how the answer streams; None: it is one whole body
+    outcome: Outcome = OK
 
 
-def guarded(key: bytes, head: Spoken, line: Line) -> Line:
-    """No provider hands our key to a caller: not in what can be read without decoding it."""
-    return NoReflection(line, key) if key and not head.coding else line
+@value(frozen=True, slots=True)
+class Way:
+    """How an answer reaches the client: the line its bytes pass; or its `body`, where policy words it anew."""
+
+    line: Line
+    form: str = ""  # of a stream that we could say something into, as the client gets it
+    length: int | None = None  # of the body, where it is known
+    body: bytes | None = None
+    is_reworded: bool = False  # event by event, and so uncoded; or as a whole
 
 
-def reworded(dialect: Dialect, ready: Ready, head: Spoken, purse: Purse | None, watch: Watch, *, asked_usage: bool) -> tuple[Line, bool]:
+NO_WAY = Way(NOWHERE)
+
+
+def way_of(sent: Sent, ready: Ready, watch: Watch, paid: Purse | None, body: bytes | None) -> Way:
+    """How this answer reaches the client. `body`: the list of models that stands in its place."""
+    if body is not None:
+        watch.feed(body)
+        return Way(watch, "", len(body), body, True)
+    answer, form, stream = sent.answer, sent.form, sent.stream
+    head, is_reworded = answer.said, False
+    line: Line = watch
+    if ready.vault or paid is not None or sent.request.asked_usage:
+        line, is_reworded = _reworded(sent, ready, paid, watch)
+    length = answer.length if line is watch and not watch.is_stream else None
+    if head.coding and not is_reworded:  # nothing in it can be read, and nothing be said
+        return Way(line, "", length)
+    if form.key:  # no provider hands our key to a caller
+        line = NoReflection(line, form.key)
+    return Way(line, stream or "", length, None, is_reworded)
+
+
+def _reworded(sent: Sent, ready: Ready, purse: Purse | None, watch: Watch) -> tuple[Line, bool]:
     """The line that changes an answer where something wants that, else the watch; and whether it reads it event by event, and so uncoded.
 
-    `asked_usage`: by us, and it is taken out again.
+    A usage that we asked for is taken out again.
     """
-    line: Line = StripUsage(watch) if asked_usage and watch.is_stream and not head.coding else watch
-    events = _by_events(dialect, ready, head, purse) if ready.vault or purse else None
+    is_plain = watch.is_stream and not sent.answer.said.coding
+    line: Line = StripUsage(watch) if sent.request.asked_usage and is_plain else watch
+    events = _by_events(sent, ready, purse) if ready.vault or purse else None
     return (line, False) if events is None else (Through(line, events), True)
 
 
-def _by_events(dialect: Dialect, ready: Ready, head: Spoken, purse: Purse | None) -> Line | None:
+def _by_events(sent: Sent, ready: Ready, purse: Purse | None) -> Line | None:
     """Gives values back, and may end an answer between two events. None: it cannot be read."""
-    form = stream_format_of(ready.op, head.kind) or ("json" if "json" in head.kind else None)
+    head, op = sent.answer.said, ready.common.op
+    form = sent.stream or ("json" if "json" in head.kind else None)
     if form is None or (head.coding and head.coding not in READABLE):
         return None
     taps = (purse,) if purse else ()
-    line = restoring(dialect, ready.op, ready.vault, form, head.coding, taps) if ready.vault else streaming(form, taps, head.coding)
+    line = restoring(sent.form.dialect, op, ready.vault, form, head.coding, taps) if ready.vault else streaming(form, taps, head.coding)
     return purse.behind(line) if purse else line
 
 
-def last_words(dialect: Dialect, ready: Ready, tail: Tail | None, form: str, code: str, text: str) -> bytes:
-    """The error event of the dialect, where one can be said."""
-    gap = tail.gap(form) if tail else None
-    return b"" if gap is None else gap + dialect.error_event(ready.op, code, text, ready.call.id)
+def last_words(dialect: Dialect, ready: Ready, passed: bytes, form: str, code: str, text: str) -> bytes:
+    """The error event of the dialect, where one can be said. `passed`: what the client got last; `form`: of its stream, if it is one."""
+    before = gap(passed, form) if form else None
+    return b"" if before is None else before + dialect.error_event(ready.common.op, code, text, ready.call.id)

@@ -6,45 +6,31 @@ listen (before we begin) → identify → policy → admit → guard → forward
 from __future__ import annotations
 
 import asyncio
-from dataclasses import field, replace
 
 from proxy.at_limit import degraded
 from proxy.charging import quoted
-from proxy.dialect.wire import Asked, Dialect, Operation
-from proxy.exchange import Call, Caller, RawHeaders, Story, value
+from proxy.dialect.wire import Asked, Operation
+from proxy.exchange import Call, Story
 from proxy.forwarding import Forwarding
 from proxy.guard.mask import Blocked, inspect, inspect_other
 from proxy.guard.vault import Vault
 from proxy.identify.who import REVOKED_KEY, end_user
-from proxy.listen.headers import travelling
 from proxy.listen.peek import Peeked
 from proxy.listen.reply import reply_headers
-from proxy.meter.price import Prices
-from proxy.planning import Common, common, early, facts_of, plan_of
+from proxy.planning import common, early, facts_of, plan_of
 from proxy.policy.build import UNTEXTUAL
 from proxy.policy.plan import Facts, Plan, Rulebook
 from proxy.ports import Body, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
-from proxy.rooms import Generation, Ready, Rooms
+from proxy.rooms import Common, Held, Ready, Rooms
 from proxy.stream.body import read_json
-from proxy.stream.coding import decode, without_body_fields
+from proxy.stream.coding import decode
 from proxy.stream.multipart import FormField
 from proxy.under_way import REVOKED
 
-NOTHING_ASKED = Asked()
 FORMLESS = frozenset({"files", "batches", "models"})  # operations whose forms name no model
 PEEK_BYTES, PEEK_S = 64 * 1024, 1.0
 ANY_TEXT = ("**",)  # of a JSON body whose operation we do not know: every string may be text
-
-
-@value(frozen=True, slots=True)
-class Held:
-    """A request body as far as it is held. `plain` is `raw` without its content coding; both None: it streams through."""
-
-    raw: bytes | None = field(default=None, repr=False)
-    plain: bytes | None = field(default=None, repr=False)
-    doc: dict[str, object] | None = field(default=None, repr=False)
-    asked: Asked = NOTHING_ASKED
 
 
 class Pipeline:
@@ -58,13 +44,14 @@ class Pipeline:
         """One call from its headers to its end. Raises only CancelledError."""
         rooms = self._rooms
         generation = rooms.current()
-        story = Story(call, generation=generation.rules.generation)
-        rooms.metrics.in_flight(1)
+        story = Story(call, generation.rules.generation)
         rooms.under_way.begin(story)
-        peeked = Peeked(body)
+        peeked: Peeked | None = None
         try:
             shared = common(generation, call)
-            ready = await self._ready(generation, shared, call, peeked, story)
+            if shared.op.body != "json" or shared.op.name == "other":
+                peeked = Peeked(body)
+            ready = await self._ready(shared, call, body, peeked, story)
             await self._forwarding.run(ready, sink, story)
         except Refusal as no:
             self._refuse(no, sink, story)
@@ -80,77 +67,63 @@ class Pipeline:
             self._refuse(Refusal(500, "internal", _INTERNAL, should_retry=False), sink, story)
         finally:
             rooms.under_way.end(story)
-            peeked.close()
+            if peeked is not None:
+                peeked.close()
             for try_ in story.tries:
                 if try_.row is None:
                     try_.end = story.end
             rooms.books.close(story)
-            rooms.metrics.in_flight(-1)
 
-    async def _ready(self, generation: Generation, shared: Common, call: Call, body: Peeked, story: Story) -> Ready:
-        rooms, rules, op = self._rooms, generation.rules, shared.op
+    async def _ready(self, common: Common, call: Call, body: Body, peeked: Peeked | None, story: Story) -> Ready:
+        rooms, op, rules = self._rooms, common.op, common.generation.rules
         callers = rules.callers
         # identify
-        story.speaks, story.operation, story.model = shared.speaks, op.name, op.model
+        story.speaks, story.operation, story.model = common.speaks, op.name, op.model
         caller = story.caller = await rooms.identify.who(call, callers)
         # policy, as far as headers tell; what is exhausted is refused before the body is read
         user = end_user(call.fields, None, callers, rooms.secret) if callers.end_user else None
-        story.claims = early(shared, call, caller, user)
-        rooms.store.peek(story.claims)
-        held = await self._read(call, body, shared, caller, user, rules)
-        asked = held.asked
-        story.model, story.streamed = asked.model or op.model, asked.stream
+        known = early(common, call, caller, user)
+        story.claims = known.claims
+        rooms.store.peek(known.claims)
+        if peeked is None:
+            raw = await body.read(rules.server.max_body)
+            held = _held(common, raw, _plain(common, call, raw) if "content-encoding" in call.fields else raw)
+        else:
+            held = await self._read(common, call, peeked, facts_of(common, call, caller, op.model, user))
+        model = story.model = held.asked.model or op.model
+        story.streamed = held.asked.stream
         if callers.end_user:
-            user = end_user(call.fields, asked.user, callers, rooms.secret)
-        plan = plan_of(shared, call, caller, story.model, user)
+            user = end_user(call.fields, held.asked.user, callers, rooms.secret)
+        plan = plan_of(known, common, call, caller, model, user)
         if plan.degrading and (held.raw is not None or op.model is not None):  # of a body that streams through, no name is changed
-            facts = facts_of(shared, call, caller, story.model, user)
-            plan = degraded(rules, rooms.store, facts, plan, lambda: _may_cost(generation.prices, plan, op, held, call.at_ns))
+            plan = self._degraded(common, plan, facts_of(common, call, caller, model, user), held, call.at_ns)
         story.model, story.claims = plan.model, plan.claims
         # admit
-        standings = await rooms.store.enter(call.uid, plan.claims)
+        await rooms.store.enter(call.uid, plan.claims)
         # guard
-        headers = travelling(call)
         vault: Vault | None = None
-        if plan.guard.is_on:
-            held, headers, vault = self._guard(held, headers, shared.dialect, op, plan, story)
-        return Ready(
-            call,
-            plan,
-            generation.prices,
-            shared.dialect,
-            op,
-            asked,
-            headers,
-            held.raw,
-            held.plain,
-            body if held.raw is None and body.length != 0 else None,
-            len(held.plain) if held.plain is not None else _most(body, plan, rules),
-            vault,
-            standings,
-            shared.provider,
-            rules.server.max_upload,
-            rules.may_list,
-        )
+        if plan.guard.entities:
+            held, vault = self._guard(held, common, plan, story)
+        size = _most(peeked, plan, rules) if held.plain is None else len(held.plain)
+        return Ready(call, common, plan, held, size, vault)
 
-    async def _read(self, call: Call, body: Peeked, shared: Common, caller: Caller, user: str | None, rules: Rulebook) -> Held:
+    def _degraded(self, common: Common, plan: Plan, facts: Facts, held: Held, at_ns: int) -> Plan:
+        return degraded(common.generation.rules, self._rooms.store, facts, plan, lambda: _may_cost(common, plan, held, at_ns))
+
+    async def _read(self, common: Common, call: Call, body: Peeked, facts: Facts) -> Held:
         """What a matching rule must read is held in memory; what need not be held streams through."""
-        op = shared.op
-        if body.length == 0 and (op.body != "json" or op.name == "other"):
+        op, rules = common.op, common.generation.rules
+        if body.length == 0:
             return Held(b"", b"", None, Asked(model=op.model))
-        if op.body != "json":
-            facts = facts_of(shared, call, caller, op.model, user)
-            if not (_may_be_json(call, op) and rules.needs_body(facts)):
-                return await self._peeked(call, body, op, rules, facts)
+        if op.body != "json" and not (_may_be_json(call, op) and rules.needs_body(facts)):
+            return await self._peeked(call, body, op, rules, facts)
         raw = await body.read(rules.server.max_body)
         plain: bytes | None = None
         try:
-            coding = call.fields.get("content-encoding")
-            plain = decode(coding, raw, rules.server.max_body) if coding else raw
-            doc = read_json(plain)
-            return Held(raw, plain, doc, shared.dialect.read_asked(op, doc))
+            plain = _plain(common, call, raw)
+            return _held(common, raw, plain)
         except Refusal:
-            if op.body == "json" or (op.name == "other" and rules.must_read(facts_of(shared, call, caller, op.model, user))):
+            if op.body == "json" or (op.name == "other" and rules.must_read(facts)):
                 raise
             return Held(raw, plain, None, Asked(model=op.model))  # a path that we do not know may take what we cannot read
 
@@ -158,34 +131,34 @@ class Pipeline:
         """A body that streams through. Of a form, the model's name is looked for in its beginning: prices and limits go by it."""
         kind = call.fields.get("content-type", "")
         if op.name in FORMLESS or "multipart/form-data" not in kind.lower():
-            return Held(asked=Asked(model=op.model))
+            return Held(None, None, None, Asked(model=op.model), body)
         model, server = FormField(kind, "model"), rules.server
         if not rules.must_read(facts):
             await body.head(model, server.max_upload, PEEK_BYTES, PEEK_S)
         elif not await body.head(model, server.max_upload, server.max_body, None):
             text = f"the form names no model in its first {server.max_body} bytes, and a policy goes by it; put it before the file"
             raise Refusal(413, "too_large", text, should_retry=False, close=True)
-        return Held(asked=Asked(model=model.value or op.model))
+        return Held(None, None, None, Asked(model=model.value or op.model), body)
 
-    def _guard(
-        self, held: Held, headers: RawHeaders, dialect: Dialect, op: Operation, plan: Plan, story: Story
-    ) -> tuple[Held, RawHeaders, Vault | None]:
+    def _guard(self, held: Held, common: Common, plan: Plan, story: Story) -> tuple[Held, Vault | None]:
         """Masks, flags or blocks what must not leave. A masked body goes out without the coding it came in."""
-        rules = plan.guard
+        rules, op, dialect = plan.guard, common.op, common.dialect
         if held.plain is None or held.doc is None:
             if held.raw != b"":
                 story.found.update(inspect_other(("file",), rules))
-            return held, headers, None
-        if op.name != "other" and (kinds := dialect.uninspected(op, held.asked)):  # of JSON on an unknown path, every text is inspected
-            story.found.update(inspect_other(kinds, rules))
-        surface = () if op.name == "other" else dialect.surface(op)
+            return held, None
+        surface: tuple[str, ...] = ()
+        if op.name != "other":  # of JSON on an unknown path, every text is inspected
+            surface = dialect.surface(op)
+            if kinds := dialect.uninspected(op, held.asked):
+                story.found.update(inspect_other(kinds, rules))
         inspected = inspect(held.plain, surface or ANY_TEXT, rules)
         if inspected.found:
             story.found.update(inspected.found)
         if inspected.body is held.plain or inspected.body == held.plain:
-            return held, headers, None
-        coded = without_body_fields(headers)
-        return replace(held, raw=inspected.body, plain=inspected.body), coded, inspected.vault if rules.restore else None
+            return held, None
+        masked = Held(inspected.body, inspected.body, held.doc, held.asked, is_reworded=True)
+        return masked, inspected.vault if rules.restore else None
 
     def _refuse(self, no: Refusal, sink: Sink, story: Story) -> None:
         if sink.is_started:  # our own failure past the point of no return: never a clean end
@@ -229,18 +202,29 @@ def _may_be_json(call: Call, op: Operation) -> bool:
     return "json" in kind or (op.name == "other" and not kind.startswith(UNTEXTUAL))
 
 
-def _most(body: Peeked, plan: Plan, rules: Rulebook) -> int:
-    """Bytes of a body that streams through. Of one that does not say (chunked) a budget fears the most that is taken."""
-    if body.length is not None:
+def _most(body: Body | None, plan: Plan, rules: Rulebook) -> int:
+    """Bytes of a body that streams through, or is not read. Of one that does not say (chunked) a budget fears the most that is taken."""
+    if body is not None and body.length is not None:
         return body.length
     return rules.server.max_upload if plan.is_under_spend_limit else 0
 
 
-def _may_cost(prices: Prices, plan: Plan, op: Operation, held: Held, at_ns: int) -> int:
+def _plain(common: Common, call: Call, raw: bytes) -> bytes:
+    coding = call.fields.get("content-encoding")
+    return decode(coding, raw, common.generation.rules.server.max_body) if coding else raw
+
+
+def _held(common: Common, raw: bytes, plain: bytes) -> Held:
+    """Raises Refusal 400."""
+    doc = read_json(plain)
+    return Held(raw, plain, doc, common.dialect.read_asked(common.op, doc))
+
+
+def _may_cost(common: Common, plan: Plan, held: Held, at_ns: int) -> int:
     """Nano-dollars, at most; 0 where there is no price."""
     try:
-        first, asked = plan.targets[0], held.asked
-        return quoted(prices, plan, first.provider, first.model, op, asked, len(held.plain or b""), at_ns, asked.tier)[2]
+        first, asked, prices = plan.targets[0], held.asked, common.generation.prices
+        return quoted(prices, plan, first.provider, first.model, common.op, asked, len(held.plain or b""), at_ns, asked.tier)[2]
     except Refusal:
         return 0
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.exchange import RawHeaders, Row, Spoken, Usage, value
 from proxy.policy.plan import Claim, Origin, Timeouts
 from proxy.policy.plan_callers import KeyRecord
 from proxy.refusal import Refusal
-
-MILLION = 1_000_000
+from proxy.standings import Standings
 
 
 class Clock(Protocol):
@@ -30,15 +29,12 @@ class Body(Protocol):
     @property
     def length(self) -> int | None:
         """Content-Length; 0 where there is no body; None for chunked."""
-        ...
 
     async def read(self, limit: int) -> bytes:
         """All of it, still encoded as sent. Raises Refusal 413 `too_large`, 408 `request_timeout`, 400; ClientGone."""
-        ...
 
     def stream(self, limit: int) -> AsyncIterator[bytes]:
         """Piece by piece, for what is not held. Same errors as `read`, raised when `limit` bytes are passed."""
-        ...
 
 
 class Outlet(Protocol):
@@ -47,15 +43,12 @@ class Outlet(Protocol):
     @property
     def is_full(self) -> bool:
         """The client reads more slowly than the provider sends: stop pushing and `drain`."""
-        ...
 
     def push(self, data: bytes) -> None:
         """Writes body bytes now. Raises ClientGone (never after `finish_anyway`)."""
-        ...
 
     async def drain(self) -> None:
         """Waits until the client has room. Raises ClientGone; after 60 s without progress too."""
-        ...
 
 
 class Sink(Outlet, Protocol):
@@ -67,18 +60,16 @@ class Sink(Outlet, Protocol):
     @property
     def is_started(self) -> bool: ...
     @property
-    def is_gone(self) -> bool:
-        """The client has left."""
-        ...
+    def is_gone(self) -> bool: ...  # the client has left
+    @property
+    def last(self) -> bytes: ...  # the end of what was pushed of a stream, as much as `stream.tail.gap` looks at
 
     def start(self, status: int, reason: bytes, headers: RawHeaders, length: int | None, ours: bytes = b"") -> None:
         """THE POINT OF NO RETURN. `headers` carry no framing fields, `ours` are more of them as on the wire, without the last line's end;
-        `length` None means chunked by us. Raises ClientGone."""
-        ...
+        `length` None means chunked by us. Leaves with the first push, or at the end. Raises ClientGone."""
 
     def finish(self) -> None:
         """The clean end."""
-        ...
 
     def abort(self, last: bytes) -> None:
         """`last` (an error event of the dialect, or b""), then the connection ends without a clean end of body."""
@@ -86,7 +77,6 @@ class Sink(Outlet, Protocol):
 
     def refuse(self, no: Refusal, dialect: str, headers: RawHeaders) -> int:
         """A whole reply of Sluice's own, worded in the caller's dialect. Gives the status sent."""
-        ...
 
 
 class Line(Protocol):
@@ -98,21 +88,35 @@ class Line(Protocol):
         ...
 
 
-@value(frozen=True, slots=True)
-class Outgoing:
-    """One request, shaped for one target. `body` None: stream `upload` instead. Framing fields are the adapter's."""
+@dataclass(slots=True, eq=False)
+class Address:
+    """Where requests go; one object for many of them."""
 
     origin: Origin
     method: str
     target: str = field(repr=False)  # raw; may hold a key
-    headers: RawHeaders = field(repr=False)  # complete but for Host and framing
-    body: bytes | None = field(repr=False)
-    upload: Callable[[], AsyncIterator[bytes]] | None = None
-    upload_length: int | None = None  # None with an upload: chunked
     pool: str = ""  # connections are shared within one pool name
     max_connections: int = 512
     tls: object | None = None  # ssl.SSLContext for https
-    on_sent: Callable[[], None] | None = None  # hears when the last byte is about to leave: from then on the provider may bill it
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """One request, shaped for one target. `body` None: stream `upload` instead. Framing fields are the adapter's."""
+
+    to: Address
+    head: bytes = field(repr=False)  # request line and header lines, without the last one's end; holds keys
+    body: bytes | None = field(repr=False)
+    asked_usage: bool = False  # by us, not by the caller: what comes of it must be taken out again
+    upload: Callable[[], AsyncIterator[bytes]] | None = None
+    upload_length: int | None = None  # None with an upload: chunked
+    is_sent: bool = False  # the last byte is about to leave, or has left: the provider may bill it
+
+    @property
+    def headers(self) -> RawHeaders:
+        """Those of `head`, but for Host."""
+        lines = [line.partition(b": ") for line in self.head.split(b"\r\n")[2:]]
+        return tuple([(name, value) for name, _, value in lines])
 
 
 class Answer(Protocol):
@@ -132,49 +136,23 @@ class Answer(Protocol):
 
     async def preamble(self, is_decided: Callable[[bytes], bool], limit: int, wait_s: float) -> bytes:
         """The first body bytes, until `is_decided`, `limit` bytes or `wait_s`; they are relayed later all the same."""
-        ...
 
     async def relay(self, sink: Outlet, line: Line) -> None:
         """Every body byte through `line` into `sink`, pausing the provider while the client is slow.
 
         Returns at the body's clean end (neither `line.end` nor `sink.finish` is called). Raises UpstreamCut, ClientGone.
         """
-        ...
 
     async def read(self, limit: int) -> bytes:
         """The whole body, as sent (may be compressed). Raises UpstreamCut; ValueError above `limit`."""
-        ...
 
     def close(self) -> None:
         """Synchronous, idempotent. Unread body: the connection is closed; else it goes back to its pool."""
-        ...
 
 
 class Upstream(Protocol):
     async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Answer:
         """One attempt. `deadline` is monotonic. Raises UpstreamFailed (with `sent`); ClientGone from the upload."""
-        ...
-
-
-@value(frozen=True, slots=True)
-class Standing:
-    """How a caller stands against one claim: for `x-ratelimit-*` and `x-sluice-limit`."""
-
-    limit: str
-    kind: str  # requests | tokens | spend | concurrency
-    allowed: int
-    remaining: int
-    resets_at: int  # Unix seconds; 0: never
-    window_s: int
-    is_shared: bool = False  # the account is not the caller's alone: replies name no amounts
-
-    def reaches(self, share: float) -> bool:
-        """Is so much of it (0.8) used and held?"""
-        return self.remaining <= self.floor(share)
-
-    def floor(self, share: float) -> int:
-        """The most that may remain where so much is used and held."""
-        return self.allowed * (MILLION - round(share * MILLION)) // MILLION
 
 
 @value(frozen=True, slots=True)
@@ -224,7 +202,7 @@ class Store(Protocol):
         """Raises the Refusal that `enter` or a hold of zero would surely raise; changes nothing."""
         ...
 
-    async def enter(self, call_uid: str, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+    async def enter(self, call_uid: str, claims: Sequence[Claim]) -> None:
         """Takes one request and one slot on every claim, or none and raises Refusal (429). Idempotent by uid."""
         ...
 
@@ -236,7 +214,7 @@ class Store(Protocol):
         """The call was refused before anything of it left: its request goes back, its slots stay until `leave`. Idempotent."""
         ...
 
-    async def hold(self, intent: Intent) -> tuple[Standing, ...]:
+    async def hold(self, intent: Intent) -> None:
         """Takes tokens and money, or none and raises Refusal (402/429/400). Durable when it returns. Idempotent by id."""
         ...
 
@@ -248,8 +226,8 @@ class Store(Protocol):
         """
         ...
 
-    def standings(self, claims: Sequence[Claim]) -> tuple[Standing, ...]:
-        """How a caller stands now, for a reply that refuses. Changes nothing."""
+    def standings(self, claims: Sequence[Claim]) -> Standings:
+        """How a caller stands now, for a reply: requests and concurrency of each claim, then tokens and spend. Changes nothing."""
         ...
 
     def settle(self, id: str, tokens: int, nanousd: int, row: Row) -> None:
@@ -286,12 +264,11 @@ class Store(Protocol):
 class Metrics(Protocol):
     """Facts to count; labels are kept to known names by the adapter."""
 
-    def in_flight(self, change: int) -> None: ...
     def refused(self, code: str) -> None: ...
     def retried(self, provider: str, model: str | None, error: str) -> None: ...
     def fell_back(self, provider: str, model: str | None) -> None: ...
     def breaker(self, provider: str, model: str | None, state: str) -> None: ...
-    def limits(self, standings: Sequence[Standing]) -> None: ...
+    def limits(self, standings: Standings) -> None: ...
     def unpriced(self, provider: str, model: str | None, reason: str) -> None: ...
     def job(self, row: Row) -> None: ...
 

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from proxy.dialect.wire import Asked, Dialect, Operation
-from proxy.exchange import Call, Caller, RawHeaders, value
+from proxy.exchange import Call, value
 from proxy.forward.attempts import Budgets, Dice
 from proxy.forward.breaker import Breakers
+from proxy.forward.shape import Shaping
 from proxy.guard.vault import Vault
 from proxy.identify.who import Identify
 from proxy.listen.peek import Peeked
 from proxy.meter.price import Prices
 from proxy.policy.plan import Plan, Provider, Rulebook
-from proxy.ports import Clock, Metrics, Standing, Store, Upstream
+from proxy.ports import Clock, Metrics, Store, Upstream
 from proxy.record.alerts import Alerts
 from proxy.record.books import Books
 from proxy.record.log import Log
@@ -58,23 +59,39 @@ class Rooms:
     under_way: UnderWay = field(default_factory=UnderWay)
 
 
+@dataclass(slots=True, eq=False)
+class Common:
+    """What all calls with one head have in common, under one generation of the policy."""
+
+    generation: Generation
+    provider: Provider  # the one that the caller addressed
+    dialect: Dialect
+    op: Operation
+    speaks: str  # the wire format that the caller speaks
+    shaping: Shaping
+    may_keep: bool  # the policy looks at nothing that differs between calls of one head and one caller
+    is_met: bool = False  # by a second call: what is worked out from it is worth keeping
+
+
+@value(frozen=True, slots=True)
+class Held:
+    """A request body as far as it is held, and what it asks for."""
+
+    raw: bytes | None = field(repr=False)  # as it travels; None: `upload` streams through
+    plain: bytes | None = field(repr=False)  # the same without its content coding, where it could be read
+    doc: dict[str, object] | None = field(repr=False)
+    asked: Asked
+    upload: Peeked | None = None
+    is_reworded: bool = False  # by the guard: it goes out without the coding it came in
+
+
 @value(frozen=True, slots=True)
 class Ready:
     """A call that passed every room before forward: each attempt is shaped from this, unchanged."""
 
     call: Call
+    common: Common
     plan: Plan
-    prices: Prices
-    dialect: Dialect
-    op: Operation
-    asked: Asked
-    headers: RawHeaders  # those that may travel on
-    body: bytes | None  # as it travels; None: `upload` streams through
-    plain: bytes | None  # the same without its content coding
-    upload: Peeked | None
-    body_len: int  # bytes of text for the estimate
+    body: Held
+    size: int  # bytes of text for the estimate
     vault: Vault | None
-    standings: tuple[Standing, ...]
-    source: Provider  # the provider the caller addressed
-    max_upload: int
-    may_list: Callable[[Caller, str], bool]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import cast
 
 from proxy.admit.keyring import Kept
 from proxy.exchange import Call, Story
@@ -20,11 +19,14 @@ class UnderWay:
     """All calls of this process, each with the task that runs it."""
 
     def __init__(self) -> None:
-        self._calls: dict[int, tuple[Story, asyncio.Task[object]]] = {}
+        self._calls: dict[int, tuple[Story, asyncio.Task[object] | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
 
     def begin(self, story: Story) -> None:
         """Called by the task that runs the call."""
-        self._calls[id(story)] = story, cast("asyncio.Task[object]", asyncio.current_task())
+        self._calls[id(story)] = story, asyncio.current_task()
 
     def end(self, story: Story) -> None:
         del self._calls[id(story)]
@@ -37,7 +39,8 @@ class UnderWay:
         ended = [(story, task) for story, task in found if story.stopping != REVOKED and _digest(story.call) in dead]
         for story, task in ended:
             story.stopping = REVOKED
-            task.cancel()
+            if task is not None:
+                task.cancel()
         return len(ended)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -50,7 +51,8 @@ class KeyPages:
     async def _new(self, request: web.Request) -> web.Response:
         key, digest = mint(self._dice(KEY_BYTES))
         rulebook = self._rulebook()
-        record = read_key_asked(await _json(request), digest, rulebook.callers, rulebook.time_zone, self._now_ns())
+        raw = await _json(request)
+        record = await asyncio.to_thread(read_key_asked, raw, digest, rulebook.callers, rulebook.time_zone, self._now_ns())
         await self._keys.add(record)
         return json_reply(201, {"key": key, **shown(Kept(record, self._now_ns()), self._now_ns())})
 

@@ -6,15 +6,12 @@ import re
 from collections.abc import Mapping
 
 import orjson
-from pydantic import ValidationError
 
 from proxy.admin.say import AdminProblem
 from proxy.policy import values
 from proxy.policy.callers import record_of
-from proxy.policy.model_callers import KeyEntry
 from proxy.policy.plan_callers import CallerRules, KeyRecord
 from proxy.policy.problems import path_text
-from proxy.policy.wording import findings
 
 FIELDS = ("name", "tier", "team", "expires", "overrides", "allow")
 OVERLAP_S = 24 * 3600.0  # of old and new where nothing else is asked
@@ -28,6 +25,11 @@ def read_key_asked(raw: bytes, digest: bytes, rules: CallerRules, time_zone: str
     name = doc.get("name")
     if not (isinstance(name, str) and _NAME.fullmatch(name)) or name == "anonymous":
         raise bad("`name` is missing or no name", "give 1 to 64 letters, digits, dots, dashes, underscores or @, and not `anonymous`")
+    from pydantic import ValidationError  # all that comes with these is not needed by who never mints here
+
+    from proxy.policy.model_callers import KeyEntry
+    from proxy.policy.wording import findings
+
     try:
         entry = KeyEntry.model_validate({**doc, "hash": f"sha256:{digest.hex()}"})
         record = record_of(entry, digest, time_zone)

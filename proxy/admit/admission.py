@@ -10,15 +10,16 @@ from proxy.admit.accounts import Moment
 from proxy.admit.counters import Charge, Counters, Hold
 from proxy.admit.growth import has_room
 from proxy.admit.journal import Journal
-from proxy.admit.limits import denied_entry, denied_hold, entry_standings, hold_standings, worst
-from proxy.admit.lines import entry_standings_on, hold_standings_on, is_far_from_full, lines_made, lines_of, may_enter, may_hold
+from proxy.admit.limits import denied_entry, denied_hold, standings, worst
+from proxy.admit.lines import is_far_from_full, lines_made, lines_of, may_enter, may_hold, standings_on
 from proxy.admit.moments import Moments
 from proxy.admit.records import MOST, Values, charge_said, encode, entry_record, grown, hold_record, uncount_record, values_of
 from proxy.admit.sync import JournalDown
 from proxy.admit.wording import refusal, unavailable
 from proxy.exchange import Row
 from proxy.policy.plan import Claim
-from proxy.ports import Intent, Standing
+from proxy.ports import Intent
+from proxy.standings import NO_STANDINGS, Standings
 
 
 class Admission:
@@ -53,60 +54,59 @@ class Admission:
         if no := worst([it for it in (entry, hold) if it]):
             raise refusal(no)
 
-    async def enter(self, call_uid: str, claims: Sequence[Claim]) -> tuple[Standing, ...]:
-        """One request and one slot on every claim, or none. Gives the standings of requests and concurrency. Raises Refusal 429, 503."""
-        counters, now = self._counters, self.now()
+    async def enter(self, call_uid: str, claims: Sequence[Claim]) -> None:
+        """One request and one slot on every claim, or none. Raises Refusal 429, 503."""
+        counters, moments = self._counters, self._moments
         if call_uid in counters.stays or not claims:
-            return entry_standings(counters, claims, self._names(claims, now), now)
+            return
         if self._is_down():
             raise unavailable()
-        lines = lines_of(counters.books, claims, now.periods)
-        if lines is None or not may_enter(lines, now.ns):
-            names = self._names(claims, now)
+        ns = moments.ns()
+        lines = lines_of(counters.books, claims, moments.present)
+        if lines is None or not may_enter(lines, ns):
+            now = moments.now()
+            names, ns = self._names(claims, now), now.ns
             if no := denied_entry(counters, claims, names, now):
                 raise refusal(no)
             lines = lines_made(counters, claims, names, now)
-        counters.enter_on(call_uid, lines, now.ns)
-        if self._journal is not None and (said := [line.said for line in lines if line.said]):
-            self._journal.append(entry_record(now.ns, said))
-        return entry_standings_on(lines, now)
+        said = counters.enter_on(call_uid, lines, ns)
+        if said and self._journal is not None:
+            self._journal.append(entry_record(ns, said))
 
     async def decide(self, call_uid: str) -> None:
         """Nothing: `enter` notes nothing that it does not decide."""
 
     def uncount(self, call_uid: str) -> None:
         """The call was refused by a hold: a refusal by admission costs no request. Idempotent."""
-        stay = self._counters.uncount(call_uid)
-        if stay is not None and self._journal is not None and any(charge.rates for charge in stay.charges):
-            self._journal.append(uncount_record(stay.since, stay.charges))
+        counted = self._counters.uncount(call_uid)
+        if counted is not None and self._journal is not None and any(charge.rates for charge in counted[1]):
+            self._journal.append(uncount_record(*counted))
 
-    async def hold(self, intent: Intent, also: Sequence[Charge] = ()) -> tuple[Standing, ...]:
-        """Tokens and money on every claim, or none; the intent is in the journal when it returns. Gives the standings of
-        tokens and spend. Raises Refusal 400, 402, 429, 503. `also`: what a shared state has decided already, held with it."""
-        counters, claims, now = self._counters, intent.claims, self.now()
+    async def hold(self, intent: Intent, also: Sequence[Charge] = ()) -> None:
+        """Tokens and money on every claim, or none; the intent is in the journal when it returns. Raises Refusal 400, 402, 429, 503.
+        `also`: what a shared state has decided already, held with it."""
+        counters, moments = self._counters, self._moments
         if intent.id in counters.holds:
-            await self._durable(intent.id)
-            return hold_standings(counters, claims, self._names(claims, now), now)
+            return await self._durable(intent.id)
         if self._is_down():
             raise unavailable()
-        tokens, nanousd = intent.tokens, intent.nanousd
+        claims, tokens, nanousd, ns = intent.claims, intent.tokens, intent.nanousd, moments.ns()
         if tokens > MOST or nanousd > MOST:
             tokens, nanousd = min(tokens, MOST), min(nanousd, MOST)
-        lines = lines_of(counters.books, claims, now.periods)
-        if lines is None or not may_hold(lines, now.ns, tokens, nanousd):
-            names = self._names(claims, now)
+        lines = lines_of(counters.books, claims, moments.present)
+        if lines is None or not may_hold(lines, ns, tokens, nanousd):
+            now = moments.now()
+            names, ns = self._names(claims, now), now.ns
             if no := denied_hold(counters, claims, names, now, tokens, nanousd):
                 raise refusal(no, intent)
             lines = lines_made(counters, claims, names, now)
-        charges = tuple([line.attempt for line in lines])
-        hold, durable = self._noted(intent, charges + tuple(also), now.ns, tokens, nanousd)
+        hold, durable = self._noted(intent, (*[line.attempt for line in lines], *also), ns, tokens, nanousd)
         if also:
-            counters.hold(intent.id, hold, now)
+            counters.hold(intent.id, hold, moments.now())
         else:
             counters.hold_on(intent.id, hold, lines)
         if durable is not None:
             await self._durable(intent.id, durable)
-        return hold_standings_on(lines, now)
 
     def _noted(
         self, intent: Intent, charges: tuple[Charge, ...], at_ns: int, tokens: int, nanousd: int
@@ -148,11 +148,16 @@ class Admission:
             return False  # it stays held here: what cannot be written down is not spent either
         return True
 
-    def standings(self, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+    def standings(self, claims: Sequence[Claim]) -> Standings:
         """How a caller stands on each claim now."""
-        now = self.now()
-        names = self._names(claims, now)
-        return (*entry_standings(self._counters, claims, names, now), *hold_standings(self._counters, claims, names, now))
+        if not claims:
+            return NO_STANDINGS
+        counters, moments = self._counters, self._moments
+        ns = moments.ns()
+        lines = lines_of(counters.books, claims, moments.present)
+        if lines is not None:
+            return standings_on(lines, ns, moments.wall_ns())
+        return standings(counters, claims, [counters.name_of(claim) for claim in claims], moments.now())
 
     def leave(self, call_uid: str) -> None:
         """The call's slots are free. Idempotent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.admit.accounts import Account, Moment, RateKind
 from proxy.admit.windows import Bucket
@@ -18,8 +18,7 @@ OTHERS = "(others)"  # the one account of unbounded identities beyond max_keys
 LATELY_NS = 600 * 10**9
 
 
-@value(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """Where something was counted: enough to count it again from the journal, whatever the policy says by then."""
 
     limit: str
@@ -44,8 +43,8 @@ class Stay:
     """The slots of one call under way."""
 
     since: int
-    accounts: tuple[Account, ...]
-    charges: tuple[Charge, ...] = ()  # where its request was counted
+    places: Sequence[tuple[Account, Charge]]  # with where its request was counted
+    is_counted: bool = True
 
 
 NOBODY: OrderedDict[str, Account] = OrderedDict()
@@ -64,14 +63,15 @@ class Counters:
         book = self.books.get(limit)
         return None if book is None else book.get(account)
 
-    def name_of(self, claim: Claim, now: Moment) -> str:
-        """The account a claim is counted on: its own, or that of the others once `max_keys` have one."""
+    def name_of(self, claim: Claim, now: Moment | None = None) -> str:
+        """The account a claim is counted on: its own, or that of the others once `max_keys` have one. `now`: as of `account`."""
         if not claim.limit.is_unbounded:
             return claim.account
         book = self.books.get(claim.limit.name)
         if book is None or claim.account in book or len(book) < self.max_keys:
             return claim.account
-        self._forget_some(book, now)
+        if now is not None:
+            self._forget_some(book, now)
         return claim.account if len(book) < self.max_keys else OTHERS
 
     def account(self, limit: str, name: str, now: Moment | None = None) -> Account:
@@ -99,20 +99,27 @@ class Counters:
     # -- calls: requests and slots ------------------------------------------------------------------------------------
 
     def enter(self, uid: str, charges: Sequence[Charge], at: int, now: Moment) -> None:
-        accounts = []
+        places = []
         for charge in charges:
             account = self.account(charge.limit, charge.account, now)
             account.in_flight += 1
-            accounts.append(account)
+            places.append((account, charge))
         self.count_requests(charges, at)
-        self.stays[uid] = Stay(at, tuple(accounts), tuple(charges))
+        self.stays[uid] = Stay(at, places)
 
-    def enter_on(self, uid: str, lines: Sequence[Line], at: int) -> None:
+    def enter_on(self, uid: str, lines: Sequence[Line], at: int) -> list[bytes]:
+        """What the journal has to say of it: of each charge that counts requests (`records.charge_said`)."""
+        said, places = [], []
         for line in lines:
-            line.account.in_flight += 1
-            for ring in line.asked:
-                ring.add(1, at)
-        self.stays[uid] = Stay(at, tuple([line.account for line in lines]), tuple([line.entry for line in lines]))
+            account = line.account
+            account.in_flight += 1
+            places.append((account, line.entry))
+            if line.said:
+                said.append(line.said)
+                for ring in line.asked:
+                    ring.add(1, at)
+        self.stays[uid] = Stay(at, places)
+        return said
 
     def count_requests(self, charges: Sequence[Charge], at: int) -> None:
         for charge in charges:
@@ -120,14 +127,15 @@ class Counters:
             for period_s in charge.rates:
                 account.ring("requests", period_s).add(1, at)
 
-    def uncount(self, uid: str) -> Stay | None:
-        """Takes the request of a call under way back, once; its slots stay taken. None: it has none."""
+    def uncount(self, uid: str) -> tuple[int, list[Charge]] | None:
+        """Takes the request of a call under way back, once; its slots stay taken. When and where it was counted; None: nowhere."""
         stay = self.stays.get(uid)
-        if stay is None or not stay.charges:
+        if stay is None or not stay.is_counted:
             return None
-        self.stays[uid] = Stay(stay.since, stay.accounts)
-        self.uncount_requests(stay.charges, stay.since)
-        return stay
+        self.stays[uid] = Stay(stay.since, stay.places, is_counted=False)
+        charges = [charge for _, charge in stay.places]
+        self.uncount_requests(charges, stay.since)
+        return stay.since, charges
 
     def uncount_requests(self, charges: Sequence[Charge], at: int) -> None:
         for charge in charges:
@@ -139,9 +147,9 @@ class Counters:
         stay = self.stays.pop(uid, None)
         if stay is None:
             return
-        for account in stay.accounts:
+        took = now_ns - stay.since
+        for account, _ in stay.places:
             account.in_flight -= 1
-            took = now_ns - stay.since
             account.stay_ns = (account.stay_ns * 7 + took) // 8 if account.stay_ns else took
 
     # -- attempts: tokens and money -----------------------------------------------------------------------------------
@@ -157,7 +165,7 @@ class Counters:
         for line in lines:
             for ring in line.used:
                 ring.add(hold.tokens, hold.at)
-            for balance, *_ in line.money:
+            for balance, _, _ in line.money:
                 balance.held += hold.nanousd
         self.holds[id] = hold
 

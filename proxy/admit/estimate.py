@@ -67,6 +67,10 @@ def bound(
     listening call cannot read more at a time. `family`: the wire family, whose providers count images each in their way.
     """
     media, is_stream = asked.media, op.body == "stream"
+    if op.name in _GENERATING and not (is_stream or media or asked.tools or asked.added or asked.reads_more or asked.reads_stored):
+        sent = body_len if window is None or body_len < window else window  # text alone, as most calls
+        output, is_open = _output(op, asked, body_len, model_max_output, default_max_tokens)
+        return Bound(sent, output, asked.images, asked.files, sent, (), 0, is_open)
     sent = given = body_len + asked.added
     if media:
         sent = given = sent + sum(_tokens(one, family, asked.model or "") - one.size for one in media)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from proxy.admit import sqlite
-from proxy.admit.keyring import Kept, Keyring, NoSuchKey, revoked, rotation
+from proxy.admit.keyring import Kept, Keyring, NoSuchKey, dumped, loaded, revoked, rotation
 from proxy.admit.place import LEDGER, Place
 from proxy.policy.plan_callers import KeyRecord
 
@@ -24,7 +26,7 @@ class Keys:
         self.on_news: Callable[[Sequence[Kept]], None] = lambda news: None  # made anywhere, once it is valid here
 
     async def load(self) -> None:
-        self._ring.learn(await asyncio.wrap_future(self._index.submit(sqlite.kept_keys)))
+        self._ring.learn(await asyncio.wrap_future(self._index.submit(_kept)))
 
     def find(self, digest: bytes) -> KeyRecord | None:
         """Also one that is revoked or past its end: whoever asks refuses it by name."""
@@ -74,7 +76,7 @@ class Keys:
 
     async def _write(self, changed: Sequence[Kept]) -> None:
         if news := self._ring.news(changed):
-            await asyncio.wrap_future(self._index.submit(lambda connection: sqlite.keep_keys(connection, news)))
+            await asyncio.wrap_future(self._index.submit(lambda connection: _keep(connection, news)))
 
     def _know(self, changed: Sequence[Kept]) -> None:
         if news := self._ring.learn(changed):
@@ -100,7 +102,7 @@ class OfflineKeys:
 
     def __init__(self, index: sqlite.Index) -> None:
         self._index = index
-        self._ring = Keyring(index.submit(sqlite.kept_keys).result())
+        self._ring = Keyring(index.submit(_kept).result())
 
     def all(self) -> list[Kept]:
         return list(self._ring)
@@ -108,5 +110,28 @@ class OfflineKeys:
     def change(self, decide: Callable[[Keyring], Sequence[Kept]]) -> list[Kept]:
         """Keeps what `decide` makes of the keys, and gives it back. What `decide` raises changes nothing."""
         news = self._ring.learn(decide(self._ring))
-        self._index.submit(lambda connection: sqlite.keep_keys(connection, news)).result()
+        self._index.submit(lambda connection: _keep(connection, news)).result()
         return news
+
+
+def _keep(connection: sqlite3.Connection, kept: Sequence[Kept]) -> None:
+    """On the disk when it returns. What is known of a digest is replaced."""
+    rows = [(it.record.digest, it.record.name, dumped(it).decode()) for it in kept]
+    connection.execute("BEGIN")
+    try:
+        connection.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", rows)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("PRAGMA wal_checkpoint(FULL)")
+
+
+def _kept(connection: sqlite3.Connection) -> list[Kept]:
+    found = connection.execute("SELECT digest, name, record FROM keys ORDER BY name, rowid")
+    return [_named(loaded(digest, text), name) for digest, name, text in found]
+
+
+def _named(kept: Kept, name: str) -> Kept:
+    return replace(kept, record=replace(kept.record, name=name))

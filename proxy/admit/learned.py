@@ -13,7 +13,8 @@ MODELS = 128  # remembered; their names come from outside. What was forgotten st
 CLASSES = 24  # kinds and sizes of the calls of one model
 ENOUGH = 10  # calls of one kind and size from which on they are believed
 RECENT = 512  # calls after which older ones count half, again and again
-QUANTILE_PCT = 95
+ABOVE_PCT = 5  # above the 95th percentile
+SIZE_BITS = 2  # sizes within a factor of four are alike: the smaller a body, the more of it is JSON and not text
 STEPS = 16  # buckets to a doubling: each is 4.4 % wide, and its upper edge is what is told
 TIER_CHARS = 32  # of a service tier's name
 FLOOR = 1 / 16  # of the bound. Whoever pads his calls makes others be held for no less than a token in 16 bytes
@@ -22,36 +23,39 @@ Name = tuple[str, str]  # provider, model
 
 
 class Spread:
-    """How often values fell into each bucket of a logarithmic scale. Old ones fade."""
+    """How often values fell into each bucket of a logarithmic scale. Old ones fade. No more than 5 in 100 were above `quantile`."""
 
-    __slots__ = ("_above", "_at", "counts", "total")
+    __slots__ = ("_above", "_at", "counts", "quantile", "total")
 
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
         self.counts = dict(counts or {})
         self.total = sum(self.counts.values())
-        self._at, self._above = 0, self.total  # the bucket of the quantile, and how many were above it
+        self._find()
 
     def add(self, value: float) -> None:
         bucket = math.ceil(STEPS * math.log2(value if value > 1e-6 else 1e-6))
-        self.counts[bucket] = self.counts.get(bucket, 0) + 1
-        self.total += 1
+        counts = self.counts
+        counts[bucket] = counts.get(bucket, 0) + 1
+        self.total = total = self.total + 1
         if bucket > self._at:
             self._above += 1
-        if self.total >= 2 * RECENT:
-            self.counts = {at: count // 2 for at, count in self.counts.items() if count > 1}
-            self.total = self._above = sum(self.counts.values())
+        if total >= 2 * RECENT:
+            self.counts = {at: count // 2 for at, count in counts.items() if count > 1}
+            self.total = sum(self.counts.values())
+            self._find()
+        elif not self._above <= total * ABOVE_PCT // 100 < self._above + counts.get(self._at, 0):
+            self._find()
 
-    def quantile(self) -> float:
-        """No more than 5 in 100 were above it."""
-        most = self.total * (100 - QUANTILE_PCT) // 100
-        if not self._above <= most < self._above + self.counts.get(self._at, 0):  # it is looked for where it has moved
-            above = 0
-            for at in sorted(self.counts, reverse=True):
-                self._at, self._above = at, above
-                above += self.counts[at]
-                if above > most:
-                    break
-        return float(2.0 ** (self._at / STEPS))
+    def _find(self) -> None:
+        """Where the quantile has moved."""
+        most, above = self.total * ABOVE_PCT // 100, 0
+        self._at = self._above = 0  # the bucket of the quantile, and how many were above it
+        for at in sorted(self.counts, reverse=True):
+            self._at, self._above = at, above
+            above += self.counts[at]
+            if above > most:
+                break
+        self.quantile = float(2.0 ** (self._at / STEPS))
 
 
 class Model:
@@ -76,16 +80,16 @@ class Learned:
     def input_tokens(self, name: Name, kind: int, sent: int) -> int:
         """Of a call that brings at most `sent` tokens; `sent` itself (a token a byte) until enough like it were settled."""
         model = self._models.get(name)
-        spread = model.inputs.get((kind, _size(sent))) if model else None
+        spread = model.inputs.get((kind, sent.bit_length() // SIZE_BITS)) if model is not None else None
         if spread is None or spread.total < ENOUGH:
             return sent
-        share = spread.quantile()
+        share = spread.quantile
         return math.ceil(sent * (share if share > FLOOR else FLOOR))
 
     def output_tokens(self, name: Name, default: int, most: int | None) -> int:
         """Of one answer whose call names no most: `default` until enough were settled; never above `most`, the model's own."""
         model = self._models.get(name)
-        told = default if model is None or model.outputs.total < ENOUGH else math.ceil(model.outputs.quantile())
+        told = default if model is None or model.outputs.total < ENOUGH else math.ceil(model.outputs.quantile)
         return told if most is None else min(told, most)
 
     def tier(self, name: Name) -> str | None:
@@ -107,7 +111,7 @@ class Learned:
                 self._models.popitem(last=False)
         self._models.move_to_end(name)
         if sent > 0 and usage.input > 0:
-            spread = model.inputs.get(key := (kind, _size(sent)))
+            spread = model.inputs.get(key := (kind, sent.bit_length() // SIZE_BITS))
             if spread is None and len(model.inputs) < CLASSES:
                 spread = model.inputs[key] = Spread()
             if spread is not None:
@@ -142,8 +146,3 @@ def _spread(stored: Any) -> Spread:
     if any(count < 1 for count in counts.values()) or any(abs(bucket) > 64 * STEPS for bucket in counts):
         raise ValueError("no counts")
     return Spread(counts)
-
-
-def _size(sent: int) -> int:
-    """Sizes within a factor of four are alike: the smaller a body, the more of it is JSON and not text."""
-    return sent.bit_length() // 2

@@ -11,9 +11,9 @@ from enum import IntEnum
 
 from proxy.admit.accounts import Account, Moment, RateKind
 from proxy.admit.counters import Counters
-from proxy.admit.lines import entry_standings_on, hold_standings_on, lines_named
+from proxy.admit.lines import lines_named, standings_on
 from proxy.policy.plan import Claim, Rate, Spend
-from proxy.ports import Standing
+from proxy.standings import Standings
 
 
 class Why(IntEnum):
@@ -121,11 +121,6 @@ def _spend(claim: Claim, account: Account, spend: Spend, want: int, now: Moment)
     return Denied(why, claim, "spend", spend, want, max(0, spend.nanousd - used), until_ns=span.end_ns)
 
 
-def entry_standings(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> tuple[Standing, ...]:
-    """How a caller stands for reply headers: requests and concurrency of each claim."""
-    return entry_standings_on(lines_named(counters, claims, names, now), now)
-
-
-def hold_standings(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> tuple[Standing, ...]:
-    """Tokens and spend (nano-dollars) of each claim."""
-    return hold_standings_on(lines_named(counters, claims, names, now), now)
+def standings(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> Standings:
+    """How a caller stands for reply headers."""
+    return standings_on(lines_named(counters, claims, names, now), now.ns, now.ns + now.skew_ns)

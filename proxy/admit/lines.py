@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from proxy.admit.accounts import Account, Moment
 from proxy.admit.counters import Charge, Counters, windows_of
@@ -10,23 +11,27 @@ from proxy.admit.periods import Periods
 from proxy.admit.records import charge_said
 from proxy.admit.windows import NS
 from proxy.policy.plan import Claim, Limit
-from proxy.ports import Standing
+from proxy.standings import Standings, Term, Terms, terms_of
+
+ENTRY = ("requests", "concurrency")  # what a call takes; an attempt takes tokens and spend
 
 
 class Line:
     """One limit on one account: its windows, and its money of the present periods. Good while the account's `line` is it."""
 
     __slots__ = (
-        "account", "asked", "attempt", "entry", "is_open", "limit", "money", "periods", "requests", "said", "slots", "tokens", "used",
+        "account", "asked", "attempt", "entry", "is_open", "limit", "money", "periods", "requests", "said", "slots", "terms", "tokens",
+        "used",
     )  # fmt: skip
 
     def __init__(self, account: Account, name: str, limit: Limit, periods: Periods) -> None:
         self.account, self.limit, self.periods = account, limit, periods
-        self.requests = [(account.ring("requests", rate.period_s), rate.count, rate.period_s) for rate in limit.requests]
-        self.tokens = [(account.ring("tokens", rate.period_s), rate.count, rate.period_s) for rate in limit.tokens]
+        self.terms = _terms(limit, periods)
+        self.requests = [(account.ring("requests", rate.period_s), rate.count) for rate in limit.requests]
+        self.tokens = [(account.ring("tokens", rate.period_s), rate.count) for rate in limit.tokens]
         self.slots = limit.concurrency
         spans = [(spend.nanousd, periods.span(spend.period)) for spend in limit.spend]
-        self.money = [(account.balance(it.id), most, it.end_ns // NS, (it.end_ns - it.start_ns) // NS) for most, it in spans]
+        self.money = [(account.balance(it.id), most, it.end_ns // NS) for most, it in spans]
         self.entry = Charge(limit.name, name, windows_of(limit, "requests"), ())
         self.attempt = Charge(limit.name, name, windows_of(limit, "tokens"), tuple([it.id for _, it in spans]))
         self.said = charge_said(self.entry) if self.entry.rates else b""
@@ -42,8 +47,6 @@ def lines_named(counters: Counters, claims: Sequence[Claim], names: Sequence[str
     for claim, name in zip(claims, names, strict=True):
         account = counters.find(claim.limit.name, name) or Account()
         found.append(line_of(account, name, claim.limit, now.periods))
-        for ring in (*found[-1].asked, *found[-1].used):
-            ring.used(now.ns)
     return found
 
 
@@ -89,13 +92,13 @@ def is_far_from_full(books: Mapping[str, Mapping[str, Account]], claims: Iterabl
             return False
         if line.slots is not None and line.account.in_flight >= line.slots:
             return False
-        for ring, most, _ in line.requests:
+        for ring, most in line.requests:
             if ring.total >= most:
                 return False
-        for ring, most, _ in line.tokens:
+        for ring, most in line.tokens:
             if ring.total > most:
                 return False
-        for balance, most, _, _ in line.money:
+        for balance, most, _ in line.money:
             if balance.settled + balance.held > most:
                 return False
     return True
@@ -106,7 +109,7 @@ def may_enter(lines: Iterable[Line], now_ns: int) -> bool:
     for line in lines:
         if not line.is_open or (line.slots is not None and line.account.in_flight >= line.slots):
             return False
-        for ring, most, _ in line.requests:
+        for ring, most in line.requests:
             if ring.total >= most and not ring.has_room(1, most, now_ns):
                 return False
     return True
@@ -117,10 +120,10 @@ def may_hold(lines: Iterable[Line], now_ns: int, tokens: int, nanousd: int) -> b
     for line in lines:
         if not line.is_open:
             return False
-        for ring, most, _ in line.tokens:
+        for ring, most in line.tokens:
             if ring.total + tokens > most and not ring.has_room(tokens, most, now_ns):
                 return False
-        for balance, most, _, _ in line.money:
+        for balance, most, _ in line.money:
             if balance.settled + balance.held + nanousd > most:
                 return False
     return True
@@ -129,31 +132,45 @@ def may_hold(lines: Iterable[Line], now_ns: int, tokens: int, nanousd: int) -> b
 # -- how a caller stands, for reply headers ------------------------------------------------------------------------------
 
 
-def entry_standings_on(lines: Sequence[Line], now: Moment) -> tuple[Standing, ...]:
-    """Requests and concurrency of each line. What is over has been forgotten (`Ring.used`, `Ring.add`)."""
-    found: list[Standing] = []
+def standings_on(lines: Sequence[Line], now_ns: int, wall_ns: int) -> Standings:
+    """Requests and concurrency of each line, then tokens and spend (nano-dollars) of each."""
+    left: list[int] = []
+    resets_at: list[int] = []
+    to_wall_ns = wall_ns - now_ns + NS - 1  # and up to a whole second
     for line in lines:
-        limit, slots = line.limit, line.slots
-        for ring, most, window_s in line.requests:
-            left = most - ring.total
-            until = (ring.buckets[-1][1] + ring.period_ns if ring.total else now.ns) + now.skew_ns
-            found.append(Standing(limit.name, "requests", most, left if left > 0 else 0, -(-until // NS), window_s, limit.is_shared))
-        if slots is not None:
-            left, now_s = slots - line.account.in_flight, (now.ns + now.skew_ns) // NS
-            found.append(Standing(limit.name, "concurrency", slots, left if left > 0 else 0, now_s, 0, limit.is_shared))
-    return tuple(found)
+        for ring, most in line.requests:
+            used = ring.total if now_ns < ring.edge else ring.used(now_ns)  # before the edge nothing is over
+            left.append(most - used)
+            resets_at.append(((ring.buckets[-1][1] + ring.period_ns if used else now_ns) + to_wall_ns) // NS)
+        if line.slots is not None:
+            left.append(line.slots - line.account.in_flight)
+            resets_at.append(wall_ns // NS)
+    for line in lines:
+        for ring, most in line.tokens:
+            used = ring.total if now_ns < ring.edge else ring.used(now_ns)
+            left.append(most - used)
+            resets_at.append(((ring.buckets[-1][1] + ring.period_ns if used else now_ns) + to_wall_ns) // NS)
+        for balance, most, end_s in line.money:
+            left.append(most - balance.settled - balance.held)
+            resets_at.append(end_s)
+    terms = lines[0].terms if len(lines) == 1 else _joined(tuple([line.terms for line in lines]))
+    return Standings(terms, left, resets_at)
 
 
-def hold_standings_on(lines: Sequence[Line], now: Moment) -> tuple[Standing, ...]:
-    """Tokens and spend (nano-dollars) of each line. As above."""
-    found: list[Standing] = []
-    for line in lines:
-        limit = line.limit
-        for ring, most, window_s in line.tokens:
-            left = most - ring.total
-            until = (ring.buckets[-1][1] + ring.period_ns if ring.total else now.ns) + now.skew_ns
-            found.append(Standing(limit.name, "tokens", most, left if left > 0 else 0, -(-until // NS), window_s, limit.is_shared))
-        for balance, most, end_s, window_s in line.money:
-            left = most - balance.settled - balance.held
-            found.append(Standing(limit.name, "spend", most, left if left > 0 else 0, end_s, window_s, limit.is_shared))
-    return tuple(found)
+@lru_cache(maxsize=1024)
+def _terms(limit: Limit, periods: Periods) -> Terms:
+    name, is_shared = limit.name, limit.is_shared
+    found = [Term(name, "requests", rate.count, rate.period_s, is_shared) for rate in limit.requests]
+    if limit.concurrency is not None:
+        found.append(Term(name, "concurrency", limit.concurrency, 0, is_shared))
+    found += [Term(name, "tokens", rate.count, rate.period_s, is_shared) for rate in limit.tokens]
+    for spend in limit.spend:
+        span = periods.span(spend.period)
+        found.append(Term(name, "spend", spend.nanousd, (span.end_ns - span.start_ns) // NS, is_shared))
+    return terms_of(tuple(found))
+
+
+@lru_cache(maxsize=1024)
+def _joined(several: tuple[Terms, ...]) -> Terms:
+    found = [it for terms in several for it in terms.each]
+    return terms_of((*(it for it in found if it.kind in ENTRY), *(it for it in found if it.kind not in ENTRY)))

@@ -14,30 +14,32 @@ class Moments:
 
     def __init__(self, clock: Clock, calendar: Calendar, boot_id: str) -> None:
         self._clock, self._calendar, self._boot_id = clock, calendar, boot_id
-        self._wall_ns, self._monotonic = clock.now_ns, clock.monotonic
+        self.wall_ns, self._monotonic = clock.now_ns, clock.monotonic
         self._anchor = clock.now_ns() - round(clock.monotonic() * NS)
-        self._present = calendar.at(clock.now_ns())
-        self._begun = self._over = 0  # of the present day, once it was asked for
-        self._latest = 0  # the calendar rolls only forward, also when the clock is put back
-
-    def now(self) -> Moment:
-        """This instant, as rates and as money count it."""
-        wall = self._wall_ns()
-        if wall > self._latest:
-            self._latest = wall
-        ns = self._anchor + round(self._monotonic() * NS)
-        if not self._begun <= self._latest < self._over:
-            self._present = self._calendar.at(self._latest)
-            self._begun, self._over = self._present.day.start_ns, self._present.day.end_ns
-        return Moment(ns, self._present, wall - ns)
+        self.present = calendar.at(clock.now_ns())  # the periods of the last `ns`
+        self._latest = self._over = 0  # the calendar rolls only forward, also when the clock is put back
 
     def rate_ns(self) -> int:
         """Wall time as of the start, then by the monotonic clock: no jump empties or freezes a window."""
         return self._anchor + round(self._monotonic() * NS)
 
+    def ns(self) -> int:
+        """This instant, as rates count it; as money counts it, it is in `present` from here on."""
+        wall = self.wall_ns()
+        if wall > self._latest:
+            self._latest = wall
+        if self._latest >= self._over:
+            self.present = self._calendar.at(self._latest)
+            self._over = self.present.day.end_ns
+        return self._anchor + round(self._monotonic() * NS)
+
+    def now(self) -> Moment:
+        ns = self.ns()
+        return Moment(ns, self.present, self.wall_ns() - ns)
+
     def periods(self) -> dict[Period, tuple[Span, Span, Span]]:
         """The previous, present and next span of each kind of period that ends."""
-        self.now()
+        self.ns()
         return {period: self._calendar.around(self._latest, period) for period in ("day", "month")}
 
     def mark(self) -> ClockMark:
@@ -49,4 +51,4 @@ class Moments:
         if self._boot_id and mark.boot_id == self._boot_id:
             self._anchor = mark.anchor_ns
         if mark.latest_ns <= self._clock.now_ns() + GRACE_NS:  # beyond that, the clock was wrong then
-            self._latest = mark.latest_ns
+            self._latest, self._over = mark.latest_ns, 0

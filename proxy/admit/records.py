@@ -85,24 +85,20 @@ def entry_record(at: int, said: Iterable[bytes]) -> bytes:
 
 def charge_said(it: Charge) -> bytes:
     """To be kept with an account: a copy, as orjson's own bytes hold on to 4 kB however few they are."""
-    return memoryview(encode(plain(it))).tobytes()
+    return memoryview(encode(tuple(it))).tobytes()
 
 
 def uncount_record(at: int, charges: Sequence[Charge]) -> bytes:
     """Undoes the entry made at that instant."""
-    return encode(("u", at, [plain(it) for it in charges]))
+    return encode(("u", at, list(map(tuple, charges))))
 
 
 def hold_record(id: str, at: int, tokens: int, nanousd: int, charges: Iterable[Charge], row: Values) -> bytes:
-    return encode(("h", id, at, tokens, nanousd, [plain(it) for it in charges], row))
+    return encode(("h", id, at, tokens, nanousd, [tuple(it) for it in charges], row))
 
 
 def segment_record(previous: int, clock: ClockMark) -> bytes:
     return encode(("seg", VERSION, COLUMNS, previous, clock.boot_id, clock.anchor_ns, clock.latest_ns))
-
-
-def plain(it: Charge) -> tuple[object, ...]:
-    return it.limit, it.account, it.rates, it.periods
 
 
 class Fold:

@@ -7,17 +7,15 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from proxy.admit import sums
-from proxy.admit.keyring import Kept, dumped, loaded
 from proxy.admit.place import StateProblem
 from proxy.admit.records import COLUMNS, Position, Values, encode, tame
 from proxy.exchange import Row
@@ -25,12 +23,14 @@ from proxy.exchange import Row
 T = TypeVar("T")
 
 sqlite3.register_adapter(bool, int)  # without these two, each such value is asked in vain how it would like to be kept
-sqlite3.register_adapter(type(None), lambda nothing: nothing)
+NOTHING: dict[None, None] = {}
+sqlite3.register_adapter(type(None), NOTHING.get)  # None, and of C: it is asked thrice a row
 
 SCHEMA_VERSION = 2
 GATHER_S = 0.2  # rows wait this long for company; a query does not
 RETRY_S = 1.0
 CHUNKS = (64, 8, 1)  # rows of one statement: the interpreter lock is let go once for all; few kinds, as SQLite keeps each compiled
+MOST_PRICES = 256  # whose text is at hand
 MOST_WAITING = 200_000  # rows not yet indexed; beyond it the ledger counts as unavailable
 
 IS_NAMED = "substr(id, 1, length(request_id) + 1) <> request_id || '/'"  # the request, by its caller
@@ -93,6 +93,8 @@ class Index:
         self._hurry = threading.Event()
         self.given = self.taken = 0  # rows; each written by one thread alone
         self._is_closing = self._has_gap = False
+        # Most calls of a model share one price row (`meter.row`): its text, by its identity, which is nobody else's while it stands here
+        self._prices: dict[int, tuple[object, str]] = {}
         self._thread = threading.Thread(target=self._run, name="sluice-ledger", daemon=True)
         self._thread.start()
 
@@ -194,8 +196,7 @@ class Index:
             at = 0
             for size in CHUNKS:
                 while at + size <= len(rows):
-                    some = [self._bound(row, is_tame) for row in rows[at : at + size]]
-                    connection.execute(_insert(size), list(chain.from_iterable(some)))
+                    connection.execute(_insert(size), self._bound(rows[at : at + size], is_tame))
                     at += size
             connection.execute("INSERT OR REPLACE INTO indexed VALUES (1, ?, ?)", position)
             connection.execute("COMMIT")
@@ -204,12 +205,25 @@ class Index:
                 connection.execute("ROLLBACK")
             raise
 
-    def _bound(self, row: Values, is_tame: bool = False) -> list[Any]:
-        bound = [self._day_of(row[AT]), *row]
-        for column in (DETAIL + 1, PRICE + 1):
-            if bound[column] is not None:
-                bound[column] = encode(bound[column]).decode()
-        return list(map(_storable, bound)) if is_tame else bound
+    def _bound(self, rows: list[Values], is_tame: bool) -> list[Any]:
+        """The values of these rows, one after the other."""
+        bound: list[Any] = []
+        for row in rows:
+            values = [self._day_of(row[AT]), *row]
+            if (detail := row[DETAIL]) is not None:
+                values[DETAIL + 1] = encode(detail).decode()
+            if (price := row[PRICE]) is not None:
+                known = self._prices.get(id(price))
+                values[PRICE + 1] = known[1] if known is not None else self._price(price)
+            bound += map(_storable, values) if is_tame else values
+        return bound
+
+    def _price(self, price: object) -> str:
+        if len(self._prices) >= MOST_PRICES:
+            self._prices.clear()
+        text = encode(price).decode()
+        self._prices[id(price)] = price, text
+        return text
 
 
 def _storable(value: object) -> object:
@@ -271,29 +285,3 @@ def indexed(connection: sqlite3.Connection) -> Position:
     """Up to where the journal's rows are in."""
     found: Position | None = connection.execute('SELECT segment, "offset" FROM indexed').fetchone()
     return found or (0, 0)
-
-
-# -- keys ----------------------------------------------------------------------------------------------------------------
-
-
-def keep_keys(connection: sqlite3.Connection, kept: Sequence[Kept]) -> None:
-    """On the disk when it returns. What is known of a digest is replaced."""
-    rows = [(it.record.digest, it.record.name, dumped(it).decode()) for it in kept]
-    connection.execute("BEGIN")
-    try:
-        connection.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", rows)
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("PRAGMA wal_checkpoint(FULL)")
-
-
-def kept_keys(connection: sqlite3.Connection) -> list[Kept]:
-    found = connection.execute("SELECT digest, name, record FROM keys ORDER BY name, rowid")
-    return [_named(loaded(digest, text), name) for digest, name, text in found]
-
-
-def _named(kept: Kept, name: str) -> Kept:
-    return replace(kept, record=replace(kept.record, name=name))

@@ -14,8 +14,9 @@ from proxy.cli.reference_words import ENVIRONMENT, LEDGER, OPERATIONS, REPLY_HEA
 from proxy.codes import CODES
 from proxy.dialect.wire import OperationName
 from proxy.exchange import Row
+from proxy.policy.plan import ENTITIES
 from proxy.policy.schema import schema
-from proxy.policy.unsupported import ENTITIES, ROWS
+from proxy.policy.unsupported import ROWS
 from proxy.record.figures import documented
 
 Node = Mapping[str, Any]

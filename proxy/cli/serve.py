@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import gc
 import os
 import signal
 import sys
@@ -49,18 +50,23 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from proxy.admit.place import StateProblem
-    from proxy.app import Places
-    from proxy.cli.state import state_place
+    gc.disable()  # until `App` is built: what is made before lives as long as the process
+    from proxy.policy.apart import reading_apart
     from proxy.policy.build import start_problem
     from proxy.policy.watch import load
 
     policy = Path(options.policy) if options.policy else None
-    loaded = load(policy, environ=os.environ, generation=1, listen=options.listen, now_ns=time.time_ns())
+    read = reading_apart(policy)  # while what only this process needs is imported
+    from proxy.admit.place import StateProblem
+    from proxy.app import Places
+    from proxy.cli.state import state_place
+
+    loaded = load(policy, environ=os.environ, generation=1, listen=options.listen, now_ns=time.time_ns(), read=read)
     rules = loaded.rulebook
     listen, admin = options.listen or rules.server.listen, options.admin or rules.server.admin
     if (problem := start_problem(rules, listen)) is not None:
         raise StateProblem(problem)
+    gc.freeze()
     places = Places(policy, listen, admin, state_place(options.state or rules.state))
     _runner()(_serve(places, loaded))
     return 0

@@ -41,9 +41,10 @@ class OpenAI:
         return with_query(operation_of(method, path), query)
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
-        model, limit, found = text(doc.get("model")), output_limit(doc, LIMITS), _media(doc)
-        if op.name == "chat" and not found and RARE.isdisjoint(doc) and not is_searching(model):
+        model, limit = text(doc.get("model")), output_limit(doc, LIMITS)
+        if op.name == "chat" and RARE.isdisjoint(doc) and _is_text(doc.get("messages")) and not is_searching(model):
             return Asked(op.model or model, doc.get("stream") is True, False, limit)
+        found = _media(doc)
         choices = several(doc.get("n"), doc.get("best_of"))
         if op.name == "completions":
             choices *= _prompts(doc.get("prompt"))
@@ -136,6 +137,14 @@ class OpenAI:
 def _prompts(prompt: object) -> int:
     """How many prompts a completions call carries: a list of strings or of token lists; one list of tokens is one prompt."""
     return sum(isinstance(entry, str | list) for entry in items(prompt)) or 1
+
+
+def _is_text(messages: object) -> bool:
+    """Is each of these a message whose content is one string, and no item of another kind?"""
+    for message in items(messages):
+        if type(message) is not dict or type(message.get("content")) is not str or "type" in message or "output" in message:
+            return False
+    return True
 
 
 def _media(doc: Json) -> list[Media]:

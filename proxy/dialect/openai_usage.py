@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proxy.dialect.fields import at, items, mapping, merged, noted, text
-from proxy.dialect.figures import Figures, finished, milliseconds, nanousd
-from proxy.dialect.openai_asked import tools_used
+from proxy.dialect.figures import ABSURD, Figures, finished, milliseconds, nanousd
+from proxy.dialect.openai_asked import is_searching, tools_used
 from proxy.dialect.openai_texts import said_of
 from proxy.dialect.wire import NO_UNITS, Json, Operation
 from proxy.exchange import Usage
@@ -33,6 +33,9 @@ UNITS = {
 FIGURES = Figures({"input": INPUT, "output": OUTPUT, "total": TOTAL, "cached": CACHED, "written": WRITTEN, "reasoning": REASONING, **UNITS})
 SECONDS = ("seconds", "prompt_audio_seconds")
 BESIDE = frozenset(("cost", *SECONDS))  # amounts that are no counts
+THREE = ("prompt_tokens", "completion_tokens", "total_tokens")
+DETAILS = frozenset((*INPUT_DETAILS, *OUTPUT_DETAILS))
+COUNTS = frozenset((int, type(None)))
 
 
 def raw_usage(doc: Json) -> Json:
@@ -43,6 +46,8 @@ def raw_usage(doc: Json) -> Json:
 
 
 def whole_usage(op: Operation, doc: Json) -> Usage | None:
+    if op.name == "chat" and (usual := _usual(doc)) is not None:
+        return usual
     if op.name == "count_tokens":
         return None
     raw = raw_usage(doc) or ({"seconds": doc.get("duration")} if op.name == "audio" else {})  # Whisper's verbose_json
@@ -50,6 +55,29 @@ def whole_usage(op: Operation, doc: Json) -> Usage | None:
     if found is None and op.name == "images" and (made := len(items(doc.get("data")))):
         found = Usage(source="provider", units={"images": made}, detail={"images": made}, model=text(doc.get("model")), ended=True)
     return found
+
+
+def _usual(doc: Json) -> Usage | None:
+    """Of most chats: tokens in and out, their total, and details that are nought. None: it wants a thorough look."""
+    raw, model, tier = doc.get("usage"), doc.get("model"), doc.get("service_tier")
+    if type(raw) is not dict or type(model) is not str or not model or is_searching(model) or "output" in doc or "status" in doc:
+        return None
+    input, output, total = map(raw.get, THREE)
+    if type(input) is not int or type(output) is not int or type(total) is not int or input + output != total:
+        return None
+    if not (0 <= input <= ABSURD and 0 <= output <= ABSURD) or (len(raw) > 3 and not _says_no_more(raw)):
+        return None
+    return Usage(input, 0, 0, 0, output, 0, "provider", "", raw, NO_UNITS, text(tier) if tier else None, None, model, True)
+
+
+def _says_no_more(raw: Json) -> bool:
+    for name in raw.keys() - THREE:
+        inside = raw[name]
+        if name not in DETAILS or (inside is not None and type(inside) is not dict):
+            return False
+        if inside and (any(inside.values()) or not COUNTS.issuperset(map(type, inside.values()))):
+            return False
+    return True
 
 
 def folded(op: Operation, so_far: Usage | None, event: Json) -> Usage | None:

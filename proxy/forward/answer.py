@@ -41,25 +41,29 @@ class Reply:
     # --- what the connection tells ---
 
     def feed(self, data: bytes) -> None:
-        """One read of the socket."""
+        """One read of the socket: all pieces of the body in it go out in one write."""
         sink, parser = self._sink, self._parser
-        if sink is None or parser.is_over or self.failure is not None:
+        if sink is None:
             self._feed_unread(data)
             return
         slices = parser.slices
         try:  # as `parser.feed` does after a head
             parser.read(data)
-            if not parser.due:
-                parser.is_over = True
-            if not slices:
-                parser.noise(data)
         except HttpParserError as error:
             self._faulty(error)
-        except Malformed as error:
-            self._malformed(str(error))
+        if not parser.due:
+            parser.is_over, self._sink = True, None
         if slices:
             parser.has_body, parser.no_body = True, 0
-            self._push(sink)
+            if len(slices) > 1:
+                slices[:] = (b"".join(slices),)
+            try:
+                if out := self._through(slices.pop()):
+                    sink.push(out)
+            except Exception as fault:  # whatever it is, it belongs to the task that waits in `relay`, not to the event loop
+                self.broken(fault)
+        else:
+            self._noise(data)
         if sink.is_full:
             self._pause()
             self._wake()
@@ -85,6 +89,13 @@ class Reply:
         except Malformed as fault:
             self._malformed(str(fault))
 
+    def _noise(self, data: bytes) -> None:
+        """A read that brought nothing of the body."""
+        try:
+            self._parser.noise(data)
+        except Malformed as fault:
+            self._malformed(str(fault))
+
     def lost(self, error: Exception | None) -> None:
         """The connection is gone."""
         parser = self._parser
@@ -101,7 +112,7 @@ class Reply:
     def broken(self, error: BaseException) -> None:
         """Nothing more comes: whoever waits gets `error`, and the connection ends."""
         if self.failure is None:
-            self.failure = error
+            self.failure, self._sink = error, None
             self._abort()
             self._wake()
 
@@ -153,10 +164,13 @@ class Reply:
     async def relay(self, sink: Outlet, line: Line) -> None:
         """See `ports.Answer`."""
         parser = self._parser
-        self._sink, self._through = sink, line.feed
+        self._through = line.feed
         try:
             if parser.slices:
-                self._push(sink)
+                self._pass_on(sink, line)
+            if not parser.is_over and self.failure is None:
+                self._sink = sink
+                sink.push(b"")  # the head, where nothing has come with it
             while True:
                 if self.failure is not None:
                     raise self.failure
@@ -185,16 +199,12 @@ class Reply:
 
     # --- inside ---
 
-    def _push(self, sink: Outlet) -> None:
-        """All slices of one read in one write."""
-        slices = self._parser.slices
-        data = slices[0] if len(slices) == 1 else b"".join(slices)
-        slices.clear()
-        try:
-            if out := self._through(data):
-                sink.push(out)
-        except Exception as error:  # whatever it is, it belongs to the task that waits in `relay`, not to the event loop
-            self.broken(error)
+    def _pass_on(self, sink: Outlet, line: Line) -> None:
+        """What is held already. Not in `relay`, which would keep it to the stream's end."""
+        data = self._held()
+        self._parser.slices.clear()
+        if out := line.feed(data):
+            sink.push(out)
 
     def _malformed(self, detail: str) -> None:
         self.broken(

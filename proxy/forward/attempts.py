@@ -19,12 +19,12 @@ from proxy.policy.plan import Credential, Plan, RetryRules, Target
 LEAST_S = 1.0  # no attempt starts with less time left
 LONGEST_ASKED_S = 10.0  # a longer Retry-After is the caller's to wait for
 
-__all__ = ["Budget", "Budgets", "Dice", "Step", "Terms", "first", "further", "may_retry", "retry_deadline"]
+__all__ = ["Budget", "Budgets", "Dice", "Step", "Terms", "further", "is_last", "may_retry", "retry_deadline"]
 
 
 @value(frozen=True, slots=True)
 class Step:
-    """Where the next attempt goes, and how long to wait before it. `is_last`: no other would follow a failure of it."""
+    """Where the next attempt goes, and how long to wait before it. `is_last`: no other would follow a failure of it; see the function."""
 
     target: Target
     credential: Credential | None
@@ -44,10 +44,12 @@ class Terms:
     is_held: bool = True  # False: the body streams through, and once a byte of it has left it cannot be sent again
 
 
-def first(plan: Plan, credential: Credential | None, *, may_retry: bool) -> Step:
-    """The first attempt of a call: all that a healthy one pays for those that might follow."""
+def is_last(step: Step, plan: Plan, fields: Mapping[str, str]) -> bool:
+    """Would no other attempt follow, should this one fail? `fields`: the caller's. Of the first it is asked only where that matters."""
+    if step.kind != "first":
+        return step.is_last
     has_more = len(plan.targets) > 1 and bool(plan.fallback_on)
-    return Step(plan.targets[0], credential, "first", 0.0, not has_more and (plan.retry.attempts < 2 or not may_retry))
+    return not has_more and (plan.retry.attempts < 2 or not may_retry(fields))
 
 
 def further(

@@ -46,8 +46,11 @@ class Tally:
             now = self._now = [number, 0, 0]
             self._buckets.append(now)
         now[1] += 1
-        now[2] += failed
-        self.failures_in_a_row = self.failures_in_a_row + 1 if failed else 0
+        if failed:
+            now[2] += 1
+            self.failures_in_a_row += 1
+        else:
+            self.failures_in_a_row = 0
 
     def is_sick(self, rules: BreakerRules) -> bool:
         fresh = [one for one in self._buckets if one[0] > self._now[0] - BUCKETS]

@@ -9,15 +9,17 @@ from functools import cached_property
 
 from proxy.forward.answer import Reply
 from proxy.forward.connection import NEVER, Connection
-from proxy.forward.head import head_of
+from proxy.forward.head import framing_of
 from proxy.forward.known import KnownHeads, Reaching
 from proxy.forward.pool import Pool
 from proxy.policy.plan import Origin, Timeouts
-from proxy.ports import Clock, Outgoing
+from proxy.ports import Address, Clock, Outgoing
 from proxy.refusal import Refusal, UpstreamFailed
 
 BUSY_TICK_S = 0.25  # how exact the deadlines of answers are
 IDLE_TICK_S = 5.0
+
+MOST_LATE = 1024  # addresses whose pools are remembered until the next tick
 
 PoolKey = tuple[str, Origin, object, int]
 
@@ -30,16 +32,14 @@ class Client:
         self._clock = clock
         self._heads = None if reaching is None else KnownHeads(reaching)
         self._pools: dict[PoolKey, Pool] = {}
-        self._last: dict[str, Pool] = {}  # by their names alone: where the next request of that name is likely to go
+        self._last: dict[Address, Pool] = {}  # where requests of late went
         self._timer: asyncio.TimerHandle | None = None
         self._is_ticking_fast = False
 
     async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Reply:
         """See `ports.Upstream`. Never sends a request twice: each attempt has a hold and a row of its own."""
-        head = head_of(request)
-        pool = self._last.get(request.pool)
-        if pool is None or pool.origin is not request.origin or pool.tls is not request.tls or pool.size != request.max_connections:
-            pool = self._pool_of(request)
+        to, body = request.to, request.body
+        pool = self._last.get(to) or self._pool_of(to)
         if pool.places:
             pool.places -= 1
         else:
@@ -49,20 +49,20 @@ class Client:
             now = self._clock.monotonic()
             connection = kept = pool.take(now)
             if connection is None:
-                connection = await self._connect(pool, request, timeouts, deadline)
+                connection = await self._connect(pool, to, timeouts, deadline)
                 now = self._clock.monotonic()
             reply = Reply(connection)
-            connection.begin(reply, timeouts, now, deadline, request.method == "HEAD")
+            connection.begin(reply, timeouts, now, deadline, to.method == "HEAD")
             pool.busy.add(connection)
             if not self._is_ticking_fast:
                 self._arm(is_fast=True)
-            if request.body is None and request.upload is not None:
+            head = request.head + framing_of(request)
+            if body is None and request.upload is not None:
                 pump = self._upload(connection, reply, request, head)
             else:
-                _leaves(request)
-                connection.write(head, request.body or b"")
-            parser = connection.parser
-            while not parser.has_head:
+                request.is_sent = True
+                connection.write(head, body or b"")
+            while not connection.parser.has_head:
                 await reply.news()
             reply.begun()
             return reply
@@ -93,12 +93,14 @@ class Client:
             self._timer.cancel()
             self._timer = None
 
-    def _pool_of(self, request: Outgoing) -> Pool:
-        key = (request.pool, request.origin, request.tls, request.max_connections)
+    def _pool_of(self, to: Address) -> Pool:
+        key = (to.pool, to.origin, to.tls, to.max_connections)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = Pool(request.origin, request.tls, request.max_connections)
-        self._last[request.pool] = pool
+            pool = self._pools[key] = Pool(to.max_connections)
+        if len(self._last) >= MOST_LATE:
+            self._last.clear()
+        self._last[to] = pool
         return pool
 
     # --- an upload ---
@@ -122,7 +124,7 @@ class Client:
             if left is not None and left < 0:
                 break
             if left == 0:
-                _leaves(request)
+                request.is_sent = True
             if piece:
                 parts = (piece,) if left is not None else (b"%x\r\n" % len(piece), piece, b"\r\n")
                 connection.write(*parts)
@@ -130,7 +132,7 @@ class Client:
             connection.expect_head(NEVER)
         if left:
             raise Refusal(400, "invalid_request", "the body is not as long as its Content-Length says", should_retry=False, close=True)
-        _leaves(request)
+        request.is_sent = True
         if left is None:
             connection.write(b"0\r\n\r\n")
         connection.expect_head(self._clock.monotonic())
@@ -138,10 +140,10 @@ class Client:
 
     # --- a new connection ---
 
-    async def _connect(self, pool: Pool, request: Outgoing, timeouts: Timeouts, deadline: float) -> Connection:
+    async def _connect(self, pool: Pool, to: Address, timeouts: Timeouts, deadline: float) -> Connection:
         now = self._clock.monotonic()
-        tls = self._tls_of(request)
-        origin = request.origin
+        tls = self._tls_of(to)
+        origin = to.origin
 
         try:
             async with asyncio.timeout(max(0.0, min(timeouts.connect, deadline - now))):
@@ -159,10 +161,10 @@ class Client:
             raise UpstreamFailed("upstream_tls", "tls", sent=False, detail="the provider insists on another protocol than http/1.1")
         return connection
 
-    def _tls_of(self, request: Outgoing) -> ssl.SSLContext | None:
-        if request.origin.scheme == "http":
+    def _tls_of(self, to: Address) -> ssl.SSLContext | None:
+        if to.origin.scheme == "http":
             return None
-        return request.tls if isinstance(request.tls, ssl.SSLContext) else self._system_tls
+        return to.tls if isinstance(to.tls, ssl.SSLContext) else self._system_tls
 
     @cached_property
     def _system_tls(self) -> ssl.SSLContext:
@@ -187,11 +189,6 @@ class Client:
         self._timer, self._is_ticking_fast = None, False
         if self._pools:
             self._arm(is_fast=any(pool.busy for pool in self._pools.values()))
-
-
-def _leaves(request: Outgoing) -> None:
-    if request.on_sent is not None:
-        request.on_sent()
 
 
 def _raised(done: asyncio.Future[None]) -> BaseException:

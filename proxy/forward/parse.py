@@ -57,17 +57,15 @@ class AnswerParser:
         self.lines: bytes | None = None  # those of them that reach the client
         self.length: int | None = None  # Content-Length; 0 where no body can be
         self.is_dirty = False  # bytes came after the end: this connection is no longer to be trusted
-        self.begin()
-        self.due.clear()
+        self.has_begun = self.has_head = self.ends_at_close = self.has_body = False
+        self.no_body = 0
         self.is_over = True  # no answer is due yet
 
     def begin(self, is_to_head: bool = False) -> None:
         """What comes from here on is another answer. The one before it is over, and was not dirty."""
         self.due[:] = _DUE
-        self.has_begun = self.has_head = self.is_over = self.ends_at_close = False
-        self.has_body = False  # a piece of it came; whoever asks may say False again
+        self.has_begun = self.has_head = self.is_over = False
         self._is_to_head = is_to_head
-        self.no_body = 0
 
     def feed(self, data: bytes) -> None:
         """One read of the socket. Raises Malformed; never after the end of the answer, that only makes it dirty."""
@@ -101,7 +99,8 @@ class AnswerParser:
                 break
         else:
             return False
-        self._parser, self.read = self._swift, self._swift.feed_data
+        if self._parser is not self._swift:
+            self._parser, self.read = self._swift, self._swift.feed_data
         try:
             self.read(data)
         except httptools.HttpParserError:  # what it was shall be told line by line; the connection is used no more
@@ -116,8 +115,7 @@ class AnswerParser:
         self.block, self.headers = said[0], ()
         runs = known.run_at
         self.lines = said[runs[0]] if len(runs) == 1 else b"\r\n".join([said[at] for at in runs])
-        if not self.due:
-            self.is_over = True
+        self.is_over = not self.due
         self._came(data)
         return True
 
@@ -129,10 +127,8 @@ class AnswerParser:
 
     def _came(self, data: bytes) -> None:
         """The read in which the head came to its end."""
-        if self.slices:
-            self.has_body = True
-        else:
-            self.no_body = 0
+        self.no_body, self.has_body = 0, bool(self.slices)  # of the latter whoever asks may say False again
+        if not self.has_body:
             self.noise(data)
 
     def _feed_head(self, data: bytes) -> None:
@@ -143,6 +139,8 @@ class AnswerParser:
             self._parser, self._lines = httptools.HttpResponseParser(self), []
             self.read = self._parser.feed_data  # llhttp's own
             self.block, self.lines = None, None
+            self.ends_at_close = self.has_body = False
+            self.no_body = 0
             self._said.clear()
         self.no_body += len(data)
         try:

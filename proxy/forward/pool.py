@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 
 from proxy.forward.connection import Connection
-from proxy.policy.plan import Origin
 from proxy.refusal import UpstreamFailed
 
 WAIT_S = 1.0  # for a free place, then 503 upstream_pool_exhausted
@@ -17,8 +16,8 @@ AGE_S = 300.0  # and no connection is used again when older: DNS changes are fol
 class Pool:
     """At most `size` connections in use; idle ones are taken first, the last used one before the others."""
 
-    def __init__(self, origin: Origin, tls: object | None, size: int) -> None:
-        self.origin, self.tls, self.size = origin, tls, size
+    def __init__(self, size: int) -> None:
+        self.size = size
         self.busy: set[Connection] = set()
         self._idle: list[Connection] = []
         self._now = 0.0  # as of the last request or sweep: exact enough to tell how long a connection has been idle
@@ -69,7 +68,10 @@ class Pool:
         if is_reusable:
             connection.idle_since = self._now
             self._idle.append(connection)
-        self.leave()
+        if self._waiting:
+            self.leave()
+        else:
+            self.places += 1
 
     def sweep(self, now: float) -> None:
         """Holds the answers under way to their deadlines and closes what has been idle too long, or was closed by the provider."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import orjson
 
@@ -10,9 +10,11 @@ from proxy.dialect.wire import Dialect, Operation, stream_format_of
 from proxy.ports import Answer
 from proxy.refusal import UpstreamCut
 from proxy.stream.coding import READABLE, Inflater
+from proxy.stream.event import Event
 from proxy.stream.sse import SseDecoder
 
 MAX_TEXT = 1 << 20  # bytes that a coded beginning may decode to
+STEP = 1024  # bytes of events that are split at a time
 
 
 def _plain(answer: Answer, data: bytes) -> bytes:
@@ -36,29 +38,35 @@ async def said_first(answer: Answer, limit: int, wait_s: float) -> Mapping[str, 
     return doc if isinstance(doc, dict) else None
 
 
-def is_whole(answer: Answer, op: Operation) -> bool:
-    """No event stream, which could begin with an error event."""
-    return stream_format_of(op, answer.said.kind) != "sse"
-
-
 async def first_error(answer: Answer, dialect: Dialect, op: Operation, limit: int, wait_s: float) -> str | None:
     """The type of an error event that comes before any content of an event stream; None: content came, or time is up.
 
     Raises UpstreamCut where the provider dies before any content.
     """
-    if is_whole(answer, op):
+    if stream_format_of(op, answer.said.kind) != "sse":
         return None
 
-    def is_decided(held: bytes) -> bool:
-        return _reading(dialect, op, _plain(answer, held)) is not None
+    told: str | None = None
 
-    data = await answer.preamble(is_decided, limit, wait_s)
-    return _reading(dialect, op, _plain(answer, data)) or None
+    def is_decided(held: bytes) -> bool:
+        nonlocal told
+        told = _reading(dialect, op, _plain(answer, held))
+        return told is not None
+
+    await answer.preamble(is_decided, limit, wait_s)
+    return told or None
+
+
+def _events(text: bytes) -> Iterator[Event]:
+    """A few at a time: all but the first are rarely asked for."""
+    decoder = SseDecoder()
+    for at in range(0, len(text), STEP):
+        yield from decoder.feed(text[at : at + STEP])
 
 
 def _reading(dialect: Dialect, op: Operation, text: bytes) -> str | None:
     """None: undecided; "": content; else the type of an error."""
-    for event in SseDecoder().feed(text):
+    for event in _events(text):
         try:
             doc = orjson.loads(event.data)
         except orjson.JSONDecodeError:

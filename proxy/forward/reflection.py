@@ -23,6 +23,7 @@ class NoReflection:
 
     def __init__(self, line: Line, secret: bytes) -> None:
         self._line, self._secret = line, secret
+        self._first, self._most = secret[:1], len(secret) - 1  # bytes of a beginning
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -39,17 +40,14 @@ class NoReflection:
             data, self._held = self._held + data, b""
         if data.find(self._secret) >= 0:  # half as dear as `in`
             raise KeyReflected("upstream_cut", "the provider's answer holds the key that Sluice sent")
-        begun = _begun(data, self._secret)
-        if begun:
-            data, self._held = data[:-begun], data[-begun:]
+        at = data.find(self._first, -self._most)
+        return data if at < 0 else self._withheld(data, at)
+
+    def _withheld(self, data: bytes, at: int) -> bytes:
+        """The key may begin at `at`, or further on."""
+        while at >= 0:
+            if self._secret.startswith(data[at:]):
+                data, self._held = data[:at], data[at:]
+                break
+            at = data.find(self._first, at + 1)
         return data
-
-
-def _begun(data: bytes, secret: bytes) -> int:
-    """With how many bytes of the secret's beginning the data ends."""
-    at = data.find(secret[:1], max(0, len(data) - len(secret) + 1))
-    while at >= 0:
-        if secret.startswith(data[at:]):
-            return len(data) - at
-        at = data.find(secret[:1], at + 1)
-    return 0

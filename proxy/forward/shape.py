@@ -2,132 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from itertools import compress
-from typing import cast
+from dataclasses import field
 
 import orjson
 
+from proxy.dialect import dialect_of
 from proxy.dialect.wire import Asked, Dialect, Operation
-from proxy.exchange import Call, RawHeaders, value
+from proxy.exchange import Call, value
+from proxy.forward.head import Head
 from proxy.forward.limit import field_for, with_limit
 from proxy.forward.target import target_for, without_parameter
 from proxy.policy.plan import Credential, Plan, Provider, Target
-from proxy.ports import Outgoing
+from proxy.ports import Address, Outgoing
 from proxy.refusal import Refusal
-from proxy.stream.coding import without_body_fields
+from proxy.stream.coding import OF_BODY
 from proxy.stream.spans import edit, insert_key, top_level
 
 CARRIERS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})  # and the query parameter `key`
 _NONE: frozenset[bytes] = frozenset()
 ASKS_USAGE = frozenset({"chat", "completions"})
+MOST_FORMS, MAX_NAME = 64, 256  # of one head; characters of a model's name that is remembered: names come from outside
+
+Lines = tuple[tuple[bytes, bytes | int], ...]  # of a request: name and value, or the number of the line that has it, where that varies
 
 
 @value(frozen=True, slots=True)
-class Shaped:
-    """`asked_usage`: we asked for a usage chunk that the caller did not ask for; it must be taken out again."""
+class Form:
+    """Requests with one head, for one target: all that is the same of them."""
 
-    request: Outgoing
-    asked_usage: bool = False
+    to: Address
+    head: Head
+    dialect: Dialect  # of the target
+    key: bytes = field(repr=False)  # of ours, as it is sent; b"" for none
 
 
-def shape(
-    call: Call,
-    plan: Plan,
-    target: Target,
-    credential: Credential | None,
-    body: bytes | None,
-    op: Operation,
-    asked: Asked,
-    *,
-    dialect: Dialect,
-    source: Provider,
-    headers: RawHeaders,
-    accept_encoding: bytes | None = None,
-    plain: bytes | None = None,
-    upload: Callable[[], AsyncIterator[bytes]] | None = None,
-    upload_length: int | None = None,
-    on_sent: Callable[[], None] | None = None,
-) -> Shaped:
-    """Call again for each attempt: every one starts from the same call.
+class Shaping:
+    """What requests with one head become, under one policy. Each form is worked out once."""
 
-    dialect: of the target. source: the provider the caller addressed. headers: those that may travel on (no hop-by-hop ones).
-    accept_encoding replaces the caller's value; None leaves it. plain: the body decoded, where `body` travels with a Content-Encoding.
-    Raises Refusal 403 `not_allowed` where the caller's own key would go to another provider, 400 or 415 where the request cannot be shaped.
-    """
-    provider = target.provider
-    moves = provider is not source and provider.name != source.name
-    asked_usage = False
-    if body:
+    def __init__(self, call: Call, op: Operation, source: Provider, lines: Lines, accept_encoding: bytes | None) -> None:
+        """`source`: the provider the caller addressed. `lines`: those that may travel on (no hop-by-hop ones).
+        `accept_encoding` replaces the caller's value; None leaves it.
+        """
+        self._method, self._route, self._op, self._source = call.method, call.route, op, source
+        self._lines, self._accepted = lines, accept_encoding
+        self._forms: dict[tuple[object, ...], Form] = {}
+
+    def shape(
+        self, call: Call, plan: Plan, target: Target, credential: Credential | None, asked: Asked,
+        body: bytes | None, plain: bytes | None, is_reworded: bool = False,
+    ) -> tuple[Outgoing, Form]:  # fmt: skip
+        """Call again for each attempt: every one starts from the same call.
+
+        plain: the body decoded, the same object where it travels without a Content-Encoding. is_reworded: it is not the caller's any more.
+        Raises Refusal 403 `not_allowed` where the caller's own key would go to another provider, 400 or 415 where the request cannot be
+        shaped.
+        """
+        provider, own_key = target.provider, plan.brings_own_key
+        asks = asked.stream and will_ask_usage(provider, self._op, asked)
+        asked_usage = False
+        if body and (asks or target.theirs != asked.model or plan.pricing.inject_max_tokens or self._op.model is not None):
+            changed, asked_usage = self._reworded(plan, target, asked, plain, asks)
+            if changed is not None:
+                body, is_reworded = changed, True
+        if own_key and provider.name != (plan.caller.own_provider or self._source.name):
+            raise Refusal(403, "not_allowed", f"your own provider key is not sent to {provider.name}", should_retry=False)
+        key = (provider.name, target.theirs, None if credential is None else credential.secret, own_key, asks, is_reworded)
+        form = self._forms.get(key) or self._formed(key, target, credential, own_key, asks, is_reworded)
+        return Outgoing(form.to, form.head.of(call.headers), body, asked_usage), form
+
+    def _reworded(self, plan: Plan, target: Target, asked: Asked, plain: bytes | None, asks: bool) -> tuple[bytes | None, bool]:
+        """The body as the target is to have it, None where it travels as it came; and whether a wish for usage was put in."""
+        op, provider, pricing = self._op, target.provider, plan.pricing
+        limit = field_for(pricing, provider, op, asked, self._route.path)
         is_renamed = target.theirs is not None and target.theirs != (asked.model if op.model is None else op.model)
-        wants_usage = asked.stream and will_ask_usage(provider, op, asked)
-        limit = field_for(plan.pricing, provider, op, asked, call.route.path) if plan.pricing.inject_max_tokens else None
-        if is_renamed or wants_usage or limit is not None or (moves and op.model is not None):
-            is_coded = any(name.lower() == b"content-encoding" for name, _ in headers)
-            text = plain if is_coded else body
-            if text is None:
-                raise Refusal(415, "unsupported_encoding", "this body must be changed on its way; send it without Content-Encoding")
-            changed, asked_usage = _body(text, target, op, is_renamed=is_renamed, moves=moves, wants_usage=wants_usage)
-            changed = changed if limit is None else with_limit(changed, limit, plan.pricing.default_max_tokens)
-            if changed != text:
-                body = changed
-                headers = without_body_fields(headers)
-    own_key = plan.caller.brings_own_key
-    if own_key and provider.name != (plan.caller.own_provider or source.name):
-        raise Refusal(403, "not_allowed", f"your own provider key is not sent to {provider.name}", should_retry=False)
-    raw_target = call.route.target
-    if moves or op.model is not None or provider.api_version:
-        raw_target = target_for(call.route, source, target, op.model)
-    if not own_key and "?" in raw_target:
-        raw_target = _without_key(raw_target)
-    auth = None if own_key or credential is None else _auth(dialect, op, credential)
-    lines = _headers(call, headers, provider, auth, accept_encoding, own_key)
-    request = Outgoing(
-        provider.origin, call.method, raw_target, lines, body, upload, upload_length,
-        provider.name, provider.max_connections, provider.ssl, on_sent,
-    )  # fmt: skip
-    return Shaped(request, asked_usage)
+        moves = provider.name != self._source.name
+        if not (is_renamed or asks or limit is not None or (moves and op.model is not None)):
+            return None, False
+        if plain is None:
+            raise Refusal(415, "unsupported_encoding", "this body must be changed on its way; send it without Content-Encoding")
+        text, asked_usage = _body(plain, target, op, is_renamed=is_renamed, moves=moves, wants_usage=asks)
+        text = text if limit is None else with_limit(text, limit, pricing.default_max_tokens)
+        return None if text == plain else text, asked_usage
+
+    def _formed(
+        self, key: tuple[object, ...], target: Target, credential: Credential | None, own_key: bool, asks: bool, is_reworded: bool
+    ) -> Form:
+        op, provider = self._op, target.provider
+        dialect = dialect_of("openai" if op.speaks == "openai" else provider.dialect)  # an OpenAI-compatible path of another's provider
+        auth = None if own_key or credential is None else dialect.auth(credential.secret)
+        raw_target = self._route.target
+        if provider.name != self._source.name or op.model is not None or provider.api_version:
+            raw_target = target_for(self._route, self._source, target, op.model)
+        if not own_key and "?" in raw_target:
+            raw_target = _without_key(raw_target)
+        lines = _travelling(self._lines, provider, own_key, is_reworded)
+        accepted = None if self._accepted is None else b"identity" if asks else self._accepted
+        if accepted is not None:  # what we ask a usage of is taken out again by a byte test
+            lines = [(name, accepted if name.lower() == b"accept-encoding" else value) for name, value in lines]
+        ours = {name.lower() for name, _ in provider.set_headers}
+        if auth is not None and auth[0].lower() not in ours:
+            lines.append(auth)
+        to = Address(provider.origin, self._method, raw_target, provider.name, provider.max_connections, provider.ssl)
+        secret = b"" if credential is None else credential.secret.encode()
+        form = Form(to, Head(to, (*lines, *provider.set_headers)), dialect, secret)
+        if len(self._forms) >= MOST_FORMS:
+            self._forms.clear()
+        if target.theirs is None or len(target.theirs) <= MAX_NAME:
+            self._forms[key] = form
+        return form
+
+
+def _travelling(lines: Lines, provider: Provider, keeps: bool, is_reworded: bool) -> list[tuple[bytes, bytes | int]]:
+    """Those that reach this provider. `keeps`: the caller's credentials."""
+    ours = {name.lower() for name, _ in provider.set_headers}
+    dropped = {name.encode() for name in provider.remove_headers} | ours | (_NONE if keeps else CARRIERS)
+    dropped |= OF_BODY if is_reworded else _NONE
+    return [line for line in lines if line[0].lower() not in dropped]
 
 
 def will_ask_usage(provider: Provider, op: Operation, asked: Asked) -> bool:
     """Does this stream carry its usage only where we ask for it? Then the answer should come uncompressed."""
     return provider.asks_stream_usage and op.name in ASKS_USAGE and asked.stream and not asked.wants_usage
-
-
-def _auth(dialect: Dialect, op: Operation, credential: Credential) -> tuple[bytes, bytes]:
-    if op.speaks == "openai":  # an OpenAI-compatible path of another dialect's provider
-        return b"Authorization", b"Bearer " + credential.secret.encode()
-    return dialect.auth(credential.secret)
-
-
-def _headers(
-    call: Call, headers: RawHeaders, provider: Provider, auth: tuple[bytes, bytes] | None, accept_encoding: bytes | None, keeps: bool
-) -> RawHeaders:
-    """`keeps`: the caller's credentials."""
-    key = (_which, provider.name, keeps, auth and auth[0])
-    which = call.kept.get(key)
-    if which is None or len(cast("_Which", which)[0]) != len(headers):  # a body that was changed lost lines of its own
-        which = call.kept[key] = _which([name.lower() for name, _ in headers], provider, keeps, auth and auth[0])
-    travel, accepts, authorizes = cast("_Which", which)
-    lines = list(compress(headers, travel))
-    if accept_encoding is not None:
-        for at in accepts:
-            lines[at] = (lines[at][0], accept_encoding)
-    if authorizes and auth is not None:
-        lines.append(auth)
-    return (*lines, *provider.set_headers)
-
-
-_Which = tuple[tuple[bool, ...], tuple[int, ...], bool]
-
-
-def _which(names: list[bytes], provider: Provider, keeps: bool, auth: bytes | None) -> _Which:
-    """Of lines of these names: which travel, which of those are Accept-Encoding, and whether a line `auth` joins them."""
-    ours = {name.lower() for name, _ in provider.set_headers}
-    dropped = {name.encode() for name in provider.remove_headers} | ours | (_NONE if keeps else CARRIERS)
-    travel = tuple([name not in dropped for name in names])
-    accepts = tuple([at for at, name in enumerate(compress(names, travel)) if name == b"accept-encoding"])
-    return travel, accepts, auth is not None and auth.lower() not in ours
 
 
 def _without_key(raw_target: str) -> str:

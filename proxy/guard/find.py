@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import re2  # type: ignore[import-untyped]  # google-re2 ships no types
 
@@ -15,6 +15,8 @@ ALL = (EMAIL, IBAN, CARD, SSN, SSN_NAMED, IPV6, IPV4, *PHONES)  # where two clai
 ENTITIES = frozenset(recogniser.entity for recogniser in ALL)
 _HIDING = r"\\[u/]"  # what `stream.spans.has_hiding_escape` looks for: behind it anything may stand
 _WINDOW = 1024  # bytes read around a hint, at least
+_SHORTEST = 3  # bytes: ::1
+_AT = 0x40
 _ANYWHERE = re2._Anchor.UNANCHORED
 
 
@@ -30,8 +32,8 @@ class Family:
     """Recognisers that are hinted at by one pattern."""
 
     def __init__(self, members: Sequence[Recogniser], hint: str, is_likely: Callable[[bytes, int], bool]) -> None:
-        self._members = [(re2.compile(one.pattern), one, ALL.index(one)) for one in members]
-        self._match = re2.compile(hint)._regexp.Match  # what re2's own `search` calls, which costs as much as 300 bytes of text
+        self._members = [(_matching(one.pattern), one, ALL.index(one)) for one in members]
+        self._match = _matching(hint)
         self._is_likely = is_likely
 
     def hint(self, source: bytes, at: int = 0) -> Bounds | None:
@@ -44,9 +46,11 @@ class Family:
     def find(self, text: bytes) -> Iterator[tuple[int, int, int, str]]:
         """Start, minus the end, rank and entity of all that its members claim."""
         for first, last in self._windows(text):
-            for pattern, one, rank in self._members:
-                for match in pattern.finditer(text, first, last):
-                    for start, end in one.check(text, *match.span(one.group)):
+            for match, one, rank in self._members:
+                at = first
+                while last - at >= _SHORTEST and (found := match(_ANYWHERE, text, at, last))[0][0] >= 0:
+                    at = found[0][1]
+                    for start, end in one.check(text, *found[one.group]):
                         yield start, -end, rank, one.entity
 
     def _windows(self, text: bytes) -> Iterator[Bounds]:
@@ -60,20 +64,38 @@ class Family:
             yield first, at
 
 
+class Emails(Family):
+    """Few bytes are read around an address: it holds no blank."""
+
+    def __init__(self) -> None:
+        super().__init__([EMAIL], EMAIL.hint, may_be_email)
+
+    def _windows(self, text: bytes) -> Iterator[Bounds]:
+        read = 0
+        at = text.find(b"@")
+        while at >= 0:
+            if may_be_email(text, at):
+                first = text.rfind(b" ", read, at) + 1 or read
+                at = text.find(b" ", at)
+                read = at if at >= 0 else len(text)
+                yield first, read
+            at = text.find(b"@", max(read, at + 1))
+
+
 class Finder:
     """The recognisers of some entities, compiled. Made once for each set of entities: see `finder`."""
 
     def __init__(self, entities: frozenset[str]) -> None:
         others = [one for one in ALL if one.entity in entities and one is not EMAIL]
         hint = "|".join([*(f"(?:{one.hint or one.pattern})" for one in others), _HIDING])
-        self._emails = (Family([EMAIL], EMAIL.hint, may_be_email),) if EMAIL.entity in entities else ()
+        self._emails = (Emails(),) if EMAIL.entity in entities else ()
         self._all = (*self._emails, Family(others, hint, lambda source, at: True))
 
     def look(self, source: bytes) -> Sequence[Family]:
         """The families that may find something in a text; in JSON source all of them, where an escape may hide what it holds."""
         if self._all[-1].hint(source):
             return self._all
-        return self._emails if b"@" in source and self._emails and self._emails[0].hint(source) else ()
+        return self._emails if _AT in source and self._emails and self._emails[0].hint(source) else ()
 
     def is_sure(self, families: Sequence[Family]) -> bool:
         """No escape was in the way of a look that came to this."""
@@ -83,6 +105,11 @@ class Finder:
         """Every value in UTF-8 text, in order, none overlapping: the earlier begin wins, then the longer, then the order of `ALL`."""
         among = self._all if families is None else families
         return list(_without_overlaps(sorted([found for family in among for found in family.find(text)])))
+
+
+def _matching(pattern: str) -> Any:
+    """What re2's own `search` and `finditer` call, which cost as much as 300 bytes of text: spans, (-1, -1) where there is none."""
+    return re2.compile(pattern)._regexp.Match
 
 
 def _without_overlaps(found: Iterable[tuple[int, int, int, str]]) -> Iterable[Hit]:

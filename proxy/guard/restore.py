@@ -17,11 +17,13 @@ from proxy.guard.unmask import Pieces, Swap
 from proxy.guard.vault import Vault
 from proxy.stream.coding import Inflater
 from proxy.stream.event import Event, Tap
-from proxy.stream.spans import edit, locate
+from proxy.stream.spans import edit, value_span
 from proxy.stream.taps import Line, streaming
 from proxy.stream.whole import MAX_WHOLE, WholeDecoder
 
 Form = Literal["sse", "ndjson", "json-array", "json"]
+_BACKSLASH = 0x5C
+Texts = dict[Path, list[str]]  # where, what stood there, and what shall
 
 
 def restoring(dialect: Dialect, op: Operation, vault: Vault, form: Form, coding: str = "", behind: Sequence[Tap] = ()) -> Line:
@@ -53,7 +55,7 @@ class UnmaskWhole:
         edits = [
             (text.raw_at(start), text.raw_at(end), value)
             for text, quotes in texts(event.data, self._surface)
-            if b"[" in text.text
+            if 0x5B in text.text  # a bracket
             for start, end, value in self._swap.found(text.text, quotes)
         ]
         return (event.with_data(edit(event.data, edits)),) if edits else (event,)
@@ -67,12 +69,15 @@ class Unmask:
 
     def __init__(self, dialect: Dialect, op: Operation, swap: Swap) -> None:
         self._dialect, self._op, self._swap = dialect, op, swap
+        self._opens = swap.opens.search
         self._channels: dict[str, Pieces] = {}
         self._last: dict[str, tuple[Event, Path]] = {}  # of channels that hold text: the piece it came in
 
     def is_calm(self, data: bytes) -> bool:
         """No text is held, and nowhere in these bytes, an event or several, does a placeholder stand or begin."""
-        return not self._last and self._swap.may_begin.search(data) is None
+        if self._last or self._opens(data) is not None:
+            return False
+        return _BACKSLASH not in data or self._swap.spells.search(data) is None
 
     def feed(self, event: Event) -> Sequence[Event]:
         if not event.data or self.is_calm(event.data):
@@ -84,25 +89,25 @@ class Unmask:
         if not isinstance(doc, dict):  # [DONE], the closing bracket: nothing may follow
             return (*self.end(), event)
         said = self._dialect.said(self._op, doc)
-        texts: dict[Path, str] = {}
+        texts: Texts = {}
         ended: list[Event] = []
         spoke = self._hear(event, doc, said, texts)
         for channel in self._ended(said):
             if channel in spoke:
-                texts[spoke[channel]] += self._channels[channel].end()
+                texts[spoke[channel]][1] += self._channels[channel].end()
                 self._last.pop(channel, None)
             else:
                 ended += self._flush(channel)
         for path, is_json in said.wholes:
             whole = _at(doc, path)
             if isinstance(whole, str):
-                texts[path] = self._swap.swapped(whole, is_json)
-        return (*ended, _retold(event, doc, texts))
+                texts[path] = [whole, self._swap.swapped(whole, is_json)]
+        return (*ended, _retold(event, texts))
 
     def end(self) -> Sequence[Event]:
         return [event for channel in list(self._last) for event in self._flush(channel)]
 
-    def _hear(self, event: Event, doc: object, said: Said, texts: dict[Path, str]) -> dict[str, Path]:
+    def _hear(self, event: Event, doc: object, said: Said, texts: Texts) -> dict[str, Path]:
         """Takes each piece into its channel; tells where each channel spoke last in this event."""
         spoke: dict[str, Path] = {}
         for channel, path, is_json in said.deltas:
@@ -110,7 +115,7 @@ class Unmask:
             if not isinstance(piece, str):
                 continue
             pieces = self._channels.get(channel) or self._channels.setdefault(channel, Pieces(self._swap, is_json))
-            texts[path] = pieces.feed(piece)
+            texts[path] = [piece, pieces.feed(piece)]
             spoke[channel] = path
             if pieces.held:
                 self._last[channel] = event, path
@@ -138,11 +143,11 @@ def _at(doc: object, path: Path) -> object:
     return doc
 
 
-def _retold(event: Event, doc: object, texts: dict[Path, str]) -> Event:
+def _retold(event: Event, texts: Texts) -> Event:
     """The event with its new texts; the very same one where none is new."""
     edits = []
-    for path, text in texts.items():
-        span = locate(event.data, path) if text != _at(doc, path) else None
+    for path, (was, text) in texts.items():
+        span = value_span(event.data, path, was) if text != was else None
         if span:
             edits.append((*span, orjson.dumps(text)))
     return event.with_data(edit(event.data, edits)) if edits else event

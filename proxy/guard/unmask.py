@@ -20,28 +20,31 @@ def quoted(text: str) -> str:
 class Patterns(NamedTuple):
     """Of the placeholders with some labels. Models that write Markdown put a backslash before both brackets: that is read too."""
 
-    whole: re.Pattern[str]
+    whole: re.Pattern[str]  # the last group that took part is the name
     in_bytes: re.Pattern[bytes]
     begun: re.Pattern[str]  # at the end of a text
     longest: int
     may_stand: re.Pattern[bytes]  # in JSON source: a placeholder, or an escape that may spell one
-    may_begin: re.Pattern[bytes]  # in one event of a stream: a placeholder, or a text that ends within one
+    opens: re.Pattern[bytes]  # in an event of a stream: a placeholder, or a text that ends within one; but for those
+    spells: re.Pattern[bytes]  # that begin with a backslash
 
 
 @lru_cache(maxsize=64)  # as many as there are sets of labels
 def patterns(labels: frozenset[str]) -> Patterns:
     names = "|".join(sorted(labels))
-    whole = rf"(\\{{0,2}})\[((?:{names})_[0-9]{{1,{MAX_DIGITS}}})\1\]"
+    name = rf"((?:{names})_[0-9]{{1,{MAX_DIGITS}}})"
+    whole = rf"\[{name}\]|\\\[{name}\\\]|\\\\\[{name}\\\\\]"  # each begins with one byte: a search jumps to the next
     number = rf"[0-9]{{0,{MAX_DIGITS}}}\\{{0,2}}"
     begun = "|".join(_begun(f"{label}_", number) for label in sorted(labels))
-    initials = "|".join(sorted({label[0] for label in labels})).encode()
+    initials = "".join(sorted({label[0] for label in labels})).encode()
     return Patterns(
         re.compile(whole),
         re.compile(whole.encode()),
         re.compile(rf"(?:\\{{0,2}}\[(?:{begun})|\\{{1,2}})\Z"),
         max(map(len, labels), default=0) + MAX_DIGITS + 7,  # brackets, underscore, four backslashes
-        re.compile(rb"\[(?:%s)|\\u" % initials),
-        re.compile(rb'\[(?:"|%s)|\\\\|\\u005' % initials),
+        re.compile(rb"\[[%s]|\\u" % (initials or b'"')),
+        re.compile(rb'\[["%s]' % initials),
+        re.compile(rb"\\\\|\\u005"),
     )
 
 
@@ -50,16 +53,16 @@ class Swap:
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
-        self._whole, self._in_bytes, self._begun, self._longest, self.may_stand, self.may_begin = patterns(vault.labels)
+        self._whole, self._in_bytes, self._begun, self._longest, self.may_stand, self.opens, self.spells = patterns(vault.labels)
 
     def swapped(self, text: str, is_json: bool = False) -> str:
         """All placeholders replaced; in JSON source, by the value as it stands in a JSON string."""
-        return self._whole.sub(lambda match: self._value(match[0], match[2], int(is_json)), text)
+        return self._whole.sub(lambda match: self._value(match[0], match[match.lastindex or 0], int(is_json)), text)
 
     def found(self, text: bytes, quotes: int) -> list[Edit]:
         """Where in UTF-8 text, and what goes there, quoted so many times."""
         return [
-            (match.start(), match.end(), self._value(match[0].decode(), match[2].decode(), quotes).encode())
+            (match.start(), match.end(), self._value(match[0].decode(), match[match.lastindex or 0].decode(), quotes).encode())
             for match in self._in_bytes.finditer(text)
         ]
 

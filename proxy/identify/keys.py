@@ -9,6 +9,7 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import unquote
 
 from proxy.exchange import Call
@@ -32,15 +33,13 @@ def credential_of(call: Call) -> str | None:
     Raises Refusal 400 `ambiguous_credentials` where a field is repeated or places disagree (faults.md H56), and
     401 `invalid_credentials` for an empty, over-long or unprintable one (T20).
     """
-    place = call.kept.get(PLACE)
+    place: Any = call.kept.get(PLACE)
     if place is None:
         place = call.kept[PLACE] = _place_of(call)
-    credential = _value_of(call.fields, place) if isinstance(place, str) and place else _found(call)
-    if credential is None:
-        return None
-    if not credential or len(credential) > MAX_LENGTH or not (credential.isascii() and credential.isprintable()):
-        raise invalid("the credential is empty, longer than 8 KB or holds characters that no key has")
-    return credential
+    credential = _value_of(call.fields, place) if place else _found(call)
+    if credential is None or (credential and len(credential) <= MAX_LENGTH and credential.isascii() and credential.isprintable()):
+        return credential
+    raise invalid("the credential is empty, longer than 8 KB or holds characters that no key has")
 
 
 def _place_of(call: Call) -> str:

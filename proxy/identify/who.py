@@ -53,23 +53,20 @@ class Identify:
             self._table, self._met, self._strangers = KeyTable(rules), {}, {}
         credential = credential_of(call)
         if credential is None or credential == ANONYMOUS_KEY:
-            return self._met_again(b"", None) or self._remember(b"", None, None, _placed(_anonymous(rules), rules))
+            nobody = self._met.get(b"")
+            return nobody.caller if nobody is not None else self._remember(b"", None, None, _placed(_anonymous(rules), rules))
         digest = digest_of(credential)
         minted = self._find_key(digest)
         if minted is not None:
             if minted.is_revoked:  # also where the policy file lists it: a revocation always wins
                 raise invalid(REVOKED_KEY)
             self._check_alive(minted)  # a policy file cannot revive a key that the state let end
-        if (met := self._met_again(digest, minted)) is not None:
-            return met
-        return await self._named(credential, digest, minted, call, rules, is_own_provider)
-
-    def _met_again(self, digest: bytes, minted: KeyRecord | None) -> Caller | None:
         met = self._met.get(digest)
-        if met is None or met.minted is not minted:
-            return None
-        self._check_alive(met.declared)
-        return met.caller
+        if met is not None and met.minted is minted:
+            if met.declared is not None:
+                self._check_alive(met.declared)
+            return met.caller
+        return await self._named(credential, digest, minted, call, rules, is_own_provider)
 
     def _remember(self, digest: bytes, minted: KeyRecord | None, declared: KeyRecord | None, caller: Caller) -> Caller:
         if len(self._met) >= MAX_MET:

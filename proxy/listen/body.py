@@ -9,7 +9,7 @@ from time import monotonic
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
-from proxy.listen.connection import Connection, Deadlines
+from proxy.listen.connection import Connection
 from proxy.refusal import ClientGone, Refusal
 
 MIN_RATE = 1024  # bytes per second after the grace; faults.md D1
@@ -19,10 +19,10 @@ _SMALL = 64 * 1024  # an unread body up to this size is read and thrown away, an
 class ClientBody:
     """`ports.Body` of one request. `length` None means chunked."""
 
-    __slots__ = ("_connection", "_content", "_deadlines", "expects", "length")
+    __slots__ = ("_connection", "_content", "expects", "length")
 
-    def __init__(self, connection: Connection, content: StreamReader, deadlines: Deadlines) -> None:
-        self._connection, self._content, self._deadlines = connection, content, deadlines
+    def __init__(self, connection: Connection, content: StreamReader) -> None:
+        self._connection, self._content = connection, content
         self.length: int | None = None  # told as soon as the head is read
         self.expects = False  # the client waits for a 100 before it sends
 
@@ -45,7 +45,8 @@ class ClientBody:
         body = content._buffer.popleft() if is_one else self._take()
         if len(body) > limit:
             raise _too_large(limit)
-        self._check_framing()
+        if self._connection.is_broken:
+            raise _misframed()
         return body
 
     async def stream(self, limit: int) -> AsyncIterator[bytes]:
@@ -59,7 +60,7 @@ class ClientBody:
                 if self._content.is_eof():
                     break
                 began = monotonic()
-                piece = await self._next(self._deadlines.body_grace + got / MIN_RATE - waited)
+                piece = await self._next(self._connection.deadlines.body_grace + got / MIN_RATE - waited)
                 waited += monotonic() - began
             got += len(piece)
             if got > limit:
@@ -94,7 +95,7 @@ class ClientBody:
     async def _next(self, patience_s: float) -> bytes:
         """The next bytes, b"" at the end. Slower than the pace or silent: 408."""
         try:
-            async with asyncio.timeout(min(self._deadlines.body_idle, patience_s)):
+            async with asyncio.timeout(min(self._connection.deadlines.body_idle, patience_s)):
                 return await self._content.readany()
         except TimeoutError:
             raise Refusal(408, "request_timeout", "the body came too slowly: below 1 KiB/s, or not at all", close=True) from None

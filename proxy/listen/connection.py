@@ -1,6 +1,6 @@
 """aiohttp's protocol for one client, with the deadlines, quiet errors and disconnects that it lacks (faults.md D1, D2, D11).
 
-What leans on aiohttp's insides is here, in straight.py and in body.py: tests/listen/test_connection.py pins their names. Never words
+What leans on aiohttp's insides is here, in straight.py, body.py and sink.py: tests/listen/test_connection.py pins their names. Never words
 an error itself.
 """
 
@@ -67,7 +67,7 @@ class Connection(RequestHandler):
     """One client. `turn_away` writes a refusal for a request that never became a call."""
 
     __slots__ = (
-        "_content", "_deadlines", "_head_bytes", "_head_timer", "_is_deaf", "_stall", "_turn_away", "_unread", "_unread_since", "_wire",
+        "_content", "_head_bytes", "_head_timer", "_is_deaf", "_stall", "_turn_away", "_unread", "_unread_since", "_wire", "deadlines",
         "is_broken", "serving",
     )  # fmt: skip
 
@@ -85,7 +85,7 @@ class Connection(RequestHandler):
             max_field_size=MAX_FIELD,
             auto_decompress=False,
         )
-        self._deadlines, self._turn_away = deadlines, turn_away
+        self.deadlines, self._turn_away = deadlines, turn_away
         self._wire: asyncio.Transport | None = None  # outlives self.transport, which force_close forgets before the last byte is out
         self._content: StreamReader = EMPTY_PAYLOAD  # of the request that was parsed last
         self._head_bytes = 0
@@ -102,7 +102,7 @@ class Connection(RequestHandler):
         self._wire = cast(asyncio.Transport, transport)
         self._wire.set_write_buffer_limits(high=HIGH_WATER)
         super().connection_made(transport)
-        self._head_timer = self._loop.call_later(self._deadlines.first_byte, self._too_slow)
+        self._head_timer = self._loop.call_later(self.deadlines.first_byte, self._too_slow)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         task = self._task_handler
@@ -160,7 +160,7 @@ class Connection(RequestHandler):
             self._reject(too_large())
         elif self._head_bytes == size and self._is_waiting:
             self._stop_head_timer()
-            self._head_timer = self._loop.call_later(self._deadlines.head, self._too_slow)
+            self._head_timer = self._loop.call_later(self.deadlines.head, self._too_slow)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -219,19 +219,19 @@ class Connection(RequestHandler):
         """From now on a client that takes nothing for `Deadlines.write` seconds is dropped; until its buffer is empty."""
         if self._stall is None and self._wire is not None and self._wire.get_write_buffer_size():
             self._unread, self._unread_since = self._wire.get_write_buffer_size(), self._loop.time()
-            self._stall = self._loop.call_later(self._deadlines.write / 4, self._look_at_writes)
+            self._stall = self._loop.call_later(self.deadlines.write / 4, self._look_at_writes)
 
     def _look_at_writes(self) -> None:
         self._stall = None
         if self._wire is None:
             return
         unread = self._wire.get_write_buffer_size()
-        if unread == self._unread and self._loop.time() - self._unread_since >= self._deadlines.write:
+        if unread == self._unread and self._loop.time() - self._unread_since >= self.deadlines.write:
             self._wire.abort()
         elif unread:
             if unread != self._unread:
                 self._unread, self._unread_since = unread, self._loop.time()
-            self._stall = self._loop.call_later(self._deadlines.write / 4, self._look_at_writes)
+            self._stall = self._loop.call_later(self.deadlines.write / 4, self._look_at_writes)
 
     async def room(self) -> None:
         """Waits until the client has taken enough. Raises ConnectionError when it is gone."""

@@ -148,7 +148,7 @@ class Edge:
         """Answers one request. `request` stands in where it may become a WebSocket. Raises nothing but CancelledError."""
         if connection.transport is None:
             return CLOSED
-        body = ClientBody(connection, content, self._deadlines)
+        body = ClientBody(connection, content)
         speaks_11 = message.version == HttpVersion11
         keeps = speaks_11 and not (message.should_close or self._is_closing)
         sink = ClientSink(connection, body, message.method == "HEAD", speaks_11, keeps, next(self._ids))

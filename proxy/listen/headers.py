@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import compress, count
 from operator import itemgetter
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from proxy.exchange import Call, RawHeaders, Route
 from proxy.refusal import Refusal
@@ -144,14 +144,6 @@ def _tokens(connection: str) -> frozenset[str]:
 
 def _named_by_connection(raw: RawHeaders) -> frozenset[str]:
     return frozenset().union(*(_tokens(value.decode("latin-1")) for name, value in raw if lower(name) == "connection"))
-
-
-def travelling(call: Call) -> RawHeaders:
-    """`forwardable(call.headers)`, at little cost where a head like this one was seen before."""
-    travels = call.kept.get(forwardable)
-    if travels is None:
-        travels = call.kept[forwardable] = _travels(call.headers)
-    return tuple(compress(call.headers, cast("tuple[bool, ...]", travels)))
 
 
 def forwardable(raw: RawHeaders) -> RawHeaders:

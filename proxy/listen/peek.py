@@ -90,6 +90,10 @@ class Peeked:
         self.passed += len(piece)
         return piece
 
+    def count(self) -> int:
+        """Bytes that streamed on, so far."""
+        return self.passed
+
     def close(self) -> None:
         """The call is over: a read still under way ends."""
         if self._next is not None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from proxy.exchange import NANO, RawHeaders
 from proxy.listen.headers import ByName
-from proxy.ports import Standing
+from proxy.standings import NO_STANDINGS, Standings, Term, Terms
 
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
 _TOKEN_LIST = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,4096}")
@@ -63,7 +63,7 @@ def our_lines(
     now_s: float,
     status: int = 200,
     overhead_ms: float | None = None,
-    standings: Sequence[Standing] = (),
+    standings: Standings = NO_STANDINGS,
     provider: str | None = None,
     attempts: int | None = None,
     model: str | None = None,
@@ -84,66 +84,83 @@ def our_lines(
     action) → count.
     """
     said = answer if isinstance(answer, int) else said_in(answer)
-    first, rate, terms, left = _counted(standings, int(now_s), _EVER if retry_after is None else math.ceil(retry_after))
+    terms = standings.terms
+    first, rate = _tightest(terms, standings.shares)
     if limit is not None:
-        first, rate = limit, _of_limit(standings, limit, kind) or rate
+        first, refused = limit, _refused(standings, limit, kind)
+        rate = rate if refused is None else refused
     may_reset = status < 400 or limit is not None  # no limit's reset in an error that no limit caused: cohere's SDK sleeps until it
     id_ = field_value(request_id)
     figures: list[bytes | float] = [id_] if said & _ID else [id_, id_]
     if overhead_ms is not None:
         figures.append(overhead_ms)
     if rate is not None and not said & _RATE:
-        figures += (rate.remaining, rate.resets_at) if may_reset else (rate.remaining,)
+        figures.append(standings.remaining[rate])
+        if may_reset:
+            figures.append(standings.resets_at[rate])
     if not said & _IETF:
-        figures += left
+        _add_left(figures, standings, int(now_s), _EVER if retry_after is None else math.ceil(retry_after))
     if reserved_nanousd is not None:
         figures += divmod(reserved_nanousd, NANO)
     if cost_nanousd is not None:
         figures += divmod(cost_nanousd, NANO)
     timed, reserved, known = overhead_ms is not None, reserved_nanousd is not None, cost_nanousd is not None
-    form = _form(said, timed, first, rate and rate.allowed, may_reset, terms, provider, attempts, model, reserved, known)
+    form = _form(said, timed, first, rate, may_reset, terms, provider, attempts, model, reserved, known)
     lines = form % tuple(figures)
     return lines + _rare_lines(found, should_retry) if found or should_retry is not None else lines
 
 
-def tightest(standings: Sequence[Standing]) -> Standing | None:
-    """The standing with the smallest share left."""
-    return min(standings, key=lambda at: at.remaining / at.allowed if at.allowed else 0.0, default=None)
+def _tightest(terms: Terms, shares: Sequence[float]) -> tuple[str | None, int | None]:
+    """The name of the tightest limit, and where among the terms the tightest rate is."""
+    first, rate, least, scarcest = None, None, math.inf, math.inf
+    for at, name, is_rate in _looks(terms):
+        share = shares[at]
+        if share < scarcest:
+            if share < least:
+                first, least = name, share
+            if is_rate:
+                rate, scarcest = at, share
+    return first, rate
 
 
-Terms = tuple[tuple[str, str, int, int], ...]  # of limits that count: name, kind, amount and window, as the policy has them
+def _refused(standings: Standings, limit: str, kind: str | None) -> int | None:
+    """Where among the terms the rate is that refused."""
+    terms, shares = standings.terms.each, standings.shares
+    those = [at for at, it in enumerate(terms) if it.limit == limit and it.kind == kind and _is_rate(it)]
+    return min(those, key=shares.__getitem__, default=None)
 
 
-def _counted(standings: Sequence[Standing], now: int, most_s: int) -> tuple[str | None, Standing | None, Terms, list[int]]:
-    """The name of the tightest limit; the tightest rate; of all that count, what is constant, and what is left for how many seconds.
+def _is_counted(it: Term) -> bool:
+    """Money has no place in headers that count, and what others use of a shared account is not this caller's to know."""
+    return it.kind in _UNITS and not it.is_shared
 
-    Money has no place in headers that count, and what others use of a shared account is not this caller's to know.
-    """
-    first, rate, terms, left = None, None, [], []
-    least = scarcest = math.inf
-    for at in standings:
-        share = at.remaining / at.allowed if at.allowed else 0.0
-        if share < least:
-            first, least = at.limit, share
-        kind, window_s = at.kind, at.window_s
-        if kind not in _UNITS or at.is_shared:
-            continue
-        if share < scarcest and kind != "concurrency":
-            rate, scarcest = at, share
-        terms.append((at.limit, kind, at.allowed, window_s))
-        left.append(at.remaining)
-        if window_s:
-            until = at.resets_at - now
+
+def _is_rate(it: Term) -> bool:
+    return it.kind != "concurrency" and _is_counted(it)
+
+
+@lru_cache(maxsize=1024)
+def _looks(terms: Terms) -> tuple[tuple[int, str, bool], ...]:
+    """Of each term: where it is, its limit, and is it a rate?"""
+    return tuple([(at, it.limit, _is_rate(it)) for at, it in enumerate(terms.each)])
+
+
+@lru_cache(maxsize=1024)
+def _counted(terms: Terms) -> tuple[tuple[int, bool], ...]:
+    """Which of the terms count; and has it a window?"""
+    return tuple([(at, it.window_s > 0) for at, it in enumerate(terms.each) if _is_counted(it)])
+
+
+def _add_left(figures: list[bytes | float], standings: Standings, now: int, most_s: int) -> None:
+    """Of all that count what is left, and for how many seconds."""
+    remaining, resets_at = standings.remaining, standings.resets_at
+    for at, has_window in _counted(standings.terms):
+        figures.append(remaining[at])
+        if has_window:
+            until = resets_at[at] - now
             if until < 0:
                 until = 0
-            left.append(until if until < most_s else most_s)
-    return first, rate, tuple(terms), left
-
-
-def _of_limit(standings: Sequence[Standing], limit: str, kind: str | None) -> Standing | None:
-    """The rate that refused."""
-    counted = [at for at in standings if at.kind in ("requests", "tokens") and not at.is_shared]
-    return tightest([at for at in counted if at.limit == limit and at.kind == kind])
+            figures.append(until if until < most_s else most_s)
 
 
 @lru_cache(maxsize=1024)  # limits, providers and models have names and sizes of the policy
@@ -151,7 +168,7 @@ def _form(
     said: int,
     is_timed: bool,
     limit: str | None,
-    allowed: int | None,
+    rate: int | None,
     may_reset: bool,
     terms: Terms,
     provider: str | None,
@@ -161,15 +178,17 @@ def _form(
     is_priced: bool,
 ) -> bytes:
     """Our lines with a place for each figure."""
-    rates = (b"x-ratelimit-limit: %d" % (allowed or 0), b"x-ratelimit-remaining: %d", b"x-ratelimit-reset: %d")
+    allowed = 0 if rate is None else terms.each[rate].allowed
+    counted = [it for it in terms.each if _is_counted(it)]
+    rates = (b"x-ratelimit-limit: %d" % allowed, b"x-ratelimit-remaining: %d", b"x-ratelimit-reset: %d")
     named = ((b"x-sluice-provider: ", provider), (b"x-sluice-attempts: ", attempts), (b"x-sluice-model: ", model))
     lines = [
         b"x-sluice-request-id: %b",
         *([] if said & _ID else [b"x-request-id: %b"]),
         *([b"server-timing: sluice;dur=%.1f"] if is_timed else []),
         *([] if limit is None else [b"x-sluice-limit: " + _literal(limit)]),
-        *([] if allowed is None or said & _RATE else rates[: 3 if may_reset else 2]),
-        *([] if said & _IETF or not terms else _ietf_lines(terms)),
+        *([] if rate is None or said & _RATE else rates[: 3 if may_reset else 2]),
+        *([] if said & _IETF or not counted else _ietf_lines(counted)),
         *[name + _literal(told) for name, told in named if told is not None],
         *([b"x-sluice-reserved-usd: %d.%09d"] if is_reserved else []),
         *([b"x-sluice-cost-usd: %d.%09d"] if is_priced else []),
@@ -177,12 +196,12 @@ def _form(
     return b"\r\n".join(lines)
 
 
-def _ietf_lines(terms: Terms) -> list[bytes]:
+def _ietf_lines(terms: Sequence[Term]) -> list[bytes]:
     """draft-ietf-httpapi-ratelimit-headers-11. Of `t` it asks: within so many seconds no more than `r` can be used; and beside a
     `retry-after` it should not be later than that (section 6). Money has no unit there."""
     policies, left = [], []
-    kinds = [(limit, kind) for limit, kind, _, _ in terms]
-    for limit, kind, allowed, window_s in terms:
+    kinds = [(it.limit, it.kind) for it in terms]
+    for limit, kind, allowed, window_s, _ in terms:
         name = _quoted(limit, kind, window_s if kinds.count((limit, kind)) > 1 else 0).replace(b"%", b"%%")
         window, until = (b";w=%d" % window_s, b";t=%d") if window_s else (b"", b"")
         policies.append(b"%b;q=%d%b%b" % (name, allowed, _UNITS[kind], window))

@@ -15,11 +15,13 @@ from proxy.listen.connection import CLOSED, KEPT, Answered
 from proxy.listen.errors import word
 from proxy.listen.straight import Straight
 from proxy.refusal import ClientGone, Refusal
+from proxy.stream.tail import LONGEST
 
 _CORS = frozenset({b"access-control-allow-origin", b"access-control-expose-headers"})
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _BODILESS = (204, 304)
 _END, _CLOSING_END = (b"", b""), (b"Connection: close", b"", b"")
+_SMALL = 4096
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -33,21 +35,20 @@ class ClientSink:
 
     __slots__ = (
         "_body", "_connection", "_head", "_is_chunked", "_is_head", "_is_silent", "_keeps", "_left", "_speaks_11", "cors", "finish_anyway",
-        "is_ended", "is_started", "request_id",
+        "is_ended", "is_started", "last", "request_id",
     )  # fmt: skip
 
     def __init__(self, connection: Straight, body: ClientBody, is_head: bool, speaks_11: bool, may_keep: bool, request_id: str) -> None:
         self._connection, self._body = connection, body
-        self._is_head, self._speaks_11 = is_head, speaks_11
-        self._keeps = may_keep and speaks_11
-        self._head = b""  # not yet written: joins the first body bytes in one write
+        self._is_head, self._speaks_11, self._keeps = is_head, speaks_11, may_keep
+        self._head = b""  # not yet written: leaves with the first of the body, one write for both
         self._is_chunked = False
         self._is_silent = False  # a reply without a body
         self._left: int | None = None  # bytes that Content-Length still promises
         self.cors: RawHeaders = ()
         self.request_id = request_id
-        self.is_started = self.is_ended = False
-        self.finish_anyway = False
+        self.last = b""
+        self.is_started = self.is_ended = self.finish_anyway = False
 
     @property
     def is_gone(self) -> bool:
@@ -56,7 +57,7 @@ class ClientSink:
 
     @property
     def is_full(self) -> bool:
-        return self._connection.writing_paused and not self.is_gone  # aiohttp stays paused when the client is lost
+        return self._connection._paused and not self.is_gone  # aiohttp stays paused when the client is lost
 
     @property
     def task(self) -> asyncio.Task[None] | None:
@@ -77,9 +78,7 @@ class ClientSink:
         """Status line and header lines in their given bytes and order, `ours` as they are, then framing. Raises ClientGone."""
         if self.is_started:
             raise RuntimeError("the reply has begun already")
-        connection = self._connection
-        transport = connection.transport
-        if (transport is None or transport.is_closing()) and not self.finish_anyway:
+        if not self.finish_anyway and self.is_gone:
             raise ClientGone
         self.is_started = True
         if self._keeps and not self._body.is_harmless:
@@ -99,27 +98,26 @@ class ClientSink:
             lines.append(b"Transfer-Encoding: chunked")
         lines += _END if self._keeps else _CLOSING_END
         self._head = b"\r\n".join(lines)
-        asyncio.get_running_loop().call_soon(self._write_head)
-
-    def _write_head(self) -> None:
-        if self._head:
-            self._write(b"")
 
     def push(self, data: bytes) -> None:
-        """Body bytes, written now. Raises ClientGone, but never after `finish_anyway`."""
+        """Body bytes, written now; none (b""): at least the head. Raises ClientGone, but never after `finish_anyway`."""
         transport = self._connection.transport
         if transport is None or transport.is_closing():
             self._ask_for_client()
             return
-        if self._is_chunked:
-            if data:
-                transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data))
-                self._head = b""
-        elif data and not self._is_silent:
-            if self._left is not None:
-                self._count(len(data))
-            transport.write(self._head + data)
-            self._head = b""
+        if self._is_silent:
+            data = b""
+        elif self._left is not None:
+            self._count(len(data))
+        elif data:
+            size = len(data)
+            # the whole of a small piece, which costs nothing
+            self.last = data if LONGEST <= size <= _SMALL else self.last[-LONGEST:] + data[-LONGEST:]
+            if self._is_chunked:
+                data = b"%x\r\n%b\r\n" % (size, data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        transport.write(data)
 
     def _count(self, size: int) -> None:
         """Of what Content-Length promises."""

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from proxy.dialect.wire import Operation
 from proxy.exchange import Usage, value
-from proxy.meter.row import PriceRow, bound_cost, cost, flat, has_unpriced, unpriced_fees
+from proxy.meter.row import PriceRow, bound_cost, cost, flat, has_unpriced, metered, unpriced_fees
 from proxy.meter.table import PriceTable
 from proxy.policy.plan import PriceOverride, Pricing, Provider
 from proxy.refusal import Refusal
@@ -153,7 +153,8 @@ class Prices:
         row, note = quote.row, quote.note
         if usage.source == "provider" and row.mark in KNOWN:
             note = ""  # an operation that was thought unmetered has stated its usage
-            if not usage.units and usage.tier not in DEARER and usage.cost_nanousd is None and (amount := cost(row, usage)):
+            is_plain = not usage.units and usage.cost_nanousd is None and usage.tier not in DEARER and row.mark != "free"
+            if is_plain and (amount := metered(row, usage)):
                 return Priced(amount, row.as_json(usage), usage.note)  # nothing of it may lack a price: most calls
         elif usage.source == "provider" and usage.model:
             found = self.find(quote.provider, quote.price_id, usage.model, quote.at_ns)

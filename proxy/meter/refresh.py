@@ -1,6 +1,7 @@
-"""`make prices`: writes prices.json from the genai-prices package and supplement.json. Never runs in the data path and fetches nothing.
+"""`make prices`: writes prices.jsonl from the genai-prices package and supplement.json. Never runs in the data path and fetches nothing.
 
-The file: {source, released, providers: {id: {claims?, fallbacks?, models: [{id, match, window?, source?, read?, prices, tiers?}]}}}.
+The file, an object a line: {source, released}; then each {provider, claims?, fallbacks?}, behind it its models, each
+{id, match, window?, source?, read?, prices, tiers?}.
 match: any of these rules (see `table._is_match`). prices: [{from? | hours?, rates}], tiers: [{tier, from?, rates}].
 rates: unit → nano-dollars per `row.PER` units, or [[above this input, nano-dollars], …].
 """
@@ -8,6 +9,7 @@ rates: unit → nano-dollars per `row.PER` units, or [[above this input, nano-do
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Decimal
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -43,25 +45,30 @@ KINDS = {
 
 
 def make() -> bytes:
-    """The table as bytes, the same for the same package version: one model a line, so that a refresh shows in a diff."""
+    """The table as bytes, the same for the same package version."""
     package = version("genai-prices")
     known = {provider.id: provider for provider in importlib.import_module("genai_prices.data").providers}
-    lines = [f'{{"source":"genai-prices {package}","released":"{RELEASED[package]}","providers":{{']
-    for number, name in enumerate(PROVIDERS):
+    table: dict[str, Any] = {}
+    for name in PROVIDERS:
         provider = known[name]
         head: dict[str, Any] = {}
         if provider.model_match:
             head["claims"] = _rules(provider.model_match)
         if provider.fallback_model_providers:
             head["fallbacks"] = [other for other in provider.fallback_model_providers if other in PROVIDERS]
-        opening = orjson.dumps(head).decode()[1:-1]
-        lines.append(f'"{name}":{{{opening + "," if opening else ""}"models":[')
         models = [model for model in map(_model, provider.models) if model]
         for fact in _supplement(name):
             _add(fact, models)
-        lines.append(",\n".join(orjson.dumps(model).decode() for model in models))
-        lines.append("]}" + ("," if number < len(PROVIDERS) - 1 else ""))
-    return ("\n".join([*lines, "}}"]) + "\n").encode()
+        table[name] = {**head, "models": models}
+    return written(f"genai-prices {package}", RELEASED[package], table)
+
+
+def written(source: str, released: str, providers: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """One model a line: so a refresh shows in a diff, and whoever reads it need not hold all of it as maps."""
+    lines: list[Mapping[str, Any]] = [{"source": source, "released": released}]
+    for name, said in providers.items():
+        lines += [{"provider": name, **{key: said[key] for key in said if key != "models"}}, *said["models"]]
+    return b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
 
 
 def _supplement(provider: str) -> list[dict[str, Any]]:
@@ -168,4 +175,4 @@ def _nano(dollars: Decimal) -> int:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("prices.json").write_bytes(make())
+    Path(__file__).with_name("prices.jsonl").write_bytes(make())

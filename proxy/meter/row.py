@@ -49,15 +49,12 @@ _RATE_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _MEDIA = ("input_audio", "input_image", "input_video", "cached_audio", "cached_image", "cached_video")
 _CACHED_MEDIA = (("cached_audio", "input_audio"), ("cached_image", "input_image"), ("cached_video", "input_video"))
 BILLED_APART = ("billed_input", "billed_output")
-FEES = (
-    "searches",
-    "preview_searches",
-    "storage_searches",
-    "containers",
-)  # of tools that the provider runs; containers by the GB
+FEES = ("searches", "preview_searches", "storage_searches", "containers")  # of tools that the provider runs; containers by the GB
+_TIMED = frozenset({"audio_ms", "characters"})
 _BESIDE = ("characters", "audio_ms", "pages", *FEES)  # billed beside the tokens
 
-_Factors = tuple[int, Mapping[str, int]]  # above this many input tokens: what one of each unit costs, per _COMMON
+# Above this many input tokens: what one of each unit costs, per _COMMON; and apart, what one of input, output and requests does.
+_Factors = tuple[int, Mapping[str, int], int, int, int]
 _Step = tuple[int, int, int, int]  # above this many input tokens: what one token in, one out and the call cost at most, per _COMMON
 
 Mark = Literal["table", "override", "fallback", "free", "unmetered", "unpriced"]
@@ -68,7 +65,8 @@ class PriceRow:
     """What one model costs. `tiers`: service tier named by the reply → the rates that it replaces.
 
     `mark`: table, override (policy `prices:`), fallback (`fallback_price`), free (the provider charges nothing),
-    unmetered (no reply states a cost), unpriced (`unknown_price: allow`). `window`: context window in tokens, if known.
+    unmetered (no reply states a cost), unpriced (`unknown_price: allow`). `window`: context window in tokens, if known; `reads`: the
+    same where it bounds the input, as it does not where audio or characters are billed.
     """
 
     name: str
@@ -80,9 +78,13 @@ class PriceRow:
     mark: Mark = "table"
     discount_ppm: int = 0
     window: int | None = None
+    reads: int | None = field(init=False, repr=False, compare=False)
     _shown: dict[str, dict[str, object]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier: what does not vary
     _factors: dict[str, tuple[_Factors, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier
     _dearest: dict[tuple[str, bool], tuple[_Step, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # tier, media
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads", self.window if _TIMED.isdisjoint(self.rates) else None)
 
     def tier_of(self, tier: str | None) -> str:
         """The service tier as it is priced apart here; "" where it is not."""
@@ -93,15 +95,15 @@ class PriceRow:
         special = self.tiers.get(self.tier_of(tier))
         return {**self.rates, **special} if special else self.rates
 
-    def factors(self, tier: str | None, input_tokens: int) -> Mapping[str, int]:
+    def factors(self, tier: str | None, input_tokens: int) -> _Factors:
         """What one of each unit costs, per _COMMON, where it costs anything: at this many input tokens under this service tier."""
         name = self.tier_of(tier) if tier else ""
         steps = self._factors.get(name)
         if steps is None:
             steps = self._factors[name] = _all_factors(self.rates_for(name))
         if len(steps) == 1:
-            return steps[0][1]
-        return next((factors for start, factors in reversed(steps) if input_tokens > start), steps[0][1])
+            return steps[0]
+        return next((step for step in reversed(steps) if input_tokens > step[0]), steps[0])
 
     def as_json(self, usage: Usage | None = None) -> Mapping[str, object]:
         """The ledger's `price_row`: with the row's token fields, all that `recompute` needs. One and the same object for most calls.
@@ -147,24 +149,26 @@ def cost(row: PriceRow, usage: Usage) -> int:
         return 0
     if usage.cost_nanousd is not None:
         return max(0, usage.cost_nanousd)
-    factor = row.factors(usage.tier, usage.input).get
-    cached, reasoning, total = usage.cached_input, usage.reasoning, 0
-    if (
-        not (usage.units or usage.cache_write or usage.cache_write_1h) and 0 <= cached <= usage.input and 0 <= reasoning <= usage.output
-    ):  # most answers
-        total = (usage.input - cached) * factor("input", 0) + (usage.output - reasoning) * factor("output", 0) + factor("requests", 0)
+    return metered(row, usage)
+
+
+def metered(row: PriceRow, usage: Usage) -> int:
+    """The same of its counts alone, at the rates of the row."""
+    input, output, cached, reasoning = usage.input, usage.output, usage.cached_input, usage.reasoning
+    _, factors, of_input, of_output, total = row.factors(usage.tier, input)
+    if usage.units or usage.cache_write or usage.cache_write_1h or not (0 <= cached <= input and 0 <= reasoning <= output):
+        total = sum([count * factors.get(unit, 0) for unit, count in counts(usage)])
+    else:  # most answers
+        total += (input - cached) * of_input + (output - reasoning) * of_output
         if cached or reasoning:
-            total += cached * factor("cached_input", 0) + reasoning * factor("reasoning", 0)
-    else:
-        for unit, count in counts(usage):
-            total += count * factor(unit, 0)
+            total += cached * factors.get("cached_input", 0) + reasoning * factors.get("reasoning", 0)
     return _settled(row, total)
 
 
 def has_unpriced(row: PriceRow, usage: Usage) -> bool:
     """Something was consumed and the row has a rate for none of it: a cost of 0 would be silent."""
     used = [unit for unit, _ in counts(usage) if unit != "requests"] + ["images"] * (usage.units.get("images", 0) > 0)
-    factors = row.factors(usage.tier, usage.input)
+    factors = row.factors(usage.tier, usage.input)[1]
     return bool(used) and not any(unit in factors for unit in used)
 
 
@@ -187,8 +191,8 @@ def counts(usage: Usage) -> list[tuple[str, int]]:
     whole_in, whole_out = usage.input, usage.output
     if not units.keys().isdisjoint(BILLED_APART):
         whole_in, whole_out = units.get("billed_input", 0), units.get("billed_output", 0)
-    cached = [(kind, units.get(kind, 0)) for kind, _ in _CACHED_MEDIA]
-    fresh = [(kind, units.get(kind, 0) - units.get(of, 0)) for of, kind in _CACHED_MEDIA]
+    cached = [(kind, max(0, units.get(kind, 0))) for kind, _ in _CACHED_MEDIA]  # below 0 it is nothing, and takes nothing from its whole
+    fresh = [(kind, units.get(kind, 0) - count) for (_, kind), (_, count) in zip(_CACHED_MEDIA, cached, strict=True)]
     plainly = ("cached_input", usage.cached_input - sum(count for _, count in cached))
     spoken = [(unit, units.get(unit, 0)) for unit in ("output_audio", "output_image", "output_video")]
     found = _shares("input", whole_in, (*cached, plainly, *written, *fresh))
@@ -235,7 +239,10 @@ def bound_cost(
     total += input_tokens * inward
     for unit, uses in fees:
         total += uses * _dearest(row.rates, unit, input_tokens)
-    return _settled(row, total + output_tokens * outward), _settled(row, total)
+    most = total + output_tokens * outward
+    if row.discount_ppm:
+        return _settled(row, most), _settled(row, total)
+    return -(-most // _COMMON), -(-total // _COMMON)
 
 
 def _steps(row: PriceRow, tier: str, has_media: bool) -> tuple[_Step, ...]:
@@ -269,11 +276,11 @@ def _settled(row: PriceRow, total: int) -> int:
 def _all_factors(rates: Rates) -> tuple[_Factors, ...]:
     """By the number of input tokens from which on a rate changes; ascending, the first at -1."""
     named = {unit: next((name for name in (unit, *_RATE_OF.get(unit, ())) if name in rates), None) for unit in PER}
-    starts = sorted({-1, *(start for rate in rates.values() for start, _ in rate)})
-    return tuple(
-        (start, {unit: _rate_at(rates[name], start + 1) * (_COMMON // PER[name]) for unit, name in named.items() if name is not None})
-        for start in starts
-    )
+    found: list[_Factors] = []
+    for start in sorted({-1, *(start for rate in rates.values() for start, _ in rate)}):
+        of = {unit: _rate_at(rates[name], start + 1) * (_COMMON // PER[name]) for unit, name in named.items() if name is not None}
+        found.append((start, of, of.get("input", 0), of.get("output", 0), of.get("requests", 0)))
+    return tuple(found)
 
 
 def _rate_at(rate: Rate, input_tokens: int) -> int:

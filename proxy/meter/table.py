@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import orjson
+
 from proxy.meter.row import PriceRow, Rate, Rates, flat
 
-_PRICES = Path(__file__).with_name("prices.json")
+_PRICES = Path(__file__).with_name("prices.jsonl")
 _MEMORY = 4096  # model names come from outside: remembered up to this many, then forgotten all at once
 _NAME_LIMIT = 256  # no provider has a model name this long
 _EPOCH = date(1970, 1, 1)
@@ -26,16 +27,23 @@ _SNAPSHOT = re.compile(r"(?:-latest|[-@]20\d\d-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12
 class PriceTable:
     """Rows by provider and model. Built by `load` or `read`; `refresh.py` says what the file looks like."""
 
-    def __init__(self, source: str, released: str, providers: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, source: str, released: str, providers: Iterable[_Provider]) -> None:
         self.source, self.released = source, released
-        self._providers = {name: _Provider(name, raw) for name, raw in providers.items()}
+        self._providers = {provider.name: provider for provider in providers}
         self._found: dict[tuple[str, str], _Model | None] = {}
 
     @classmethod
     def load(cls, text: bytes) -> PriceTable:
-        """From the bytes of `prices.json`. Raises ValueError for anything else."""
-        raw = json.loads(text)  # not orjson: it takes and frees 4 MB at once, and from then on glibc keeps up to twice that
-        return cls(raw["source"], raw["released"], raw["providers"])
+        """From the bytes of `prices.jsonl`. Raises ValueError, KeyError or TypeError for anything else."""
+        about, *lines = text.splitlines() or [b""]
+        head, providers = orjson.loads(about), list[_Provider]()
+        for line in lines:
+            raw = orjson.loads(line)
+            if "provider" in raw:
+                providers.append(_Provider(raw["provider"], raw))
+            else:
+                providers[-1].add(raw, line)
+        return cls(head["source"], head["released"], providers)
 
     @classmethod
     def read(cls) -> PriceTable:
@@ -69,7 +77,7 @@ class PriceTable:
 
     def models(self) -> frozenset[str]:
         """Names of all rows: labels may hold them."""
-        return frozenset(model for provider in self._providers.values() for model in provider.ids())
+        return frozenset(model for provider in self._providers.values() for model in provider.ids)
 
     def _find(self, price_id: str, name: str) -> _Model | None:
         for spelling in _spellings(name):
@@ -120,24 +128,28 @@ def _is_match(rule: str | list[str], name: str) -> bool:
 
 
 class _Provider:
-    """One provider's models; equal names by dict, other rules in the order of the table, first match wins."""
+    """One provider's models; equal names by dict, other rules in the order of the table, first match wins. A model is kept as its line,
+    a sixth of what its maps take."""
 
     def __init__(self, name: str, raw: Mapping[str, Any]) -> None:
         self.name = name
         self.fallbacks: list[str] = raw.get("fallbacks", [])
         self._claims: list[str | list[str]] = raw.get("claims", [])
-        self._models: list[dict[str, Any]] = raw["models"]
+        self.ids: list[str] = []
+        self._models: list[bytes] = []
         self._equal: dict[str, int] = {}
         self._rules: list[tuple[int, str | list[str]]] = []
-        for index, model in enumerate(self._models):
-            for rule in model["match"]:
-                if rule[0] == "=":
-                    self._equal.setdefault(rule[1:], index)
-                else:
-                    self._rules.append((index, rule))
 
-    def ids(self) -> Iterator[str]:
-        return (model["id"] for model in self._models)
+    def add(self, model: Mapping[str, Any], line: bytes) -> None:
+        """The next of its models, and the line it stands in."""
+        index = len(self._models)
+        self._models.append(line)
+        self.ids.append(model["id"])
+        for rule in model["match"]:
+            if rule[0] == "=":
+                self._equal.setdefault(rule[1:], index)
+            else:
+                self._rules.append((index, rule))
 
     def claims(self, name: str) -> bool:
         """Is this a name that nobody else would use? Where no provider is given, a loose rule must not catch a stranger's model."""
@@ -152,7 +164,7 @@ class _Provider:
             if _is_match(rule, name) and (not is_tuned or rule[1:4] == "ft:"):
                 index = other
                 break
-        return _Model(self.name, self._models[index]) if index < len(self._models) else None
+        return _Model(self.name, orjson.loads(self._models[index])) if index < len(self._models) else None
 
 
 class _Model:

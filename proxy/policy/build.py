@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
 
 from proxy.exchange import Allow
 from proxy.policy.callers import allow_of, compile_callers, is_local
@@ -13,7 +14,6 @@ from proxy.policy.document import Document
 from proxy.policy.exceptions import Exceptions, breaker_of
 from proxy.policy.limits import Limits
 from proxy.policy.lookup import Table
-from proxy.policy.model import PolicyModel
 from proxy.policy.origin import redis_url_problem
 from proxy.policy.plan import Alerts, Claim, Facts, OnStateDown, Plan, PriceOverride, Pricing, Rulebook, ServerRules, Target
 from proxy.policy.problems import SecretError
@@ -23,6 +23,9 @@ from proxy.policy.spelt import spelt_models
 from proxy.policy.targets import Targets
 from proxy.policy.values import Ref
 from proxy.refusal import Refusal
+
+if TYPE_CHECKING:
+    from proxy.policy.model import PolicyModel
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 DEFAULT_STATE = "sqlite:"  # no path: the default directory of the user

@@ -6,15 +6,18 @@ import hashlib
 import ipaddress
 from datetime import date, datetime, timedelta
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from proxy.exchange import Allow
 from proxy.policy.document import Document
-from proxy.policy.model_callers import ClaimFrom, JwtEntry, KeyEntry
-from proxy.policy.model_match import AllowPart
 from proxy.policy.plan_callers import CallerRules, JwtIssuer, KeyRecord, TokenRecord
 from proxy.policy.problems import Path
 from proxy.policy.secrets import Secrets
+
+if TYPE_CHECKING:
+    from proxy.policy.model_callers import ClaimFrom, JwtEntry, KeyEntry
+    from proxy.policy.model_match import AllowPart
 
 MIN_HS256 = 32  # bytes, RFC 7518 section 3.2
 

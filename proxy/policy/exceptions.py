@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from proxy.exchange import Allow
 from proxy.policy.limits import at_limit
 from proxy.policy.lookup import Index, Table
 from proxy.policy.match import Test, compile_match
-from proxy.policy.model import PolicyModel
-from proxy.policy.model_rules import Breaker, Guard, Retry, Rule
-from proxy.policy.plan import Action, BreakerRules, Facts, GuardRules, RetryRules
-from proxy.policy.unsupported import ENTITIES
+from proxy.policy.plan import ENTITIES, Action, BreakerRules, Facts, GuardRules, RetryRules
+
+if TYPE_CHECKING:
+    from proxy.policy.model import PolicyModel
+    from proxy.policy.model_rules import Breaker, Guard, Retry, Rule
 
 MAX_KEPT = 4096  # combinations of matching rules remembered
 NEVER_OPENS = BreakerRules(failure_ratio=2.0, consecutive=2**31)  # no share is above 1
 GUARD_KEYS = ("restore", "ignore", "uninspected", "on_error")
+GUARD_OFF = MappingProxyType({"restore": True, "ignore": (), "uninspected": "flag", "on_error": "block", "pii": {}})  # an empty `Guard`
+RETRY_KEYS = ("attempts", "backoff", "budget", "on_errors")
 ALLOW_KEYS = ("models", "providers", "regions", "tiers")
 
 
@@ -119,11 +122,11 @@ def _retry(part: Retry | None) -> dict[str, object]:
 
 
 def _base(model: PolicyModel) -> Mapping[str, object]:
-    guard, retry = model.guard or Guard(), model.retry
-    found: dict[str, object] = {f"guard.{key}": getattr(guard, key) for key in GUARD_KEYS}
-    found |= {"guard.base": guard.pii, "fallback": Table(dict(model.fallback or {}))}
+    guard, retry = GUARD_OFF if model.guard is None else vars(model.guard), model.retry
+    found: dict[str, object] = {f"guard.{key}": guard[key] for key in GUARD_KEYS}
+    found |= {"guard.base": guard["pii"], "fallback": Table(dict(model.fallback or {}))}
     if retry is not None:
-        found |= {f"retry.{name}": getattr(retry, name) for name in Retry.model_fields}
+        found |= {f"retry.{name}": getattr(retry, name) for name in RETRY_KEYS}
     return MappingProxyType(found | ({"retry.attempts": 1} if retry is None else {}))
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from proxy.policy import values
+from proxy.policy.document import Said
 from proxy.policy.plan import Rate, Spend
 from proxy.policy.values import Ref
 
@@ -18,6 +19,13 @@ class Part(BaseModel):
     """A map of the policy: frozen, strict, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", arbitrary_types_allowed=True)
+
+    def __reduce__(self) -> tuple[type[Said], tuple[dict[str, object], frozenset[str]]]:
+        """Pickled, it is what it says: who takes it needs neither this class nor pydantic."""
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, Part)]
+        asked = {name for kind in kinds for name, value in vars(kind).items() if isinstance(value, property)}
+        said = dict(list(self)) | {name: getattr(self, name) for name in asked}  # not dict(self): a field may be called `keys`
+        return Said, (said, frozenset(self.model_fields_set))
 
 
 def worded(words: object, read: Callable[[object], T], description: str) -> T:

@@ -7,19 +7,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy.exchange import NOTHING, Caller
 from proxy.policy.lookup import Index
 from proxy.policy.match import Test, compile_match, fact
-from proxy.policy.model import PolicyModel
-from proxy.policy.model_limits import AtLimit, LimitEntry, Numbers
 from proxy.policy.plan import Claim, Degrade, Facts, Limit
 from proxy.refusal import Refusal
+
+if TYPE_CHECKING:
+    from proxy.policy.model import PolicyModel
+    from proxy.policy.model_limits import AtLimit, LimitEntry
 
 Account = Callable[[Facts], str]
 NONE = "(none)"
 OWN = frozenset({"caller", "key"})  # an account of one caller alone: refusals may name its amounts
+AT_LIMIT_KEYS = ("status", "degrade", "stop_streams")
 SENT = ("end_user", "header:", "claim:")  # what a request must carry itself: `missing:` decides
 ESCAPES = str.maketrans({",": "%2C", "|": "%7C", "%": "%25", **{chr(code): f"%{code:02X}" for code in range(32)}})
 
@@ -38,12 +41,12 @@ class Limits:
     """All limits of one policy, indexed so that a call meets those it could match."""
 
     def __init__(self, model: PolicyModel, *, moves: bool) -> None:
-        self._at_limit = at_limit(model.at_limit, AtLimit.model_fields)
-        self._tiers = {name: self._limit(f"tier {name}", numbers, ("caller",)) for name, numbers in model.tiers.items()}
+        self._at_limit = at_limit(model.at_limit, AT_LIMIT_KEYS)
+        self._tiers = {name: self._limit(f"tier {name}", numbers.given, ("caller",)) for name, numbers in model.tiers.items()}
         self._teams = {
-            name: self._limit(f"team {name}", team, ("team",), team.at_limit, team.contact) for name, team in model.teams.items()
+            name: self._limit(f"team {name}", team.given, ("team",), team.at_limit, team.contact) for name, team in model.teams.items()
         }
-        self._no_tier = self._limit("tier (none)", Numbers(), ("caller",))
+        self._no_tier = self._limit("tier (none)", {}, ("caller",))
         self.reads: frozenset[str] = frozenset()
         self._bounds: Index[Bound] = Index()
         for entry in model.limits:
@@ -90,8 +93,9 @@ class Limits:
             limit = replace(limit, **numbers)
         return [Claim(limit, f"caller={caller.name.translate(ESCAPES)}")] if _counts(limit) else []
 
-    def _limit(self, name: str, numbers: Numbers, per: tuple[str, ...], own: AtLimit | None = None, contact: str | None = None) -> Limit:
-        given: Mapping[str, Any] = numbers.given
+    def _limit(
+        self, name: str, given: Mapping[str, Any], per: tuple[str, ...], own: AtLimit | None = None, contact: str | None = None
+    ) -> Limit:
         said = self._at_limit if own is None else {**self._at_limit, **at_limit(own, own.model_fields_set)}
         return Limit(
             name,
@@ -107,7 +111,7 @@ class Limits:
         )
 
     def _add(self, entry: LimitEntry, *, late: frozenset[str]) -> None:
-        limit = self._limit(f"limit {entry.name}", entry, entry.per, entry.at_limit)
+        limit = self._limit(f"limit {entry.name}", entry.given, entry.per, entry.at_limit)
         matcher = compile_match(entry.match)
         reads = matcher.reads | set(entry.per)
         self.reads |= reads

@@ -7,10 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from proxy.exchange import Allow
-from proxy.policy.model_match import Match
 from proxy.policy.plan import Facts, Target
+
+if TYPE_CHECKING:
+    from proxy.policy.model_match import Match
 
 Test = Callable[[Facts], bool]
 Names = Callable[[str], bool]

@@ -246,6 +246,3 @@ class PolicyModel(Part):
     shadow: Annotated[Text | None, Feature] = Field(default=None, description="A policy evaluated beside this one, never enforced.")
     ledger: Ledger = Field(default=Ledger(), description="How long rows are kept.")
     observe: Observe = Field(default=Observe(), description="Logs, names and exports.")
-
-
-EMPTY = PolicyModel()

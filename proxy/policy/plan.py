@@ -12,6 +12,7 @@ from proxy.exchange import Caller, value
 from proxy.policy.plan_callers import CallerRules
 
 Action = Literal["off", "flag", "mask", "block"]
+ENTITIES = ("email", "phone", "credit_card", "iban", "us_ssn", "ip_address")  # of `guard: {pii: …}`
 
 
 @value(frozen=True, slots=True)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path as FilePath
 from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from proxy.policy.document import NO_FILE, Document, problem_at
+from proxy.policy.document import NO_FILE, Document, Tree, problem_at
 from proxy.policy.model import PolicyModel
 from proxy.policy.names import check_names
 from proxy.policy.problems import Path, PolicyErrors, Problem, path_text
-from proxy.policy.tree import MAX_BYTES, Tree, read_tree
+from proxy.policy.tree import MAX_BYTES, read_tree
 from proxy.policy.unreachable import idle_rules
 from proxy.policy.unsupported import unsupported
+from proxy.policy.values import Ref
 from proxy.policy.wording import MANY, findings
 
 
@@ -58,7 +59,22 @@ def _document(file: str, tree: Tree) -> Document:
         warnings = [problem_at(file, tree, path, message) for path, message in remarks]
     if problems or model is None:
         raise PolicyErrors(problems)
-    return Document(model, file, tree, tuple(warnings))
+    return Document(model, file, tree, tuple(_references(model, ())), tuple(warnings))
+
+
+def _references(value: object, path: Path) -> Iterator[tuple[Path, Ref]]:
+    """Every env: and file: of the policy, with its path."""
+    if isinstance(value, Ref):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for name, info in type(value).model_fields.items():
+            yield from _references(getattr(value, name), (*path, info.alias or name))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _references(item, (*path, key))
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from _references(item, (*path, index))
 
 
 def _validated(data: Mapping[str, object]) -> tuple[PolicyModel | None, list[tuple[Path, bool, str]], frozenset[Path]]:

@@ -64,7 +64,7 @@ def secret_file(ref: Ref, base: FilePath) -> FilePath:
 
 def secret_files(document: Document, base: FilePath) -> tuple[FilePath, ...]:
     """Every secret file that the policy names."""
-    return tuple(dict.fromkeys(secret_file(ref, base) for _, ref in document.references() if ref.kind == "file"))
+    return tuple(dict.fromkeys(secret_file(ref, base) for _, ref in document.references if ref.kind == "file"))
 
 
 def _clean(raw: str) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from proxy.policy.builtin import BUILT_IN
-from proxy.policy.model import PolicyModel
-from proxy.policy.model_limits import AtLimit, Degrade
-from proxy.policy.model_match import AllowPart, Match
 from proxy.policy.problems import Path
+
+if TYPE_CHECKING:
+    from proxy.policy.model import PolicyModel
+    from proxy.policy.model_limits import AtLimit, Degrade
+    from proxy.policy.model_match import AllowPart, Match
 
 
 def spelt_models(model: PolicyModel) -> frozenset[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 import yaml
 
+from proxy.policy.document import Tree
 from proxy.policy.problems import Path, looks_secret
 from proxy.policy.values import Trap
 
@@ -24,24 +24,6 @@ OCTAL = re.compile(r"[-+]?0[0-9_]+")
 SIXTIES = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 INFINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 FLAW = "(flaw)"  # stands for a scalar that was refused
-
-
-@dataclass(slots=True)
-class Tree:
-    """The values, and (line, column) from 1 of every key and every value by path."""
-
-    data: object = None
-    keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    values: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    flaws: list[tuple[int, int, Path, str]] = field(default_factory=list)
-
-    def at(self, path: Path, *, key: bool = False) -> tuple[int, int]:
-        """Where `path` stands, or the nearest thing around it."""
-        if key and path in self.keys:
-            return self.keys[path]
-        while path and path not in self.values:
-            path = path[:-1]
-        return self.values.get(path, (1, 1))
 
 
 def read_tree(raw: bytes) -> Tree:

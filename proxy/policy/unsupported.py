@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from proxy.policy.plan import ENTITIES
 from proxy.policy.problems import Path
 from proxy.policy.wording import did_you_mean
-
-ENTITIES = ("email", "phone", "credit_card", "iban", "us_ssn", "ip_address")
 
 
 @dataclass(frozen=True, slots=True)

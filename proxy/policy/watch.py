@@ -9,39 +9,53 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
+from proxy.policy.apart import Reading, read_here
 from proxy.policy.build import compile_policy
-from proxy.policy.document import Document
 from proxy.policy.plan import Limit, Rulebook
 from proxy.policy.problems import PolicyErrors, Problem
-from proxy.policy.read import read_policy
 from proxy.policy.secrets import secret_files
 
 POLL_S = 0.5
 DEBOUNCE_S = 0.25
 MAX_WATCHED = 2 << 20  # bytes of a file that are compared
+FIXED = {  # beside all of `server`: only a restart changes them
+    "state": "state changed: needs a restart",
+    "time_zone": "time_zone changed: needs a restart, the state counts days and months by it",
+    "durability": "durability changed: needs a restart",
+}
 
-OnChange = Callable[[Rulebook, Document, tuple[str, ...]], None]  # the new generation and what needs a restart
+OnChange = Callable[[Rulebook, tuple[str, ...]], None]  # the new generation and what needs a restart
 Stamps = dict[FilePath, tuple[int, int, int] | None]
 OnError = Callable[[tuple[Problem, ...]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A policy that compiled, with the files it came from."""
+    """A policy that compiled, with the files it came from; `fixed`: what it says that only a restart can change."""
 
-    document: Document
     rulebook: Rulebook
     files: tuple[FilePath, ...]
+    fixed: Mapping[str, object]
+    is_empty: bool
 
 
 def load(
-    path: FilePath | None, *, environ: Mapping[str, str], generation: int, listen: str | None = None, now_ns: int | None = None
+    path: FilePath | None,
+    *,
+    environ: Mapping[str, str],
+    generation: int,
+    listen: str | None = None,
+    now_ns: int | None = None,
+    read: Reading | None = None,
 ) -> Loaded:
-    """Reads and compiles; blocking. Raises PolicyErrors or SecretError."""
-    document = read_policy(path)
+    """Reads (or takes what is read) and compiles; blocking. Raises PolicyErrors or SecretError."""
+    document = read() if read is not None else read_here(path)
     base = path.parent if path is not None else FilePath(".")
     rulebook = compile_policy(document, environ=environ, base=base, generation=generation, listen=listen, now_ns=now_ns)
-    return Loaded(document, rulebook, (() if path is None else (path,)) + secret_files(document, base))
+    files = (() if path is None else (path,)) + secret_files(document, base)
+    said = document.model
+    fixed = {f"server.{name}": value for name, value in vars(said.server).items()}
+    return Loaded(rulebook, files, fixed | {name: getattr(said, name) for name in FIXED}, not said.model_fields_set)
 
 
 def seen(files: tuple[FilePath, ...]) -> dict[FilePath, bytes]:
@@ -113,17 +127,16 @@ class Watch:
             self._loaded, restarts = keeping(before, loaded)
             new_files = await asyncio.to_thread(seen, self._loaded.files)
             self._seen = {file: contents.get(file, content) for file, content in new_files.items()}
-            self._on_change(self._loaded.rulebook, self._loaded.document, restarts)
+            self._on_change(self._loaded.rulebook, restarts)
             return True
 
     def _load(self) -> Loaded:
         """A file that lost all its words is half written or truncated: it would drop every limit at once, so it is bad on reload."""
-        if self._path is not None and self._loaded.document.model.model_fields_set and not read_policy(self._path).model.model_fields_set:
+        rules = self._loaded.rulebook
+        new = load(self._path, environ=self._environ, generation=rules.generation + 1, listen=rules.server.listen, now_ns=self._now_ns())
+        if self._path is not None and new.is_empty and not self._loaded.is_empty:
             raise PolicyErrors([Problem(str(self._path), 0, 0, "", "the file is empty now; write `version: 1` if no rule is meant")])
-        rulebook = self._loaded.rulebook
-        return load(
-            self._path, environ=self._environ, generation=rulebook.generation + 1, listen=rulebook.server.listen, now_ns=self._now_ns()
-        )
+        return new
 
     async def _stamps(self) -> Stamps:
         return await asyncio.to_thread(stamps, self._loaded.files)
@@ -142,21 +155,14 @@ class Watch:
 
 def keeping(old: Loaded, new: Loaded) -> tuple[Loaded, tuple[str, ...]]:
     """The new generation with the old server, state, time zone and namespace, and a sentence for each that changed."""
-    restarts = []
-    before, after = old.document.model, new.document.model
-    for name in type(before.server).model_fields:
-        if getattr(before.server, name) != getattr(after.server, name):
-            restarts.append(f"server.{name} changed: needs a restart")
-    if before.state != after.state or old.rulebook.state != new.rulebook.state:
-        restarts.append("state changed: needs a restart")
-    if before.time_zone != after.time_zone:
-        restarts.append("time_zone changed: needs a restart, the state counts days and months by it")
-    if before.durability != after.durability:
-        restarts.append("durability changed: needs a restart")
+    changed = {name for name, value in new.fixed.items() if old.fixed[name] != value}
+    if old.rulebook.state != new.rulebook.state:
+        changed.add("state")
+    restarts = [FIXED.get(name, f"{name} changed: needs a restart") for name in new.fixed if name in changed]
     if old.rulebook.namespace != new.rulebook.namespace:
         restarts.append("namespace changed: needs a restart, all that is shared is counted under it")
     server = replace(old.rulebook.server, admin_token=new.rulebook.server.admin_token)  # where it stands is the same, what it is may not be
-    if before.server.admin_token != after.server.admin_token:
+    if "server.admin_token" in changed:
         server = old.rulebook.server
     first = old.rulebook
     rulebook = replace(new.rulebook, server=server, state=first.state, time_zone=first.time_zone, namespace=first.namespace)

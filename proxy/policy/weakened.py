@@ -8,8 +8,7 @@ from proxy.policy.exceptions import entities, guard_of
 from proxy.policy.model import PolicyModel
 from proxy.policy.model_limits import Numbers
 from proxy.policy.model_rules import Guard, Rule
-from proxy.policy.plan import Rate, Rulebook, Spend
-from proxy.policy.unsupported import ENTITIES
+from proxy.policy.plan import ENTITIES, Rate, Rulebook, Spend
 
 RANK = {"off": 0, "flag": 1, "mask": 2, "block": 3}
 

@@ -6,7 +6,7 @@ Money alone: requests, tokens and slots come back by themselves within their win
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -14,8 +14,9 @@ from typing import Protocol
 from proxy.exchange import NANO
 from proxy.policy.plan import Alerts as Rules
 from proxy.policy.plan import Claim, Rulebook
-from proxy.ports import Clock, Standing
+from proxy.ports import Clock
 from proxy.record.told import Key, Told
+from proxy.standings import Standing
 
 MAX_ACCOUNTS = 10_000  # with a line of their own; beyond, one of a limit speaks for the rest
 PRUNE_S = 60  # between two looks for accounts of past periods, once there are so many
@@ -62,7 +63,7 @@ class Alerts:
     def is_on(self) -> bool:
         return self._rules().alerts is not None
 
-    def saw(self, claims: Sequence[Claim], standings: Sequence[Standing], exhausted: str | None = None) -> None:
+    def saw(self, claims: Sequence[Claim], standings: Iterable[Standing], exhausted: str | None = None) -> None:
         """How accounts stand after a hold or a settle; `exhausted`: the limit that has refused a call for want of money."""
         rules = self._rules().alerts
         if rules is None:
@@ -71,10 +72,11 @@ class Alerts:
             self._of = rules
             self._next.clear()
             self._floors.clear()
+        spent = [at for at in standings if at.kind == "spend"]
         for claim in claims:
             if claim.limit.spend:
                 name = claim.limit.name
-                found = [at for at in standings if at.kind == "spend" and at.limit == name]
+                found = [at for at in spent if at.limit == name]
                 tightest = min((at.remaining for at in found), default=0) if exhausted == name else None
                 for spend, at in zip(claim.limit.spend, found, strict=False):
                     floor = self._floors.get((name, claim.account, spend.period, at.resets_at, at.allowed))

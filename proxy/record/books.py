@@ -62,7 +62,7 @@ class Books:
             usage.cache_write,
             usage.output,
             usage.reasoning,
-            usage.detail,
+            usage.detail or {},
             usage.source,
             usage.note,
             try_.cost_nanousd,

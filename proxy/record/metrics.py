@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from proxy import __version__
 from proxy.exchange import NANO, Caller, Row, Story, Try, Usage
-from proxy.ports import Clock, Standing
+from proxy.ports import Clock
 from proxy.record.figures import FIGURES
 from proxy.record.process import process_text
 from proxy.record.redact import plain
 from proxy.record.series import MOST_WAITING, OTHER, Cell, Cells, Labels, Reading, Series, text_of
+from proxy.standings import Standings, Terms
 
 MAX_SERIES = 10_000  # of one metric; beyond it all labels read `other`
 MAX_SORTS = 1024  # of calls whose series are at hand
@@ -45,9 +46,10 @@ class Metrics:
         self._series = {figure.name: Series(figure, MAX_SERIES, *_ODD.get(figure.name, ())) for figure in FIGURES}
         self._sorts: dict[Sort, Cells] = {}
         self._reads: dict[str, Callable[[], int | float]] = {}
-        self._left: dict[str, dict[str, Cell]] = {}  # limit → kind → the least share that was left: in this minute, in the one before
+        self._left: dict[
+            Terms, tuple[tuple[int, Cell], ...]
+        ] = {}  # of each limit and kind the least share that was left: in this minute, in the one before
         self._next_minute = 0.0
-        self._under_way = self._series["in_flight"].cell(NO_LABELS)
         self._breakers: dict[Labels, dict[str | None, int]] = {}
         self._callers: set[str] = set()  # as known ones show, also where that tells nobody their name
         self._series["build_info"].set((__version__,), 1)
@@ -65,9 +67,6 @@ class Metrics:
         if self._series[name].figure.labels:
             raise ValueError(f"{name} has labels")
         self._reads[name] = read
-
-    def in_flight(self, change: int) -> None:
-        self._under_way[0] += change
 
     def refused(self, code: str) -> None:
         self._series["refusals_total"].add((code,))
@@ -101,17 +100,22 @@ class Metrics:
         if crashed:
             self._series["estimated_usage_total"].add(("", "", "estimate", "crashed"), crashed)
 
-    def limits(self, standings: Sequence[Standing]) -> None:
+    def limits(self, standings: Standings) -> None:
         if self._clock.monotonic() >= self._next_minute:
             self._turn()
-        cells = self._left
-        for at in standings:
-            try:
-                cell, left = cells[at.limit][at.kind], at.remaining / at.allowed
-            except (KeyError, ZeroDivisionError):
-                cell, left = self._cell_of(at.limit, at.kind), at.remaining / at.allowed if at.allowed else 0.0
-            if left < cell[0]:
-                cell[0] = left
+        cells = self._left.get(standings.terms)
+        if cells is None:
+            cells = self._cells_of(standings.terms)
+        shares = standings.shares
+        for at, cell in cells:
+            if shares[at] < cell[0]:
+                cell[0] = shares[at]
+
+    def _cells_of(self, terms: Terms) -> tuple[tuple[int, Cell], ...]:
+        if len(self._left) >= MAX_SORTS:
+            self._left.clear()
+        cells = self._left[terms] = tuple(enumerate([self._cell_of(it.limit, it.kind) for it in terms.each]))
+        return cells
 
     def used(self, limit: str, kind: str, share: float) -> None:
         """`share` of this limit's `kind` is used, as one call has met it."""
@@ -120,7 +124,7 @@ class Metrics:
         cell[0] = min(cell[0], 1 - share)
 
     def _cell_of(self, limit: str, kind: str) -> Cell:
-        return self._left.setdefault(limit, {}).setdefault(kind, self._series["limit_used_ratio"].cell((limit, kind)))
+        return self._series["limit_used_ratio"].cell((limit, kind))
 
     def _turn(self) -> None:
         now = self._clock.monotonic()
@@ -134,6 +138,7 @@ class Metrics:
     def policy(self, generation: int) -> None:
         """A policy is live from now on; other names may be known."""
         self._sorts.clear()
+        self._left.clear()
         self._series["policy_generation"].set(NO_LABELS, generation)
 
     def reload_failed(self) -> None:

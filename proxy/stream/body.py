@@ -6,11 +6,13 @@ from collections import Counter
 from typing import Any
 
 import orjson
+import re2  # type: ignore[import-untyped]  # google-re2 ships no types
 
 from proxy.refusal import Refusal
 from proxy.stream.spans import members
 
 MAX_DEPTH = 64
+FEW = 4096  # quotation marks
 # fmt: off
 POLICY_FIELDS = frozenset({
     "model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of", "messages", "input",
@@ -18,6 +20,7 @@ POLICY_FIELDS = frozenset({
     "tools", "service_tier", "user", "message", "chat_history", "documents", "query", "texts", "background",
 })
 # fmt: on
+_ESCAPED_QUOTE = re2.compile(rb"\\u0022")  # a tenth of what `in` costs
 
 
 def read_json(raw: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, object]:
@@ -32,26 +35,25 @@ def read_json(raw: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, object]:
         raise Refusal(400, "malformed_json", "the body is not valid JSON in UTF-8", should_retry=False) from None
     if type(doc) is not dict:
         raise Refusal(400, "malformed_json", "the body must be one JSON object", should_retry=False)
-    if _opens_more_than(raw, max_depth) and is_deeper(doc, max_depth):
+    if _count(raw, b"{", max_depth) + _count(raw, b"[", max_depth) > max_depth and is_deeper(doc, max_depth):
         raise Refusal(400, "malformed_json", f"the body is nested deeper than {max_depth} levels", should_retry=False)
-    if _may_repeat_a_key(raw, doc):
+    anew = orjson.dumps(doc)
+    if anew != raw and _may_repeat_a_key(raw, anew):
         _refuse_duplicates(raw)
-    if _has_nul(doc.get("model")) or _has_nul(doc.get("user")):
+    model, user = doc.get("model"), doc.get("user")
+    if (type(model) is str and "\0" in model) or (type(user) is str and "\0" in user):
         raise Refusal(400, "invalid_request", "a NUL character in model or user", should_retry=False)
     return doc
 
 
-def _opens_more_than(raw: bytes, most: int) -> bool:
-    """More arrays and objects than that? Few are looked for, and `find` is ten times as fast as `count`."""
-    find = raw.find
-    for mark in (b"{", b"["):
-        at = find(mark)
-        while at >= 0:
-            most -= 1
-            if most < 0:
-                return True
-            at = find(mark, at + 1)
-    return False
+def _count(raw: bytes, mark: bytes, most: int) -> int:
+    """How often, up to once more than `most`. Where it is seldom, `replace` takes a tenth of the time of `count`."""
+    return len(raw) - len(raw.replace(mark, b"", most + 1))
+
+
+def _quotes(raw: bytes) -> int:
+    few = _count(raw, b'"', FEW)
+    return few if few <= FEW else raw.count(b'"')
 
 
 def is_deeper(value: object, levels: int) -> bool:
@@ -68,20 +70,15 @@ def is_deeper(value: object, levels: int) -> bool:
     return bool(level)
 
 
-def _may_repeat_a_key(raw: bytes, doc: dict[str, object]) -> bool:
-    """False: certainly not, at any depth. What the parser dropped takes its quotes along when the document is written anew.
+def _may_repeat_a_key(raw: bytes, anew: bytes) -> bool:
+    """False: certainly not, at any depth. What the parser dropped takes its quotes along when the document is written `anew`.
 
-    Most clients write what we write, byte for byte, and a writer is five times as fast as its reader.
+    Most clients write what we write, byte for byte: for them it is not asked. A writer is five times as fast as its reader.
     """
-    anew = orjson.dumps(doc)
-    return anew != raw and (anew.count(b'"') != raw.count(b'"') or b"\\u0022" in raw)  # an escaped quote comes back as one
+    return _quotes(anew) != _quotes(raw) or _ESCAPED_QUOTE.search(raw) is not None  # an escaped quote comes back as one
 
 
 def _refuse_duplicates(raw: bytes) -> None:
     for key, times in Counter(key for key, _, _ in members(raw, 0)).items():
         if times > 1 and key in POLICY_FIELDS:
             raise Refusal(400, "duplicate_key", f"the field {key} stands {times} times; send it once", should_retry=False)
-
-
-def _has_nul(name: object) -> bool:
-    return isinstance(name, str) and "\0" in name

@@ -15,12 +15,12 @@ _SLICE = 1 << 16  # bytes taken at once: zlib copies what it leaves over
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 
 
-_OF_BODY = frozenset({b"content-encoding", b"content-md5", b"digest", b"content-digest", b"repr-digest"})
+OF_BODY = frozenset({b"content-encoding", b"content-md5", b"digest", b"content-digest", b"repr-digest"})
 
 
 def without_body_fields(headers: RawHeaders) -> RawHeaders:
     """The header lines that stay true of a body that was worded anew, uncoded (RFC 9110 8.4, RFC 9530)."""
-    return tuple(line for line in headers if line[0].lower() not in _OF_BODY)
+    return tuple(line for line in headers if line[0].lower() not in OF_BODY)
 
 
 class _TooLarge(Exception):

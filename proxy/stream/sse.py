@@ -27,6 +27,8 @@ class SseDecoder:
 
     def feed(self, data: bytes) -> list[Event]:
         """Raises UpstreamCut above `limit` bytes without the end of an event."""
+        if not self._kept and not self._after_cr and _is_usual(data):
+            return [Event(data, data[6:-2], _BEFORE, b"\n\n")]
         events: list[Event] = []
         if self._after_cr and data:
             self._after_cr = False
@@ -35,14 +37,14 @@ class SseDecoder:
                 data = data[1:]
         kept = self._kept
         kept += data
-        at = 0
+        at, end_of = 0, _end_at_any if 0x0D in kept else _end_at_line_feeds
         while at < len(kept):
             is_alone = kept[at] in b":\r\n"  # a comment or blank line where an event would begin goes out at once
-            block = (_A_LINE_END if is_alone else _END).search(kept, max(at, self._scanned))
-            if block is None:
+            end = end_of(kept, max(at, self._scanned), is_alone)
+            if end < 0:
                 break
-            events.append(event_of(bytes(kept[at : block.end()])))
-            at = self._scanned = block.end()
+            events.append(event_of(bytes(kept[at:end])))
+            at = self._scanned = end
         if at and at == len(kept):
             self._after_cr = kept[-1:] == b"\r"
         del kept[:at]
@@ -65,9 +67,20 @@ class SseDecoder:
         return [replace(event, joint=eol + eol + event.before)]  # a copy behind it must end it first
 
 
+def _end_at_line_feeds(kept: bytearray, start: int, is_alone: bool) -> int:
+    """Where the block is over, -1: not yet; in text without a CR."""
+    end = kept.find(b"\n" if is_alone else b"\n\n", start)
+    return end if end < 0 else end + (1 if is_alone else 2)
+
+
+def _end_at_any(kept: bytearray, start: int, is_alone: bool) -> int:
+    block = (_A_LINE_END if is_alone else _END).search(kept, start)
+    return -1 if block is None else block.end()
+
+
 def event_of(raw: bytes) -> Event:
     """One block of lines as an event; several `data` lines join up with a line feed."""
-    if raw[:6] == _BEFORE and raw.find(b"\n") == len(raw) - 2 and raw[-1] == 0x0A and b"\r" not in raw:  # as nearly every event is written
+    if _is_usual(raw):
         return Event(raw, raw[6:-2], _BEFORE, b"\n\n")
     lines = list(_DATA.finditer(raw))
     if not lines:
@@ -80,6 +93,11 @@ def event_of(raw: bytes) -> Event:
     data = b"\n".join(line.group(1) or b"" for line in lines)
     after = eol + eol if _END.search(raw) else eol
     return Event(raw, data, b"".join(line + eol for line in others) + b"data: ", after, newline=eol + b"data: ")
+
+
+def _is_usual(raw: bytes) -> bool:
+    """Is it one event, whole and by itself, as nearly every one is written?"""
+    return raw[:6] == _BEFORE and raw.find(b"\n") == len(raw) - 2 and raw[-1] == 0x0A and 0x0D not in raw
 
 
 def _eol(raw: bytes) -> bytes:

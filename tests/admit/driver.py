@@ -18,7 +18,7 @@ from proxy.admit import admission, limits
 from proxy.admit.accounts import Account, Balance
 from proxy.admit.counters import Counters
 from proxy.admit.embedded import EmbeddedState
-from proxy.admit.limits import entry_standings, hold_standings
+from proxy.admit.limits import standings
 from proxy.exchange import Row
 from proxy.policy.plan import Claim, Limit, Rate, Spend
 from proxy.ports import Intent
@@ -89,8 +89,7 @@ class Driven:
 
     async def standing(self) -> object:
         now, counters = self.state.now(), self.state._counters
-        found = (*entry_standings(counters, CLAIMS[3], ["caller=bob", "team=ops"], now),
-                 *hold_standings(counters, CLAIMS[3], ["caller=bob", "team=ops"], now))  # fmt: skip
+        found = standings(counters, CLAIMS[3], ["caller=bob", "team=ops"], now)
         return [[it.limit, it.kind, it.allowed - it.remaining] for it in found]
 
     async def rows(self) -> object:

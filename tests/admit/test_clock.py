@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+from support.standing import entered
 
 from proxy.admit.embedded import EmbeddedState
 from proxy.refusal import Refusal
@@ -103,7 +104,7 @@ async def test_the_instant_a_window_is_free_again_is_told_by_the_wall_clock_of_t
     clock, claims = BootClock(NOON), (claim(requests=3, concurrency=2),)
     state = await opened(None, clock)
     clock.wall += 5 * HOUR
-    requests, slots = await state.enter("a", claims)
+    requests, slots = await entered(state, "a", claims)
     assert (requests.resets_at, slots.resets_at) == ((NOON + 5 * HOUR) // S + 60, (NOON + 5 * HOUR) // S)
     await state.close()
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from support.standing import held
 
 from proxy.admit import EmbeddedState, StateProblem, keys_offline, read_rows, read_usage
 from proxy.admit.journal import framed, segments
@@ -250,7 +251,7 @@ async def test_a_cancelled_hold_that_is_voided_leaves_nothing(tmp_path, clock, i
         await task
     state.void("u/1", None)
     await other
-    assert (await state.hold(intent("w/1", claims)))[0].remaining == 90
+    assert (await held(state, intent("w/1", claims)))[0].remaining == 90
     assert await state.rows() == []
     await state.close()
 

@@ -7,6 +7,7 @@ import shutil
 import struct
 
 import pytest
+from support.standing import held
 
 from proxy.admit.counters import Counters
 from proxy.admit.embedded import EmbeddedState
@@ -73,7 +74,7 @@ async def test_after_a_damaged_tail_the_state_opens_with_all_that_is_whole(tmp_p
         file.write(tail)
     state = await EmbeddedState.open(tmp_path / "b", clock=clock, time_zone="UTC", max_keys=9)
     assert (state.recovery.crashed, state.recovery.torn_bytes) == (1, len(tail))
-    assert (await state.hold(intent("v/1", claims)))[0].remaining == 40
+    assert (await held(state, intent("v/1", claims)))[0].remaining == 40
     assert [(it["request_id"], it["end"], it["cost_nanousd"]) for it in await state.rows()] == [("u", "crashed", 60)]
     await state.close()
 
@@ -94,7 +95,7 @@ async def test_a_newest_segment_that_never_became_whole_is_passed_over(tmp_path,
     await state.close()
     (tmp_path / "b" / "journal-00000077.log").write_bytes(b"\1\0")
     state = await EmbeddedState.open(tmp_path / "b", clock=clock, time_zone="UTC", max_keys=9)
-    assert (await state.hold(intent("v/1", claims)))[0].remaining == 40
+    assert (await held(state, intent("v/1", claims)))[0].remaining == 40
     await state.close()
     assert [number for number, _ in segments(tmp_path / "b")] == [79]
 
@@ -161,7 +162,7 @@ async def test_without_room_calls_are_refused_unaccounted_for_and_served_again_s
         assert state.refusal_rows_dropped == 30
         assert not state.is_available
     await asyncio.sleep(0.05)
-    assert [standing.remaining for standing in await state.hold(intent("y/1", claims))] == [90, 90]
+    assert [standing.remaining for standing in await held(state, intent("y/1", claims))] == [90, 90]
     assert [it["request_id"] for it in await state.rows()] == ["u"]
     await state.close()
 
@@ -253,6 +254,6 @@ async def test_holding_twice_at_once_is_durable_for_both_and_counts_once(tmp_pat
     claims = (claim(spend=("day", 100)),)
     state = await EmbeddedState.open(tmp_path, clock=clock, time_zone="UTC", max_keys=9)
     one = intent("u/1", claims, nanousd=60)
-    answers = await asyncio.gather(state.hold(one), state.hold(one))
+    answers = await asyncio.gather(held(state, one), held(state, one))
     assert [standing.remaining for (standing,) in answers] == [40, 40]
     await state.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.standing import entered, held
 
 from proxy.admit.embedded import EmbeddedState
 from proxy.policy.plan import Claim, Limit, Rate, Spend
@@ -61,7 +62,7 @@ async def test_slots_come_back_when_calls_leave(state, clock, claim):
     await state.enter("b", one)
     assert (await no(state.enter("c", one))).retry_after == 20.0  # as long as the last one took
     state.leave("b")
-    (standing,) = await state.enter("c", one)
+    (standing,) = await entered(state, "c", one)
     assert (standing.kind, standing.allowed, standing.remaining) == ("concurrency", 1, 0)
 
 
@@ -70,11 +71,11 @@ async def test_what_is_refused_changes_nothing(state, intent, claim):
         "tight", requests=1, tokens=10, spend=("day", 10), concurrency=1
     )  # fmt: skip
     await state.enter("a", (roomy, tight))
-    before = await state.enter("a", (roomy, tight)), await state.hold(intent("a/1", (roomy, tight), nanousd=10, tokens=10))
+    before = await entered(state, "a", (roomy, tight)), await held(state, intent("a/1", (roomy, tight), nanousd=10, tokens=10))
     for _ in range(3):
         await no(state.enter("b", (roomy, tight)))
         await no(state.hold(intent("b/1", (roomy, tight), nanousd=1, tokens=1)))
-    assert (await state.enter("a", (roomy, tight)), await state.hold(intent("a/1", (roomy, tight)))) == before
+    assert (await entered(state, "a", (roomy, tight)), await held(state, intent("a/1", (roomy, tight)))) == before
 
 
 async def test_entering_and_holding_twice_counts_once(state, intent, claim):
@@ -82,8 +83,8 @@ async def test_entering_and_holding_twice_counts_once(state, intent, claim):
     await state.enter("a", it)
     await state.enter("a", it)
     await state.hold(intent("a/1", it, nanousd=6))
-    assert (await state.hold(intent("a/1", it, nanousd=6)))[0].remaining == 4
-    assert [standing.remaining for standing in await state.enter("b", it)] == [0, 0]
+    assert (await held(state, intent("a/1", it, nanousd=6)))[0].remaining == 4
+    assert [standing.remaining for standing in await entered(state, "b", it)] == [0, 0]
 
 
 async def test_money_is_refused_with_the_amounts_the_end_and_what_would_fit(state, intent):
@@ -113,7 +114,7 @@ async def test_a_shared_account_shows_no_amounts(state, intent):
     )  # fmt: skip
     refused = await no(state.enter("b", claims))
     assert refused.message == "limit team finance is used up, room in 60 s; ask #finops"
-    (standing,) = await state.enter("a", claims)
+    (standing,) = await entered(state, "a", claims)
     assert standing.is_shared
 
 
@@ -200,10 +201,10 @@ async def test_what_was_held_too_much_comes_back_when_it_settles(state, clock, i
     state.settle("a/1", 30, 40, row("a/1"))
     state.settle("a/1", 99, 99, row("a/1"))
     state.void("a/1", row("a/1"))
-    tokens, spend = await state.hold(intent("b/1", claims, nanousd=60, tokens=70))
+    tokens, spend = await held(state, intent("b/1", claims, nanousd=60, tokens=70))
     assert (tokens.remaining, spend.remaining) == (0, 0)
     state.void("b/1", None)
-    tokens, spend = await state.hold(intent("c/1", claims))
+    tokens, spend = await held(state, intent("c/1", claims))
     assert (tokens.remaining, spend.remaining) == (70, 60)
 
 
@@ -212,10 +213,10 @@ async def test_a_call_over_midnight_is_charged_to_the_day_it_began(state, clock,
     clock.pass_s(12 * 3600 - 1)
     await state.hold(intent("a/1", claims, nanousd=80))
     clock.pass_s(2)
-    (today,) = await state.hold(intent("b/1", claims, nanousd=90))
+    (today,) = await held(state, intent("b/1", claims, nanousd=90))
     assert today.remaining == 10
     state.settle("a/1", 0, 75, row("a/1"))
-    (today,) = await state.hold(intent("b/1", claims))
+    (today,) = await held(state, intent("b/1", claims))
     assert today.remaining == 10
 
 
@@ -242,8 +243,8 @@ async def test_a_changed_number_applies_at_once_to_what_was_counted(state, inten
 
 async def test_standings_say_what_is_left_and_when_it_is_back(state, clock, intent, claim):
     claims = (claim(requests=5, tokens=100, spend=("month", 1000), concurrency=3),)
-    requests, slots = await state.enter("a", claims)
-    tokens, spend = await state.hold(intent("a/1", claims, nanousd=1, tokens=7))
+    requests, slots = await entered(state, "a", claims)
+    tokens, spend = await held(state, intent("a/1", claims, nanousd=1, tokens=7))
     now = clock.wall // DOLLAR
     assert (requests.kind, requests.allowed, requests.remaining, requests.resets_at, requests.window_s) == ("requests", 5, 4, now + 60, 60)
     assert (slots.kind, slots.remaining, slots.resets_at, slots.window_s) == ("concurrency", 2, now, 0)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.standing import entered, held
 
 from proxy.admit.admission import Admission
 from proxy.admit.embedded import EmbeddedState
@@ -102,25 +103,25 @@ async def state(clock):
 async def test_a_limit_of_another_policy_counts_by_its_own_numbers_on_the_same_account(state, claim):
     one, other = claim(requests=3), claim(requests=2)
     assert one.limit.name == other.limit.name
-    assert [at.remaining for at in await state.enter("a", (one,))] == [2]
-    assert [(at.allowed, at.remaining) for at in await state.enter("b", (other,))] == [(2, 0)]
+    assert [at.remaining for at in await entered(state, "a", (one,))] == [2]
+    assert [(at.allowed, at.remaining) for at in await entered(state, "b", (other,))] == [(2, 0)]
     with pytest.raises(Refusal):
         await state.enter("c", (other,))
-    assert [(at.allowed, at.remaining) for at in await state.enter("d", (one,))] == [(3, 0)]
+    assert [(at.allowed, at.remaining) for at in await entered(state, "d", (one,))] == [(3, 0)]
 
 
 async def test_accounts_of_one_limit_are_told_apart_and_so_are_limits_of_one_account(state, claim):
     bob, ann = claim(requests=1), claim(account="caller=ann", requests=1)
     second = Claim(replace(bob.limit, name="another"), bob.account)
     for uid, one in (("a", bob), ("b", ann), ("c", second)):
-        assert [at.remaining for at in await state.enter(uid, (one,))] == [0]
+        assert [at.remaining for at in await entered(state, uid, (one,))] == [0]
 
 
 async def test_money_of_a_new_day_is_counted_anew_and_what_is_held_since_yesterday_is_settled_there(state, clock, claim, intent, row):
     claims = (claim(spend=("day", 10)),)
     await state.hold(intent("a/1", claims, nanousd=10))
     clock.pass_s(DAY_S)
-    assert [at.remaining for at in await state.hold(intent("b/1", claims, nanousd=4))] == [6]
+    assert [at.remaining for at in await held(state, intent("b/1", claims, nanousd=4))] == [6]
     state.settle("a/1", 0, 7, row("a/1"))
     assert [at.remaining for at in state.standings(claims)] == [6]
     assert sorted(state.contributions()) == [
@@ -139,7 +140,7 @@ async def test_what_was_forgotten_of_an_idle_account_is_found_again_where_it_cou
         state.leave(f"new{number}")
     state.settle("a/1", 0, 3, row("a/1"))
     await state.enter("b", bob)
-    assert [at.remaining for at in await state.hold(intent("b/1", bob, nanousd=4, tokens=20))] == [30, 3]
+    assert [at.remaining for at in await held(state, intent("b/1", bob, nanousd=4, tokens=20))] == [30, 3]
     assert [at.remaining for at in state.standings(bob)] == [4, 30, 3]
 
 
@@ -149,3 +150,42 @@ async def test_nothing_is_remembered_that_outlives_its_account(state, clock, cla
         state.leave(f"u{number}")
         clock.pass_s(61)
     assert len(state._counters.books["tier free"]) < 8
+
+
+async def test_what_all_who_stand_on_the_same_limits_share_is_one_thing_and_of_other_limits_or_days_another(state, clock, claim):
+    def terms(*claims):
+        return state.standings(claims).terms
+
+    bob, ann = claim(requests=2, spend=("month", 9)), claim(account="caller=ann", requests=2, spend=("month", 9))
+    other, team = claim(requests=3, spend=("month", 9)), claim("team", "ops", tokens=5, concurrency=1)
+    assert terms(bob) is terms(ann) is terms(replace(bob, limit=replace(bob.limit)))
+    assert terms(bob) is not terms(other) and terms(other).each[0].allowed == 3
+    assert terms(bob, team) is terms(ann, team) is not terms(bob)
+    assert [(it.limit, it.kind) for it in terms(bob, team).each] == [
+        ("tier free", "requests"), ("team", "concurrency"), ("tier free", "spend"), ("team", "tokens"),
+    ]  # fmt: skip
+    november = terms(bob)
+    clock.pass_s(30 * DAY_S)
+    assert (november.each[1].window_s, terms(bob).each[1].window_s) == (30 * DAY_S, 31 * DAY_S)
+
+
+async def test_what_is_over_by_the_time_a_reply_is_written_is_not_told(state, clock, claim, intent):
+    claims = (claim(requests=5, tokens=50, concurrency=1),)
+    await state.enter("a", claims)
+    await state.hold(intent("a/1", claims, tokens=20))
+    assert [at.remaining for at in state.standings(claims)] == [4, 0, 30]
+    clock.pass_s(60)
+    assert [(at.remaining, at.resets_at) for at in state.standings(claims)] == [(n, clock.wall // S) for n in (5, 0, 50)]
+
+
+async def test_asking_how_a_caller_stands_forgets_nobody_and_makes_no_account(state, claim):
+    def of(name):
+        return (claim("per header", name, requests=2, is_unbounded=True),)
+
+    for name in ("a", "b", "c", "d"):
+        await state.enter(name, of(name))
+        state.leave(name)
+    before = list(state._counters.books["per header"])
+    assert [at.remaining for at in state.standings(of("e"))] == [1], "that of the others"
+    assert [at.remaining for at in state.standings(of("a"))] == [1]
+    assert list(state._counters.books["per header"]) == before

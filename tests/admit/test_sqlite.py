@@ -63,3 +63,17 @@ async def test_rows_of_any_number_go_in_by_few_kinds_of_statement(count, clock, 
     assert {it["request_id"] for it in await state.rows(limit=1000)} == {f"a{number}" for number in range(count)}
     assert kinds <= set(sqlite.CHUNKS)
     await state.close()
+
+
+async def test_each_row_keeps_its_own_price_row_whether_many_share_it_or_none(clock, row, monkeypatch):
+    monkeypatch.setattr(sqlite, "MOST_PRICES", 3)
+    state = await EmbeddedState.open(None, clock=clock, time_zone="UTC", max_keys=9)
+    shared = [{"name": "a"}, {"name": "b"}, None]
+    expected = {}
+    for number in range(40):
+        price = shared[number % 3] if number < 20 else {"name": f"own {number}"}
+        expected[f"u{number}"] = price
+        state.write(row(f"u{number}/1", price_row=price))
+    assert {it["request_id"]: it["price_row"] for it in await state.rows(limit=100)} == expected
+    assert len(state._index._prices) <= 3
+    await state.close()

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.standing import held
 
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.journal import segments
@@ -135,7 +136,7 @@ async def test_while_the_disk_stays_broken_holds_are_refused_and_what_happens_is
     assert [it["cost_nanousd"] for it in await state.rows()] == [30]
     broken = disk.is_broken = False
     await until(lambda: state.is_available)
-    (standing,) = await state.hold(intent("b/1", claims, nanousd=100))
+    (standing,) = await held(state, intent("b/1", claims, nanousd=100))
     assert standing.remaining == 870
     await state.close()
 

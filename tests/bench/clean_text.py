@@ -14,8 +14,7 @@ from types import MappingProxyType
 
 from proxy.dialect import dialect_of
 from proxy.guard.mask import inspect
-from proxy.policy.plan import GuardRules
-from proxy.policy.unsupported import ENTITIES
+from proxy.policy.plan import ENTITIES, GuardRules
 from proxy.stream.body import read_json
 
 PROSE = "Please summarise the ticket for the customer in Leeds: the parcel left in March, was scanned twice.\n"

@@ -22,7 +22,8 @@ def filled(series: int) -> Metrics:
     for number in range(series // 4):  # a call makes four: requests, cost, two kinds of tokens
         call = SimpleNamespace(began=time.monotonic() - 0.01, route=SimpleNamespace(provider="mock"))
         one = Try(1, "first", "mock", f"model-{number % 7}", None, usage=Usage(10, output=5, source="provider"), cost_nanousd=500)
-        metrics.told(Story(call, Caller(f"caller-{number}", "key", "tier", "team"), "chat", status=200, tries=[one]))  # type: ignore[arg-type]  # what is asked of a call is there
+        caller = Caller(f"caller-{number}", "key", "tier", "team")
+        metrics.told(Story(call, caller=caller, operation="chat", status=200, tries=[one]))  # type: ignore[arg-type]  # what is asked of a call is there
     return metrics
 
 

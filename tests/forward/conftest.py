@@ -8,8 +8,9 @@ import pytest
 import uvloop
 
 from proxy.forward.client import Client
+from proxy.forward.head import Head
 from proxy.policy.plan import Origin, Timeouts
-from proxy.ports import Outgoing
+from proxy.ports import Address, Outgoing
 from proxy.refusal import ClientGone
 
 
@@ -71,8 +72,10 @@ class Provider:
 
     def ask(self, **changes):
         origin = Origin("https" if self.ssl else "http", "127.0.0.1", self.port, b"provider.example")
-        fields = dict(origin=origin, method="POST", target="/v1/x", headers=(), body=b"{}", pool="p", max_connections=64)
-        return Outgoing(**{**fields, **changes})
+        origin = changes.pop("origin", origin)
+        where = {"method": "POST", "target": "/v1/x", "pool": "p", "max_connections": 64, "tls": None}
+        to = Address(origin, **{name: changes.pop(name, usual) for name, usual in where.items()})
+        return Outgoing(to, Head(to, changes.pop("headers", ())).of(()), changes.pop("body", b"{}"), **changes)
 
 
 class Got:
@@ -85,7 +88,7 @@ class Got:
         if self.gone:
             raise ClientGone
         self.data += data
-        self.pushes += 1
+        self.pushes += bool(data)  # nothing: the head alone
         self.is_full = self.slow
 
     async def drain(self):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.exchange import Caller
-from proxy.forward.attempts import Budgets, Terms, first, further, may_retry, retry_deadline
+from proxy.forward.attempts import Budgets, Step, Terms, further, is_last, may_retry, retry_deadline
 from proxy.forward.budget import FULL
 from proxy.forward.failure import OK, of_answer, of_breaker, of_failure
 from proxy.policy.plan import BreakerRules, Credential, GuardRules, Origin, Plan, Pricing, Provider, RetryRules, Target, Timeouts
@@ -38,13 +38,13 @@ class World:
 
     def begin(self):
         """As `Forwarding` drives it: the first step is counted by hand, and the generator begun when it has failed."""
-        rules, on, may = self.terms.rules, self.terms.fallback_on, self.terms.may_retry
+        rules, on = self.terms.rules, self.terms.fallback_on
         who = Caller("bot", "key")
-        plan = Plan(1, who, "chat", "m", self.targets, (), GuardRules(), rules, BreakerRules(), Timeouts(), Pricing(), fallback_on=on)
+        self.plan = Plan(1, who, "chat", "m", self.targets, (), GuardRules(), rules, BreakerRules(), Timeouts(), Pricing(), fallback_on=on)
         budget = self.budgets.of(self.targets[0].provider.name)
         budget.enter()
         try:
-            outcome = yield first(plan, self.keys[0], may_retry=may)
+            outcome = yield Step(self.targets[0], self.keys[0], "first")
         except GeneratorExit:
             budget.leave()
             raise
@@ -185,8 +185,13 @@ def test_each_step_says_whether_another_could_follow():
         while True:
             steps.append(tries.send(ILL))
     assert [step.is_last for step in steps] == [False, False, False, False, False, True]
-    assert next(World(rules=RetryRules(attempts=1)).begin()).is_last
-    assert next(World((ONE, TWO), fallback_on=frozenset(), rules=RetryRules(attempts=1)).begin()).is_last
+    assert not is_last(steps[0], world.plan, {})
+    for world, fields in (
+        (World(rules=RetryRules(attempts=1)), {}),
+        (World((ONE, TWO), fallback_on=frozenset(), rules=RetryRules(attempts=1)), {}),
+        (World(), {"x-stainless-retry-count": "1"}),  # the caller's SDK is retrying already
+    ):
+        assert is_last(next(world.begin()), world.plan, fields)
 
 
 def test_retries_under_way_are_bounded_whatever_the_load():

@@ -301,3 +301,9 @@ def test_the_library_answers_as_its_own_search_does():
     pattern = re2.compile(r"b+")
     assert pattern._regexp.Match(re2._Anchor.UNANCHORED, b"abbc", 0, 4) == [pattern.search(b"abbc").span()]
     assert pattern._regexp.Match(re2._Anchor.UNANCHORED, b"abbc", 3, 4) == [(-1, -1)]
+
+
+@pytest.mark.parametrize("value", ["::1", "a@b.cc"])
+def test_the_shortest_values_are_found_alone_and_side_by_side(value):
+    assert [text for _, text in found(value)] == [value]
+    assert [text for _, text in found(f"{value} {value}\n{value}")] == [value] * 3

@@ -23,7 +23,7 @@ def test_the_names_of_aiohttp_that_we_lean_on_are_there():
     names = {
         "_messages", "_waiter", "_task_handler", "_request_count", "_keepalive_handle", "_upgraded", "_force_close", "_close", "_parser",
         "_buffer_paused", "_reading_paused", "_msg_queue_resume_size", "_lingering_time", "_keepalive_timeout", "_request_factory",
-        "_next_keepalive_close_time",
+        "_next_keepalive_close_time", "_paused",
     }  # fmt: skip
     assert names <= {slot for kind in (RequestHandler, BaseProtocol) for slot in kind.__slots__}
     assert {"_buffer", "_exception"} <= set(StreamReader.__slots__)

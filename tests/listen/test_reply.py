@@ -4,16 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.listen.reply import cors_headers, field_value, our_lines, preflight_headers, reply_headers, said_of, tightest
-from proxy.ports import Standing
+from proxy.listen.reply import cors_headers, field_value, our_lines, preflight_headers, reply_headers, said_of
+from proxy.standings import Standing, Standings
 
 REQUESTS = Standing("tier free", "requests", 10, 4, 1060, 60)
 TOKENS = Standing("tier free", "tokens", 1000, 100, 1030, 60)
 MONEY = Standing("team finance", "spend", 5_000_000_000, 1, 9999, 86400)
 
 
-def headers_of(*args, **kw):
+def headers_of(*args, standings=(), **kw):
     kw.setdefault("now_s", 1000.0)
+    kw["standings"] = Standings.of(standings)
     return reply_headers("req-1", *args, **kw)
 
 
@@ -84,10 +85,10 @@ def test_a_refusing_limit_is_named_before_the_tightest():
 
 
 def test_tightest_is_the_smallest_share_and_a_limit_of_zero_is_the_tightest_of_all():
-    assert tightest((REQUESTS, TOKENS)) is TOKENS
     nothing = Standing("none", "requests", 0, 0, 0, 60)
-    assert tightest((REQUESTS, nothing)) is nothing
-    assert tightest(()) is None
+    for standings, tightest in (((REQUESTS, TOKENS), TOKENS), ((REQUESTS, nothing), nothing)):
+        ours = dict(headers_of(standings=standings))
+        assert ours[b"x-sluice-limit"].decode() == tightest.limit and int(ours[b"x-ratelimit-limit"]) == tightest.allowed
 
 
 def test_our_retries_replace_the_providers_advice():
@@ -148,7 +149,7 @@ def test_what_is_no_preflight_of_a_listed_origin_goes_on(method, fields):
 def test_what_others_use_of_a_shared_account_is_not_told():
     shared = Standing("team finance", "requests", 10, 1, 1_060, 60, is_shared=True)
     own = Standing("tier free", "tokens", 100, 90, 1_060, 60)
-    lines = dict(reply_headers("id", now_s=1_000, standings=(shared, own)))
+    lines = dict(reply_headers("id", now_s=1_000, standings=Standings.of((shared, own))))
     assert lines[b"x-sluice-limit"] == b"team finance" and lines[b"x-ratelimit-remaining"] == b"90"
     assert b"finance" not in lines[b"ratelimit"] + lines[b"ratelimit-policy"]
 
@@ -226,21 +227,20 @@ def test_our_lines_as_they_are_written_are_the_same_lines():
         "reserved_nanousd": 1,
     }
     rest = {"cost_nanousd": 1_000_000_002, "found": {("email", "request", "mask"): 2}, "should_retry": True}
-    written = our_lines("req-1", (), 1000.0, **given, **rest)
+    written = our_lines("req-1", (), 1000.0, **given | {"standings": Standings.of(given["standings"])}, **rest)
     assert [tuple(line.split(b": ", 1)) for line in written.split(b"\r\n")] == list(headers_of(**given, **rest))
     assert b"x-sluice-provider: 100% own\r\n" in written and b"x-sluice-cost-usd: 1.000000002\r\n" in written
 
 
 def test_a_line_of_ours_cannot_be_split_by_a_name_of_the_policy():
-    written = our_lines("a\r\nb", (), 1000.0, standings=(Standing("x\r\ny: z", "requests", 1, 1, 0, 60),), provider="p\nq")
+    written = our_lines("a\r\nb", (), 1000.0, standings=Standings.of([Standing("x\r\ny: z", "requests", 1, 1, 0, 60)]), provider="p\nq")
     assert b"\r" not in written.replace(b"\r\n", b"") and b"\n" not in written.replace(b"\r\n", b"")
     assert all(line.partition(b":")[0].startswith((b"x-sluice-", b"x-r", b"ratelimit")) for line in written.split(b"\r\n"))
 
 
 def test_what_the_provider_has_said_may_be_told_as_worked_out_before():
     answer, kept = ((b"X-Request-Id", b"theirs"), (b"RateLimit", b"x")), {}
+    standings = Standings.of((REQUESTS, TOKENS))
     for _ in range(2):
-        assert our_lines("r", said_of(answer, kept), 0.0, standings=(REQUESTS, TOKENS)) == our_lines(
-            "r", answer, 0.0, standings=(REQUESTS, TOKENS)
-        )
+        assert our_lines("r", said_of(answer, kept), 0.0, standings=standings) == our_lines("r", answer, 0.0, standings=standings)
     assert said_of((), {}) == 0

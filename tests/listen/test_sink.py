@@ -86,11 +86,12 @@ async def test_any_split_of_a_body_arrives_as_the_same_bytes_on_a_connection_tha
     writer.close()
 
 
-async def test_the_head_leaves_at_once_even_if_no_body_follows_for_a_while(open_edge):
+async def test_the_head_leaves_with_a_push_of_nothing_where_no_body_follows_for_a_while(open_edge):
     gate = asyncio.Event()
 
     async def run(call, body, sink):
         sink.start(200, b"OK", (), None)
+        sink.push(b"")
         await gate.wait()
         sink.finish()
 
@@ -126,6 +127,21 @@ class Tee:
 
     def __getattr__(self, name):
         return getattr(self._transport, name)
+
+
+async def test_the_last_bytes_of_a_stream_are_known_and_no_fewer_than_four(open_edge):
+    last = []
+
+    async def run(call, body, sink):
+        sink.start(200, b"OK", (), None)
+        for piece in (b"", b"data: 1\n", b"\r", b"\n", b"x" * 5, b"y" * 300_000, b"z"):
+            sink.push(piece)
+            last.append(sink.last)
+        sink.finish()
+
+    await (await open_edge(run)).ask(LAST)
+    assert last[:2] == [b"", b"data: 1\n"] and last[2].endswith(b" 1\n\r") and last[3].endswith(b"1\n\r\n") and last[4] == b"xxxxx"
+    assert last[5].endswith(b"yyyy") and len(last[5]) < 100 and last[6].endswith(b"yyyz")
 
 
 async def test_an_aborted_stream_ends_with_its_last_event_and_without_the_final_chunk(open_edge):

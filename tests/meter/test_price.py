@@ -1,12 +1,12 @@
 """Policy prices over the table, and what is said of a call before it is sent and after."""
 
-import orjson
 import pytest
 
 from proxy.dialect.wire import Operation
 from proxy.exchange import Usage
 from proxy.meter.price import Prices, PriceTable, cost
 from proxy.meter.recompute import recompute
+from proxy.meter.refresh import written
 from proxy.meter.row import flat
 from proxy.policy.plan import Origin, PriceOverride, Pricing, Provider
 from proxy.refusal import Refusal
@@ -16,7 +16,7 @@ MODELS = [
      "tiers": [{"tier": "flex", "rates": {"input": 500, "output": 600}}]},
     {"id": "sound", "match": ["=sound"], "prices": [{"rates": {"audio_ms": 7200}}]},
 ]  # fmt: skip
-TABLE = PriceTable.load(orjson.dumps({"source": "t", "released": "2026-01-01", "providers": {"openai": {"models": MODELS}}}))
+TABLE = PriceTable.load(written("t", "2026-01-01", {"openai": {"models": MODELS}}))
 PRICING = Pricing()
 HERE = Provider("here", "openai", "openai", Origin("https", "example.com", 443, b"example.com"), price_id="openai")
 CHAT = Operation("chat")
@@ -176,7 +176,7 @@ TOOLS = {"openai": {"models": [
     {"id": "seeks", "match": ["=seeks"], "prices": [{"rates": {"input": 2000, "output": 8000, "searches": 10_000}}]},
     {"id": "by-call", "match": ["=by-call"], "prices": [{"rates": {"input": 2000, "output": 8000, "requests": 5000}}]},
 ]}}  # fmt: skip
-SEEKING = Prices(PriceTable.load(orjson.dumps({"source": "t", "released": "2026-01-01", "providers": TOOLS})), (), PRICING)
+SEEKING = Prices(PriceTable.load(written("t", "2026-01-01", TOOLS)), (), PRICING)
 
 
 def test_a_tool_with_a_fee_that_no_row_knows_is_denied_as_an_unknown_price_is():
@@ -193,7 +193,7 @@ def test_a_tool_with_a_fee_that_no_row_knows_is_denied_as_an_unknown_price_is():
 def test_a_provider_that_states_the_whole_cost_needs_no_price_of_a_tool():
     router = Provider("r", "openai", "openai", Origin("https", "example.com", 443, b"example.com"), price_id="openrouter")
     rows = {"openrouter": TOOLS["openai"]}
-    prices_ = Prices(PriceTable.load(orjson.dumps({"source": "t", "released": "2026-01-01", "providers": rows})), (), PRICING)
+    prices_ = Prices(PriceTable.load(written("t", "2026-01-01", rows)), (), PRICING)
     quote = prices_.quote(Pricing(), True, router, "seeks", CHAT, 0, ("containers",))
     assert prices_.priced(quote, used(input=1, units={"containers": 2}, cost_nanousd=99)).unpriced == ""
 
@@ -242,7 +242,7 @@ def test_what_was_quoted_once_holds_no_longer_than_its_price():
     hours = [{"rates": {"input": 1}}, {"rates": {"input": 2}, "hours": [79200, 3600]}, {"rates": {"input": 3}, "from": "2026-03-02"}]
     tiers = [{"tier": "flex", "rates": {"input": 4}, "from": "2026-03-03"}]
     model = {"id": "m", "match": ["=m"], "prices": hours, "tiers": tiers}
-    table = PriceTable.load(orjson.dumps({"source": "t", "released": "2026-01-01", "providers": {"openai": {"models": [model]}}}))
+    table = PriceTable.load(written("t", "2026-01-01", {"openai": {"models": [model]}}))
     found = Prices(table, (PriceOverride("x", input=7),), PRICING)
     hour, first = 3600 * 10**9, 1772323200 * 10**9  # 2026-03-01
     for at in (*range(first, first + 72 * hour, hour // 2), first - 1, first + 22 * hour - 1, first):  # back in time, too

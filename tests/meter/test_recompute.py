@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.exchange import Usage
@@ -55,6 +55,10 @@ def ledger_row(usage, price, nanousd=0):
 
 
 @given(ROWS, USAGES)
+@example(
+    PriceRow("m", "p", "s", "2026-01-01", {"input": flat(0), "cached_input": flat(1)}, {}),
+    Usage(source="provider", units={"cached_audio": -1, "billed_input": 1}),
+)
 def test_the_second_arithmetic_agrees_on_every_row(price, usage):
     assert recompute(orjson.loads(orjson.dumps(ledger_row(usage, price)))) == cost(price, usage)
 

@@ -14,7 +14,7 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 def test_the_committed_table_is_the_generated_one():
-    assert Path(table.__file__).with_name("prices.json").read_bytes() == refresh.make(), "run `make prices`"
+    assert Path(table.__file__).with_name("prices.jsonl").read_bytes() == refresh.make(), "run `make prices`"
 
 
 def test_every_model_id_of_the_package_finds_the_row_that_the_package_finds():

@@ -162,7 +162,7 @@ def test_a_row_is_shown_by_one_object_until_a_usage_adds_to_it():
 
 @given(USAGES)
 def test_a_usage_costs_the_same_unit_by_unit(usage):
-    factors = row().factors(usage.tier, usage.input)
+    _, factors, *_ = row().factors(usage.tier, usage.input)
     units = {unit: next((RATES[name] for name in (unit, *_parents(unit)) if name in RATES), None) for unit in PER}
     assert factors == {unit: rate[0][1] * (18_000_000 // PER[unit]) for unit, rate in units.items() if rate is not None}
 
@@ -179,5 +179,5 @@ def _parents(unit):
 @given(USAGES, st.booleans())
 def test_a_usage_costs_what_its_counts_cost_however_plain_it_is(usage, is_plain):
     usage = replace(usage, units={}, cache_write=0) if is_plain else usage
-    factors = row().factors(None, usage.input)
+    _, factors, *_ = row().factors(None, usage.input)
     assert cost(row(), usage) == math.ceil(Fraction(sum(count * factors.get(unit, 0) for unit, count in counts(usage)), 18_000_000))

@@ -3,10 +3,10 @@
 import time
 from datetime import UTC, datetime
 
-import orjson
 import pytest
 
 from proxy.meter import table as module
+from proxy.meter.refresh import written
 from proxy.meter.row import flat
 from proxy.meter.table import PriceTable
 
@@ -50,7 +50,7 @@ TABLE = {
 
 @pytest.fixture
 def table():
-    return PriceTable.load(orjson.dumps(TABLE))
+    return PriceTable.load(written(**TABLE))
 
 
 @pytest.mark.parametrize(

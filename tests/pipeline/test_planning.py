@@ -14,7 +14,7 @@ from proxy.policy.build import compile_policy
 from proxy.policy.read import read_policy
 from proxy.rooms import Generation
 
-TABLE = PriceTable.load(b'{"source": "", "released": "", "providers": {}}')
+TABLE = PriceTable.load(b'{"source": "", "released": ""}')
 ANY = """
 default_provider: openai
 callers: {anonymous: free}
@@ -39,8 +39,7 @@ def call(kept: dict[object, object], peer: str = "192.0.2.1", **fields: str) -> 
 
 def planned(of: Generation, call: Call, caller: Caller, model: str = "gpt-4o", user: str | None = None):
     shared = common(of, call)
-    early(shared, call, caller, user)
-    return plan_of(shared, call, caller, model, user)
+    return plan_of(early(shared, call, caller, user), shared, call, caller, model, user)
 
 
 def test_calls_alike_have_the_same_plan_and_the_same_claims():

@@ -74,7 +74,7 @@ async def test_what_was_held_for_a_request_that_cannot_be_shaped_goes_back(path_
     def no(*_: object, **__: object):
         raise Refusal(415, "unsupported_encoding")
 
-    monkeypatch.setattr("proxy.forwarding.shape", no)
+    monkeypatch.setattr("proxy.forward.shape.Shaping.shape", no)
     sink = await path.run(chat())
     assert sink.status == 415
     (row,) = await path.rows()
@@ -83,7 +83,7 @@ async def test_what_was_held_for_a_request_that_cannot_be_shaped_goes_back(path_
 
 
 async def test_a_defect_of_ours_is_a_500_that_quotes_nothing(path, monkeypatch):
-    monkeypatch.setattr("proxy.pipeline.travelling", lambda call: 1 / 0 if call else ())
+    monkeypatch.setattr("proxy.pipeline.plan_of", lambda *given: 1 / 0 if given else ())
     sink = await path.run(chat("my secret text"))
     assert (sink.status, sink.headers["x-sluice-error"]) == (500, "internal")
     assert not any(b"my secret" in line or b"slk-" in line for line in path.lines)

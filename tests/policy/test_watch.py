@@ -15,7 +15,7 @@ class Seen:
     def __init__(self):
         self.changes, self.errors, self._news = [], [], asyncio.Event()
 
-    def changed(self, rulebook, document, restarts):
+    def changed(self, rulebook, restarts):
         self.changes.append((rulebook, restarts))
         self._news.set()
 

@@ -36,7 +36,7 @@ def tell():
             ended=1000.0, status=200, held_nanousd=900, held_tokens=90, is_held=True, cost_nanousd=500, price_row={"name": "gpt-4o"},
             usage=Usage(input=10, cached_input=4, cache_write=2, output=5, reasoning=3, source="provider", detail={"prompt_tokens": 10}),
         )  # fmt: skip
-        story = Story(call, caller, "chat", "gpt-4o", True, 7, 200, tries=[first], upstream_s=1.5)
+        story = Story(call, 7, caller=caller, operation="chat", model="gpt-4o", streamed=True, status=200, tries=[first], upstream_s=1.5)
         for name, value in changes.items():
             setattr(story, name, value)
         return story

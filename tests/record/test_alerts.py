@@ -9,9 +9,9 @@ from support.provider import Provider
 
 from proxy.policy.plan import Alerts as Rules
 from proxy.policy.plan import Claim, Limit, Spend
-from proxy.ports import Standing
 from proxy.record.alerts import MAX_ACCOUNTS, Alerts
 from proxy.record.webhook import MAX_WAITING, Webhook
+from proxy.standings import Standing
 
 NANO = 1_000_000_000
 A_DAY = (Spend(10 * NANO, "day"),)

@@ -4,11 +4,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.exchange import Caller, Row, Try, Usage
-from proxy.ports import Standing
 from proxy.record import metrics as metrics_module
 from proxy.record.figures import documented
 from proxy.record.metrics import Metrics
 from proxy.record.series import MOST_WAITING
+from proxy.standings import Standing, Standings
 
 KNOWN = {"provider": {"openai"}, "model": {"gpt-4o"}, "caller": {"bot"}, "team": {"finance"}, "tier": {"premium"}}
 BOT = {"provider": "openai", "model": "gpt-4o", "caller": "bot", "team": "finance", "tier": "premium"}
@@ -225,9 +225,6 @@ def test_what_a_crash_left_open_is_counted_as_estimated(metrics):
 
 
 def test_the_rest_of_the_port_counts(metrics):
-    metrics.in_flight(1)
-    metrics.in_flight(1)
-    metrics.in_flight(-1)
     metrics.refused("rate_limited")
     metrics.fell_back("openai", "gpt-4o")
     metrics.unpriced("openai", "gpt-4o", "unmetered")
@@ -237,7 +234,6 @@ def test_the_rest_of_the_port_counts(metrics):
     values = {
         name: samples(metrics, name)[0][1]
         for name in (
-            "in_flight",
             "refusals_total",
             "fallbacks_total",
             "unpriced_total",
@@ -274,19 +270,36 @@ def test_a_limit_shows_its_fullest_account_of_the_last_minutes(metrics, clock):
     def ratio():
         return round(samples(metrics, "limit_used_ratio")[0][1], 3)
 
-    metrics.limits([standing(10), standing(90)])
+    metrics.limits(Standings.of([standing(10), standing(90)]))
     assert ratio() == 0.9
     clock.at += 60
     assert ratio() == 0.9
-    metrics.limits([standing(40)])
+    metrics.limits(Standings.of([standing(40)]))
     assert ratio() == 0.9
     clock.at += 60
-    metrics.limits([standing(80)])
+    metrics.limits(Standings.of([standing(80)]))
     assert ratio() == 0.6
     clock.at += 120
     assert ratio() == 0
-    metrics.limits([standing(0, allowed=0)])
+    metrics.limits(Standings.of([standing(0, allowed=0)]))
     assert ratio() == 1
+
+
+def test_limits_are_told_apart_whoever_was_counted_before_and_also_after_a_new_policy(metrics):
+    other = Standing("team ops", "spend", 100, 30, 0, 60)
+    for told in ([standing(40)], [other], [other, standing(35)]):
+        metrics.limits(Standings.of(told))
+    metrics.policy(2)
+    metrics.limits(Standings.of([standing(20)]))
+    assert [(labels["limit"], round(value, 3)) for labels, value in samples(metrics, "limit_used_ratio")] == [
+        ("tier free", 0.8), ("team ops", 0.7),
+    ]  # fmt: skip
+
+
+def test_only_so_many_sets_of_limits_are_remembered(metrics):
+    for number in range(1500):
+        metrics.limits(Standings.of([standing(50, allowed=100 + number)]))
+    assert len(metrics._left) <= 1024
 
 
 def test_a_limit_that_refuses_shows_how_full_it_is(metrics):

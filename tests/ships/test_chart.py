@@ -224,7 +224,7 @@ def test_the_kubernetes_example_finds_each_of_its_secrets_where_the_chart_mounts
     file = ROOT / "config/examples/kubernetes.yaml"
     values = {"policy": file.read_text(), "secrets": {"files": ["provider-keys"]}}
     mounts = [mount["mountPath"] for mount in sluice_in(rendered(values))["volumeMounts"]]
-    wanted = [ref.name for _, ref in read_policy(file).references()]
+    wanted = [ref.name for _, ref in read_policy(file).references]
     assert wanted
     assert all(str(Path(name).parent) in mounts for name in wanted)
 

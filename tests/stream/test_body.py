@@ -42,7 +42,13 @@ def test_what_is_no_one_shallow_object_is_malformed(raw):
 
 @pytest.mark.parametrize(
     "raw",
-    [b"{}", b' {"a": [1, 2.5, null]} ', b'{"a":' + b"[" * 63 + b"]" * 63 + b"}", json.dumps({"m": [{"c": [[]]}] * 100}).encode()],
+    [
+        b"{}",
+        b' {"a": [1, 2.5, null]} ',
+        b'{"a":' + b"[" * 63 + b"]" * 63 + b"}",
+        b'{"a":[' * 32 + b"]}" * 32,
+        json.dumps({"m": [{"c": [[]]}] * 100}).encode(),
+    ],
 )
 def test_64_levels_and_any_width_are_read(raw):
     assert read_json(raw) == json.loads(raw)
@@ -55,6 +61,7 @@ def test_64_levels_and_any_width_are_read(raw):
         b'{"model":"a","messages":[],"model":"b"}',
         b'{"model":"a","m\\u006fdel":"b"}',
         b'{"max_tokens" : 1 , "x":{"max_tokens":2}, "max_tokens":3}',
+        b'{"model": "a", "x": "' + b'\\"' * 5000 + b'", "model": "b"}',  # more quotes than are few
     ],
 )
 def test_a_policy_field_that_stands_twice_is_refused(raw):

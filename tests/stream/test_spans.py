@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.stream.spans import decode, edit, insert_key, locate, strings, top_level, value_end
+from proxy.stream.spans import decode, edit, insert_key, locate, strings, top_level, value_end, value_span
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
@@ -194,3 +194,21 @@ def test_a_string_ends_where_the_parser_says(inner):
 def test_a_key_is_what_it_spells():
     raw = b'{"\\u0061":"x","b":"y","c":{"a":"z"}}'
     assert [raw[span.start : span.end] for span in strings(raw, ("a", "c.*"))] == [b"x", b"z"]
+
+
+FEW = st.text(':,"\\/\n\u00e9a', max_size=3)  # texts that repeat, overlap with what is around them, and may be spelt in several ways
+CROWDED = st.recursive(FEW, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(FEW, inner, max_size=4), max_leaves=12)
+
+
+@given(CROWDED, st.sampled_from(STYLES), st.booleans())
+def test_a_string_is_found_by_what_it_says_where_it_is_found_by_its_path(value, style, is_php):
+    raw = dumped(value, style).replace(b"/", b"\\/" if is_php else b"/")
+    for path, text in paths(orjson.loads(raw)):
+        if isinstance(text, str):
+            assert value_span(raw, path, text) == locate(raw, path)
+
+
+def test_a_string_that_another_spells_is_not_taken_for_it():
+    raw = b'{"a": "\\u0041", "b": "A", ":": ":", "c": ""}'
+    for path, text in ((("a",), "A"), (("b",), "A"), ((":",), ":"), (("c",), "")):
+        assert value_span(raw, path, text) == locate(raw, path)

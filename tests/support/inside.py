@@ -162,7 +162,7 @@ class Upstream:
             async for piece in request.upload():
                 body += piece
         self.bodies.append(body)
-        request.on_sent()
+        request.is_sent = True
         await asyncio.sleep(0)  # its head
         what = self.script.pop(0)
         what = what() if callable(what) else what
@@ -204,6 +204,10 @@ class Sink:
         self.dialect = ""
         self.drained = 0
         self.cors: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def last(self) -> bytes:
+        return self.body
 
     def _client(self) -> None:
         if self.is_gone and not self.finish_anyway:
@@ -309,7 +313,6 @@ class Inside:
     upstream: Upstream
     books: NotingBooks
     lines: list[bytes]
-    flights: list[int] = field(default_factory=lambda: [0])
     ids: Iterable[int] = field(default_factory=itertools.count)
     posts: list[Any] = field(default_factory=list)  # what alerts would post: (url, document)
 
@@ -352,7 +355,7 @@ class Inside:
         assert not self.store.holds
         assert not self.store.stays
         assert {len(ends) for ends in self.store.ends.values()} <= {1}, self.store.ends
-        assert self.flights == [0]
+        assert not len(self.rooms.under_way)
         assert not any(breaker.is_probing for breaker in self.rooms.breakers._all.values())
         budgets = self.rooms.budgets._all.values()
         assert not any(budget.active or budget.retries for budget in budgets)
@@ -396,16 +399,11 @@ async def inside(folder: Path, more: str = "", url: str = "http://127.0.0.1:9", 
     state = await EmbeddedState.open(folder / "state", clock=clock, time_zone="UTC", max_keys=1000)
     store, upstream = Store(state), Upstream()
     metrics = Metrics(lambda kind, name: True, clock)
-    flights = [0]
     log = Log(lines.append, clock, "debug")
     books = NotingBooks(store, metrics, log, clock)  # type: ignore[arg-type]  # the store notes and passes on
     rules = loaded.rulebook
     generation = Generation(rules, Prices(TABLE, rules.prices, rules.pricing))
 
-    def in_flight(change: int) -> None:
-        flights[0] += change
-
-    metrics.in_flight = in_flight  # type: ignore[method-assign]  # counted here
     posts: list[Any] = []
     alerts = Alerts(lambda: rules, lambda url, doc: posts.append((url, doc)), metrics, log, clock, folder / "state", "here")
     rooms = Rooms(
@@ -424,7 +422,7 @@ async def inside(folder: Path, more: str = "", url: str = "http://127.0.0.1:9", 
         dice=lambda: 0.9,
     )
     try:
-        yield Inside(rooms, Pipeline(rooms), store, upstream, books, lines, flights, posts=posts)
+        yield Inside(rooms, Pipeline(rooms), store, upstream, books, lines, posts=posts)
     finally:
         await state.close()
 

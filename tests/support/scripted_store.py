@@ -21,7 +21,8 @@ from proxy.admit.limits import worst
 from proxy.admit.wording import refusal
 from proxy.exchange import Row
 from proxy.policy.plan import Claim
-from proxy.ports import Clock, Intent, Standing
+from proxy.ports import Clock, Intent
+from proxy.standings import Standing
 
 T = TypeVar("T")
 HAND = "local function clock(prefix) return tonumber(redis.call('GET', prefix .. 'clock')) end"

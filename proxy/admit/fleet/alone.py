@@ -16,8 +16,9 @@ from proxy.admit.fleet.shares import Shares, is_denied, localised
 from proxy.admit.fleet.space import Space
 from proxy.admit.records import MOST
 from proxy.policy.plan import Claim, OnStateDown
-from proxy.ports import Clock, Intent, Standing
+from proxy.ports import Clock, Intent
 from proxy.refusal import Refusal
+from proxy.standings import Standing
 
 AGAIN_S = 5.0
 
@@ -43,7 +44,7 @@ class Alone:
             self.check(stay.claims, space.shares)
             await self._enter(space, stay)
 
-    async def hold(self, space: Space, intent: Intent, mine: Sequence[Claim], shared: Sequence[Claim]) -> tuple[Standing, ...]:
+    async def hold(self, space: Space, intent: Intent, mine: Sequence[Claim], shared: Sequence[Claim]) -> None:
         """The attempt, and those entries of its call that nobody has decided yet. Raises Refusal; then nothing is held."""
         shares = space.shares
         self.check(shared, shares)
@@ -58,13 +59,13 @@ class Alone:
         held = Held(intent.id, tuple(shared), charges, now.ns, tokens, nanousd, None, space.spends(shared, charges, nanousd))
         space.calls.held[intent.id] = held
         try:
-            standings = await self.own.hold(replace(intent, claims=(*mine, *claims)))
+            await self.own.hold(replace(intent, claims=(*mine, *claims)))
         except BaseException:
             if space.calls.held.pop(intent.id, None) is not None:
                 shares.came_back(held.money(), held.nanousd, held.mark)
             raise
         self._tell(space, intent.id, held)
-        return tuple([self._as_shared(shares, it, charges) for it in standings])
+        space.known.told(shared, [self._as_shared(shares, it, charges) for it in self.own.standings(claims)])
 
     def extends(self, space: Space, held: Held, nanousd: int) -> bool:
         """More money for an attempt under way, out of the share."""

@@ -10,12 +10,13 @@ from proxy.admit.accounts import Account, Balance, Moment, RateKind
 from proxy.admit.counters import Charge, Counters, charges_of
 from proxy.admit.fleet.almanac import Around
 from proxy.admit.fleet.ops import Take, Taken
-from proxy.admit.limits import Denied, denied_entry, denied_hold, entry_standings, hold_standings
+from proxy.admit.limits import Denied, denied_entry, denied_hold, standings
+from proxy.admit.lines import ENTRY
 from proxy.admit.periods import Periods
 from proxy.admit.records import MOST
 from proxy.admit.windows import Ring
 from proxy.policy.plan import Claim, Rate
-from proxy.ports import Standing
+from proxy.standings import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +56,22 @@ def answer(take: Take, around: Around, told: Told) -> Taken:
     """The counters that the numbers describe, judged by the rules of every store: part by part, as the script told them."""
     numbers = iter(told.numbers)
     denied: list[Denied | None] = []
-    standings: list[Standing] = []
+    found: list[Standing] = []
     entered, held = [], told.held or ()
     for entry in take.entries:
         counters, names, now = _read(numbers, entry.claims, "requests", around, told)
         denied.append(denied_entry(counters, entry.claims, names, now) if told.is_denied else None)
-        standings.extend(entry_standings(counters, entry.claims, names, now))
+        found += [it for it in standings(counters, entry.claims, names, now) if it.kind in ENTRY]
         entered.append(charges_of(entry.claims, names, now, "requests"))
     if want := take.hold:
         counters, names, now = _read(numbers, want.claims, "tokens", around, told)
         denied.append(
             denied_hold(counters, want.claims, names, now, min(want.tokens, MOST), min(want.nanousd, MOST)) if told.is_denied else None
         )
-        standings.extend(hold_standings(counters, want.claims, names, now))
+        found += [it for it in standings(counters, want.claims, names, now) if it.kind not in ENTRY]
         held = charges_of(want.claims, names, now, "tokens") if told.held is None else told.held
     failing = tuple([it for it in denied if it is not None])
-    return Taken(told.at_ns, failing, tuple(standings), tuple(entered), held, told.live)
+    return Taken(told.at_ns, failing, tuple(found), tuple(entered), held, told.live)
 
 
 def _read(

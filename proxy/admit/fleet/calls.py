@@ -10,7 +10,7 @@ from proxy.admit.counters import Charge, windows_of
 from proxy.admit.fleet.ops import Adopt, Count, Entry, Join, Op
 from proxy.admit.fleet.shares import Key
 from proxy.policy.plan import Claim, Spend
-from proxy.ports import Standing
+from proxy.standings import Standing
 
 ALONE = "/local"  # behind the id of what was decided without Redis: a void of a lost take of the same attempt is not meant for it
 MIRROR = "/mirror"  # behind the uid of a call, in our own books, of what Redis decides

@@ -24,7 +24,8 @@ from proxy.admit.records import MOST
 from proxy.exchange import Row
 from proxy.policy.plan import Claim, Limit, OnStateDown
 from proxy.policy.plan_callers import KeyRecord
-from proxy.ports import Intent, Lessons, Standing
+from proxy.ports import Intent, Lessons
+from proxy.standings import Standings
 
 TEND_S = 1.0
 LAST_S = 2.0  # for the grants that go back at the end
@@ -109,13 +110,12 @@ class ClusterState:
         if region is not None and region.was_shared:  # one that is new may be waited for
             region.state.peek(it.inside)
 
-    async def enter(self, call_uid: str, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+    async def enter(self, call_uid: str, claims: Sequence[Claim]) -> None:
         """What this sidecar counts alone is decided; the rest is noted, and decided with the call's first hold."""
-        standings = await self.own.enter(call_uid, [it for it in claims if not is_shared(it)])
+        await self.own.enter(call_uid, [it for it in claims if not is_shared(it)])
         if call_uid not in self._calls:
             self._calls[call_uid] = Under(tuple(claims))
             self._of_call.setdefault(_call(call_uid), []).append(call_uid)
-        return standings
 
     async def decide(self, call_uid: str) -> None:
         """See `ports.Store`. Raises Refusal 429, 503."""
@@ -184,10 +184,10 @@ class ClusterState:
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
-    async def hold(self, intent: Intent) -> tuple[Standing, ...]:
+    async def hold(self, intent: Intent) -> None:
         """See `ports.Store`: grants first, for they are kept if the rest fails; then all that lives in the caller's space, in one trip."""
         if intent.id in self._attempts:
-            return self.standings(intent.claims)
+            return
         them = who(intent.row.caller, intent.row.team)
         it, region, begins = self._regions.parted(intent.claims, them), self._regions.open(them), self._begins(intent.call_uid)
         await self._begin(begins, region, them)
@@ -196,16 +196,13 @@ class ClusterState:
         try:
             is_local = await self._crossing.take(intent, begins, attempt)
             claims = (*it.mine, *it.inside, *(self._crossing.mirrored(claim, is_local) for _, claim in it.crossing))
-            standings = await region.state.hold(replace(intent, claims=claims))
+            await region.state.hold(replace(intent, claims=claims))
         except BaseException:
             region.is_open -= 1
             for under in (attempt, *(under for _, under in begins)):
                 under.undo()
             raise
         self._attempts[intent.id] = attempt
-        granted = {claim.limit.name for _, claim in it.crossing}
-        told = tuple([one for one in standings if one.limit not in granted])
-        return (*told, *self._granter.standings([claim for _, claim in it.crossing]))
 
     async def extend(self, id: str, claims: Sequence[Claim], nanousd: int) -> bool:
         """See `ports.Store`."""
@@ -258,12 +255,12 @@ class ClusterState:
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
-    def standings(self, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+    def standings(self, claims: Sequence[Claim]) -> Standings:
         """As last told; of what this sidecar counts alone, as it is."""
         them = self._regions.guess(claims)
         it, region = self._regions.parted(claims, them), self._regions.find(them)
         told = region.state.standings(it.inside) if region is not None else ()
-        return (*self.own.standings(it.mine), *told, *self._granter.standings([claim for _, claim in it.crossing]))
+        return Standings.of((*self.own.standings(it.mine), *told, *self._granter.standings([claim for _, claim in it.crossing])))
 
     def write(self, row: Row) -> None:
         self.own.write(row)

@@ -16,7 +16,8 @@ from proxy.admit.fleet.script import LEASE_MS, load
 from proxy.admit.limits import Denied
 from proxy.admit.records import encode
 from proxy.policy.plan import Claim, Spend
-from proxy.ports import Clock, Standing
+from proxy.ports import Clock
+from proxy.standings import Standing
 
 Spent = Callable[[str, str, str], int]  # limit, account, period id
 AWAY_NS = 500_000_000  # a home that did not answer is not asked for so long: no call waits for it twice

@@ -13,7 +13,7 @@ from proxy.admit.accounts import RateKind
 from proxy.admit.limits import Denied, Why
 from proxy.exchange import value
 from proxy.policy.plan import Claim, Limit, Rate, Spend
-from proxy.ports import Standing
+from proxy.standings import Standing
 
 PART = 100  # beyond what is needed at once, a grant is at most this part of the limit
 VALID_NS = 1_000_000_000  # of a grant of requests or tokens

@@ -14,7 +14,7 @@ from proxy.admit.counters import Charge
 from proxy.admit.limits import Denied
 from proxy.exchange import value
 from proxy.policy.plan import Claim, Spend
-from proxy.ports import Standing
+from proxy.standings import Standing
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,9 @@ from proxy.admit.wording import refusal
 from proxy.exchange import Row
 from proxy.policy.plan import Claim, Limit, OnStateDown
 from proxy.policy.plan_callers import KeyRecord
-from proxy.ports import Clock, Intent, Lessons, Standing
+from proxy.ports import Clock, Intent, Lessons
 from proxy.refusal import Refusal
+from proxy.standings import Standings
 
 SQUEEZED_S, AGAIN_S = 3.0, 0.1  # how long a caller waits for the others' shares, and how often it asks
 BACK_S, BLINK_AGAIN_S = 4.0, 0.02  # … and for a state that is about to be back
@@ -101,16 +102,15 @@ class SharedState(SharedJobs):
             self._alone.check(shared, self._space.shares)
         self._refused.check(shared, self._clock.monotonic())
 
-    async def enter(self, call_uid: str, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+    async def enter(self, call_uid: str, claims: Sequence[Claim]) -> None:
         """What this sidecar counts alone is decided; the rest is noted, and decided with the call's first hold."""
         shared, mine = _parted(claims)
-        standings = await self.own.enter(call_uid, mine)
+        await self.own.enter(call_uid, mine)
         if shared and call_uid not in self._space.calls.stays:
             now = self.own.now()
             stay = Stay(call_uid, tuple(shared), now.ns)
             self._space.calls.note(stay)
             self.own.enter_unchecked(call_uid + MIRROR, stay.charges(), now.ns, now)
-        return standings
 
     async def decide(self, call_uid: str) -> None:
         """See `ports.Store`. Raises Refusal 429, 503."""
@@ -150,7 +150,7 @@ class SharedState(SharedJobs):
 
     # -- an attempt ---------------------------------------------------------------------------------------------------
 
-    async def hold(self, intent: Intent) -> tuple[Standing, ...]:
+    async def hold(self, intent: Intent) -> None:
         """See `ports.Store`: in one trip, with the call's entries; without Redis, by this sidecar's own share."""
         shared, mine = _parted(intent.claims)
         if not shared or intent.id in self._space.calls.held:
@@ -177,7 +177,7 @@ class SharedState(SharedJobs):
                     raise
             await asyncio.sleep(BLINK_AGAIN_S)
 
-    async def _hold_shared(self, intent: Intent, mine: list[Claim], shared: list[Claim], lost: int) -> tuple[Standing, ...]:
+    async def _hold_shared(self, intent: Intent, mine: list[Claim], shared: list[Claim], lost: int) -> None:
         """`lost`: takes of this attempt that were undone before. Raises Squeezed, Down, Gone, Forgot, Refusal."""
         space = self._space
         stays = space.calls.undecided(intent.call_uid)
@@ -188,11 +188,10 @@ class SharedState(SharedJobs):
         held = Held(intent.id, want.claims, taken.held, taken.at_ns - space.skew_ns, want.tokens, want.nanousd, id, mark)
         space.calls.held[intent.id] = held
         try:
-            standings = await self.own.hold(replace(intent, claims=tuple(mine)), taken.held)
+            await self.own.hold(replace(intent, claims=tuple(mine)), taken.held)
         except BaseException:
             self._closed(intent.id, 0, 0)
             raise
-        return (*standings, *taken.standings)
 
     def _entered(self, stays: Sequence[Stay], taken: Taken, intent: Intent | None = None) -> None:
         """The entries are decided. Raises Refusal."""
@@ -276,10 +275,10 @@ class SharedState(SharedJobs):
 
     # -- what is asked ------------------------------------------------------------------------------------------------
 
-    def standings(self, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+    def standings(self, claims: Sequence[Claim]) -> Standings:
         """As last told; of what this sidecar counts alone, as it is."""
         shared, mine = _parted(claims)
-        return (*self.own.standings(mine), *self._space.known.of(shared))
+        return Standings.of((*self.own.standings(mine), *self._space.known.of(shared)))
 
     def write(self, row: Row) -> None:
         self.own.write(row)

@@ -26,8 +26,10 @@ from proxy.admit.embedded import EmbeddedState
 from proxy.admit.fleet.script import Scripts
 from proxy.exchange import Row
 from proxy.policy.plan import Claim, Limit, Rate, Spend
-from proxy.ports import Intent, Standing
+from proxy.ports import Intent
 from proxy.refusal import Refusal
+from proxy.standings import Standing
+from tests.support import standing
 from tests.support.scripted_store import SCRIPTS, ScriptedStore, patched
 from tests.support.valkey import Server, valkey
 
@@ -80,6 +82,22 @@ class _Seconds(int):
         return int(self)
 
 
+class Telling:
+    """An EmbeddedState that answers as the scripts do: with how a caller stands after it."""
+
+    def __init__(self, state: EmbeddedState) -> None:
+        self._state = state
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._state, name)
+
+    async def enter(self, uid: str, claims: Sequence[Claim]) -> tuple[Standing, ...]:
+        return tuple(await standing.entered(self._state, uid, claims))
+
+    async def hold(self, intent: Intent) -> tuple[Standing, ...]:
+        return tuple(await standing.held(self._state, intent))
+
+
 class Kept:
     """An EmbeddedState in memory (path None) or on disk, stepped by its own loop."""
 
@@ -88,7 +106,7 @@ class Kept:
         self._open()
 
     def _open(self) -> None:
-        self.state = self.run(EmbeddedState.open(self.path, clock=self.clock, time_zone=ZONE, max_keys=MAX_KEYS))
+        self.state = Telling(self.run(EmbeddedState.open(self.path, clock=self.clock, time_zone=ZONE, max_keys=MAX_KEYS)))
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(coroutine)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import re2  # type: ignore[import-untyped]  # google-re2 ships no types
+import re2
 
 from proxy.guard.phone import PHONES
 from proxy.guard.recognise import CARD, EMAIL, IBAN, IPV4, IPV6, SSN, SSN_NAMED, Bounds, Recogniser, may_be_email

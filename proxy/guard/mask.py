@@ -10,7 +10,7 @@ from itertools import accumulate
 from types import MappingProxyType
 from typing import Any
 
-import re2  # type: ignore[import-untyped]  # google-re2 ships no types
+import re2
 
 from proxy.exchange import value
 from proxy.guard.find import Finder, Hit, finder

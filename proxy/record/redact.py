@@ -7,7 +7,7 @@ import hmac
 import re
 from collections.abc import Callable
 
-import re2  # type: ignore[import-untyped]  # google-re2 ships no types
+import re2
 
 GONE = "[redacted]"
 _KEYS = re.compile(

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import orjson
-import re2  # type: ignore[import-untyped]  # google-re2 ships no types
+import re2
 
 from proxy.refusal import Refusal
 from proxy.stream.spans import members

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import orjson
-import re2  # type: ignore[import-untyped]  # google-re2 ships no types
+import re2
 
 from proxy.stream.surface import Place, Wanted, compiled
 

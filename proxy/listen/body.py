@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from time import monotonic
 
-from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
 from proxy.listen.connection import Connection
+from proxy.listen.straight import Content
 from proxy.refusal import ClientGone, Refusal
 
 MIN_RATE = 1024  # bytes per second after the grace; faults.md D1
@@ -21,7 +21,7 @@ class ClientBody:
 
     __slots__ = ("_connection", "_content", "expects", "length")
 
-    def __init__(self, connection: Connection, content: StreamReader) -> None:
+    def __init__(self, connection: Connection, content: Content) -> None:
         self._connection, self._content = connection, content
         self.length: int | None = None  # told as soon as the head is read
         self.expects = False  # the client waits for a 100 before it sends

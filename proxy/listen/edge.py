@@ -15,17 +15,16 @@ from typing import cast
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
-from aiohttp.streams import StreamReader
 
 from proxy.dialect import dialect_of, spoken
 from proxy.exchange import Call, value
 from proxy.listen.body import ClientBody
 from proxy.listen.connection import CLOSED, Connection, Deadlines
 from proxy.listen.errors import word
-from proxy.listen.headers import check_handshake, ids, read_call
+from proxy.listen.headers import check_handshake, ids, lower, read_call
 from proxy.listen.heads import Heads
 from proxy.listen.sink import ClientSink
-from proxy.listen.straight import Server, Straight
+from proxy.listen.straight import Content, Server, Straight
 from proxy.listen.target import route
 from proxy.policy.plan import Provider
 from proxy.ports import Body, Clock, Sink
@@ -143,7 +142,7 @@ class Edge:
     # one request
 
     async def serve(
-        self, connection: Straight, message: RawRequestMessage, content: StreamReader, request: web.BaseRequest | None
+        self, connection: Straight, message: RawRequestMessage, content: Content, request: web.BaseRequest | None
     ) -> web.StreamResponse:
         """Answers one request. `request` stands in where it may become a WebSocket. Raises nothing but CancelledError."""
         if connection.transport is None:
@@ -187,7 +186,7 @@ class Edge:
         try:
             head, fields = self._heads.read(message, connection.head)
         except Refusal:  # the reply depends on whether what comes of the body is small
-            body.length = None if message.chunked else int(message.headers.get("Content-Length", "0"))
+            body.length = None if message.chunked else _length(message)
             body.expects = body.length != 0 and "Expect" in message.headers
             raise
         connection.head = head if head.count else None
@@ -251,6 +250,11 @@ class Edge:
         status, lines, body = word(no, dialect_of("openai"), id_)
         head = b"".join(b"%b: %b\r\n" % line for line in lines)
         transport.write(b"HTTP/1.1 %d \r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, head, len(body), body))
+
+
+def _length(message: RawRequestMessage) -> int:
+    """What its Content-Length says, which the parser has read; 0 where there is none."""
+    return int(next((said for name, said in message.raw_headers if lower(name) == "content-length"), b"0"))
 
 
 def read_listen(listen: str) -> tuple[str, int] | str:

@@ -5,23 +5,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
+from proxy.listen import again
 from proxy.listen.connection import CLOSED, KEPT, Connection, Deadlines
 from proxy.listen.heads import Head
 from proxy.refusal import Refusal
 
-Serve = Callable[["Straight", RawRequestMessage, StreamReader, web.BaseRequest | None], Awaitable[web.StreamResponse]]
+Content = StreamReader | again.Whole
+LESSONS = 4  # heads of a connection that were looked at, and did not come again, before that is given up
+Serve = Callable[["Straight", RawRequestMessage, Content, web.BaseRequest | None], Awaitable[web.StreamResponse]]
 
 
 class Straight(Connection):
     """`serve` gets aiohttp's request object only where the client asks for another protocol."""
 
-    __slots__ = ("_reading", "_serve", "head", "peer", "task")
+    __slots__ = ("_again", "_lessons", "_reading", "_serve", "head", "peer", "task")
 
     def __init__(
         self,
@@ -33,7 +37,11 @@ class Straight(Connection):
     ) -> None:
         super().__init__(server, loop, deadlines, turn_away)
         self._serve = serve
-        self._reading: StreamReader | None = None  # the body of the call under way
+        self._reading: Content | None = None  # the body of the call under way
+        # Of the request before. It is there only where the last read that the parser got was one request, all of it: the parser is
+        # between two messages
+        self._again: again.Head | None = None
+        self._lessons = LESSONS
         self.task: asyncio.Task[None] | None = None  # runs all of its calls
         self.head: Head | None = None  # of its last request
         self.peer = "unix"  # the client's IP address
@@ -47,7 +55,30 @@ class Straight(Connection):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._reading is not None:
             self._reading.set_exception(exc or ConnectionResetError("Connection lost"))
+        self._again = None
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """A request that repeats the head of the one before, and is asked for by then, needs no parser."""
+        before, count, waiter = self._again, self._request_count, self._waiter
+        if before is not None and waiter is not None and not (waiter.done() or self._messages or self._is_deaf or self._close):
+            found = before.read(data)
+            if found is not None:
+                self._request_count = count + 1
+                self._head_bytes = 0
+                if self._head_timer is not None:
+                    self._stop_head_timer()
+                self._messages.append(cast("tuple[RawRequestMessage, StreamReader]", found))
+                waiter.set_result(None)
+                self._lessons = LESSONS
+                return
+        self._again = None
+        Connection.data_received(self, data)
+        if self._lessons and self._request_count == count + 1 and not self._is_deaf and len(self._messages) == 1:
+            message, content = self._messages[0]
+            if not isinstance(message, _ErrInfo) and content.is_eof():
+                self._lessons -= 1
+                self._again = again.head_of(data, message)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Of each body's end aiohttp says so, even where nothing was paused."""
@@ -99,18 +130,18 @@ class Straight(Connection):
             if self._keepalive_handle is None:  # else it looks itself whether it is due
                 self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
-    async def _asked_to_upgrade(self, message: RawRequestMessage, content: StreamReader) -> web.StreamResponse:
+    async def _asked_to_upgrade(self, message: RawRequestMessage, content: Content) -> web.StreamResponse:
         """Through aiohttp's own hands: it parses on where the upgrade is declined, and ends the WebSocket where it is not."""
 
         async def serve(request: web.BaseRequest) -> web.StreamResponse:
             return await self._serve(self, message, content, request)
 
         assert self._request_factory is not None and self.task is not None
-        request = self._request_factory(message, content, self, StreamWriter(self, self._loop), self.task)
+        request = self._request_factory(message, cast(StreamReader, content), self, StreamWriter(self, self._loop), self.task)
         reply, is_lost = await self._handle_request(request, None, serve)
         return reply if not is_lost else CLOSED
 
-    async def _linger(self, content: StreamReader) -> None:
+    async def _linger(self, content: Content) -> None:
         """What comes of a body that nobody read is thrown away for a while, or a reset would eat the reply."""
         try:
             async with asyncio.timeout(self._lingering_time):

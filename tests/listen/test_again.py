@@ -1,0 +1,225 @@
+"""A request that repeats the head before it is known again without the parser, and is to the byte what the parser would have made of it."""
+
+import asyncio
+
+import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.listen import again
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer slk-1\r\nContent-Length: %d\r\nAccept: */*\r\n\r\n"
+
+
+def asked(body, head=HEAD):
+    return head % len(body) + body
+
+
+@pytest.fixture(scope="module")
+def loop():
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def parsed(loop, data):
+    """The messages that aiohttp's parser makes of it, each with its body; None where it complains or something is missing."""
+    parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16, max_line_size=8190, max_field_size=8190)
+    try:
+        messages, _, tail = parser.feed_data(data)
+    except HttpProcessingError:
+        return None
+    if tail or not messages or not messages[-1][1].is_eof():
+        return None
+    return [(message, content.read_nowait()) for message, content in messages]
+
+
+def told(message):
+    return (message.method, message.path, message.version, message.raw_headers, message.should_close, message.upgrade, message.chunked)
+
+
+def learned(loop, data):
+    """What is kept of the head of a request that is parsed as one."""
+    found = parsed(loop, data)
+    return again.head_of(data, found[0][0]) if found is not None and len(found) == 1 else None
+
+
+@given(first=st.binary(max_size=40), second=st.binary(max_size=200))
+def test_another_body_under_the_same_head_is_read_as_the_parser_reads_it(loop, first, second):
+    message, body = learned(loop, asked(first)).read(asked(second))
+    ((true, true_body),) = parsed(loop, asked(second))
+    assert (told(message), body.read_nowait()) == (told(true), true_body or b"")
+    assert body.read_nowait() == b"" and body.is_eof()
+
+
+PIECES = [b"\r\n", b"\n", b"\r", b" ", b":", b"0", b"1", b"5", b"+", b"-", b",", b"Content-Length: 5", b"content-length:5",
+          b"\r\n\r\n", b"Transfer-Encoding: chunked\r\n", b"GET / HTTP/1.1\r\n", b"Expect: 100-continue\r\n", b"Connection: close\r\n",
+          b"\x00", b"abcde", b"\r\n 6", b"HTTP/1.0", asked(b"abcde")]  # fmt: skip
+
+
+@given(
+    first=st.tuples(st.integers(0, 150), st.integers(0, 20), st.sampled_from(PIECES)),
+    second=st.lists(st.tuples(st.integers(0, 150), st.integers(0, 20), st.sampled_from(PIECES)), max_size=2),
+    body=st.sampled_from([b"", b"abcde", b"abcdefghij", asked(b"")]),
+)
+def test_whatever_is_changed_in_either_request_nothing_is_known_again_that_the_parser_reads_otherwise(loop, first, second, body):
+    def changed(data, changes):
+        for at, size, piece in changes:
+            data = data[:at] + piece + data[at + size :]
+        return data
+
+    for before in (asked(b"abcde"), changed(asked(b"abcde"), [first])):
+        head = learned(loop, before)
+        after = changed(asked(body, before[: before.find(b"Content-Length")] + HEAD[HEAD.find(b"Content-Length") :]), second)
+        for sent in (after, changed(before, second)):
+            found = None if head is None else head.read(sent)
+            if found is not None:
+                true = parsed(loop, sent)
+                assert true is not None and len(true) == 1
+                assert (told(found[0]), found[1].read_nowait()) == (told(true[0][0]), true[0][1])
+
+
+@pytest.mark.parametrize(
+    "length", [b"+5", b"-5", b" 5", b"5 ", b"05", b"5,5", b"0x5", b"5_0", b"\xb2", b"", b"5\r\nContent-Length: 5", b"4", b"6", b"5" * 20]
+)
+def test_a_length_that_is_not_plainly_that_of_the_body_is_left_to_the_parser(loop, length):
+    head = learned(loop, asked(b"abcde"))
+    assert head.read(asked(b"12345")) is not None
+    assert head.read((HEAD.replace(b"%d", b"@") + b"12345").replace(b"@", length)) is None
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        HEAD.replace(b"Accept: */*", b"Connection: close") % 2 + b"{}",
+        HEAD.replace(b"Accept: */*", b"Connection: upgrade\r\nUpgrade: websocket") % 2 + b"{}",
+        HEAD.replace(b"Accept: */*", b"Expect: 100-continue") % 2 + b"{}",
+        HEAD.replace(b"HTTP/1.1", b"HTTP/1.0") % 2 + b"{}",
+        HEAD.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked") + b"2\r\n{}\r\n0\r\n\r\n",
+        HEAD.replace(b"Content-Length: %d\r\n", b""),
+        HEAD.replace(b"*/*", b"a" * again.LARGEST) % 2 + b"{}",
+        HEAD.replace(b"*/*", b"x\r\nX-Other: Content-Length: 2").replace(b"Content-Length: %d", b"CONTENT-LENGTH:2") + b"{}",
+    ],
+)
+def test_what_is_no_plain_request_of_a_said_length_is_not_kept(loop, first):
+    assert parsed(loop, first) is not None
+    assert learned(loop, first) is None
+
+
+# -- on the wire ---------------------------------------------------------------------------------------------------------
+
+
+async def replies(reader, count):
+    return [await reader.readexactly(int((await reader.readuntil(b"\r\n\r\n")).lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+            for _ in range(count)]  # fmt: skip
+
+
+async def test_requests_that_repeat_a_head_are_served_one_after_the_other_each_with_its_own_body(open_edge):
+    bodies, read = [bytes([65 + number]) * number for number in range(12)], []
+
+    async def run(call, body, sink):
+        read.append(await body.read(1000))
+        sink.start(200, b"OK", (), 2)
+        sink.push(b"ok")
+        sink.finish()
+
+    world = await open_edge(run=run)
+    reader, writer = await world.connect()
+    for body in bodies:
+        writer.write(asked(body))
+        await replies(reader, 1)
+    assert read == bodies
+    assert [call.fields["content-length"] for call in world.calls] == [str(len(body)) for body in bodies]
+    (connection,) = world.edge._connections()
+    assert connection._again is not None and connection._lessons == 4  # it was known again
+    writer.close()
+
+
+async def test_another_key_another_path_and_a_request_without_a_body_are_told_apart_on_one_connection(open_edge):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    said = [asked(b"{}"), asked(b"{}"), asked(b"{}", HEAD.replace(b"slk-1", b"slk-2")), asked(b"[]", HEAD.replace(b"chat/", b"")),
+            b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n", asked(b"{}"), asked(b"{}")]  # fmt: skip
+    for data in said:
+        writer.write(data)
+        await replies(reader, 1)
+    assert [(call.method, call.route.target, call.fields.get("authorization")) for call in world.calls] == [
+        ("POST", "/v1/chat/completions", "Bearer slk-1"),
+        ("POST", "/v1/chat/completions", "Bearer slk-1"),
+        ("POST", "/v1/chat/completions", "Bearer slk-2"),
+        ("POST", "/v1/completions", "Bearer slk-1"),
+        ("GET", "/v1/models", None),
+        ("POST", "/v1/chat/completions", "Bearer slk-1"),
+        ("POST", "/v1/chat/completions", "Bearer slk-1"),
+    ]
+    writer.close()
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60, 120, len(HEAD), len(HEAD) + 3])
+async def test_a_repeated_request_may_come_in_pieces_or_with_the_next_behind_it(open_edge, cut):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    writer.write(asked(b"first"))
+    await replies(reader, 1)
+    data = asked(b"second") + asked(b"the third") + asked(b"4")
+    writer.write(data[:cut])
+    await asyncio.sleep(0.05)
+    writer.write(data[cut:])
+    told = await replies(reader, 3)
+    writer.write(asked(b"fifth"))
+    assert [it.rpartition(b" ")[2] for it in (*told, *await replies(reader, 1))] == [b"6", b"9", b"1", b"5"]
+    writer.close()
+
+
+async def test_a_body_that_looks_like_a_request_stays_a_body(open_edge):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    for _ in range(3):
+        writer.write(asked(asked(b"{}")))
+        await replies(reader, 1)
+    assert len(world.calls) == 3 and not world.refusals
+    writer.close()
+
+
+async def test_a_repeated_head_with_a_body_beyond_the_limit_is_refused_as_before(open_edge):
+    async def run(call, body, sink):
+        await body.read(10)
+        sink.start(200, b"OK", (), 0)
+        sink.push(b"")
+        sink.finish()
+
+    world = await open_edge(run=run)
+    reader, writer = await world.connect()
+    writer.write(asked(b"short"))
+    await replies(reader, 1)
+    writer.write(asked(b"longer than ten"))
+    assert b" 413 " in await reader.readuntil(b"\r\n")
+    assert world.refusals == ["too_large"]
+    writer.close()
+
+
+async def test_heads_that_never_come_again_are_given_up(open_edge):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    for number in range(8):
+        writer.write(asked(b"{}", HEAD.replace(b"*/*", b"a/" + str(number).encode())))
+        await replies(reader, 1)
+    (connection,) = world.edge._connections()
+    assert connection._again is None and connection._lessons == 0
+    writer.close()
+
+
+async def test_what_a_connection_keeps_of_a_head_goes_with_it(open_edge):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    writer.write(asked(b"{}"))
+    await replies(reader, 1)
+    (connection,) = world.edge._connections()
+    assert connection._again is not None
+    writer.close()
+    async with asyncio.timeout(20):
+        while connection._again is not None:
+            await asyncio.sleep(0.01)

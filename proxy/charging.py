@@ -11,13 +11,13 @@ from proxy.dialect.jobs import WORK_UNITS, Job, dumped, loaded
 from proxy.dialect.wire import Asked, Operation
 from proxy.exchange import Row, Story, Try, Usage, value
 from proxy.meter.price import UNITS, Prices, Quote, bound_cost
+from proxy.meter.row import usual_cost
 from proxy.policy.plan import Plan, Pricing, Provider
 from proxy.ports import Intent
 from proxy.rooms import Generation, Rooms
 
 WORK = Operation("other")  # billed and metered: the usage of a job is known when it is priced
 TIERLESS = (None, "auto")  # the tier is a default of the provider's account, which replies alone tell
-NO_DETAIL: dict[str, object] = {}  # of an estimate: a dict, as the journal writes those at once
 
 
 @value(frozen=True, slots=True)
@@ -43,11 +43,10 @@ async def hold(
     quote, most, nanousd, of_output = quoted(prices, plan, provider, try_.model, op, asked, text_bytes, try_.at_ns, tier)
     try_.held_tokens = likely_tokens(rooms, plan, name, most, asked, quote.row.window) if op.is_billed else 0
     try_.held_nanousd = nanousd
-    try_.usage = Usage(most.sent_tokens, output=most.output_tokens, detail=NO_DETAIL, source="estimate", note="unconfirmed")
-    try_.cost_nanousd, try_.price_row, try_.end = nanousd, quote.row.as_json(), "crashed"
-    row = rooms.books.row_of(story, try_)
-    try_.end = "done"
-    each = most.output_tokens // max(1, asked.choices)
+    try_.held_usage = most.sent_tokens, most.output_tokens
+    try_.cost_nanousd, try_.price_row = nanousd, quote.row.shown
+    row = rooms.books.held(story, try_, most.sent_tokens, most.output_tokens)
+    each = most.output_tokens if asked.choices <= 1 else most.output_tokens // asked.choices
     intent = Intent(try_.id, story.call.uid, plan.claims, try_.held_tokens, nanousd, row, each, of_output)
     try:
         await rooms.store.hold(intent)
@@ -201,8 +200,11 @@ def _with_usage(row: Row, usage: Usage, note: str, nanousd: int, price_row: Mapp
 
 def reckon(rooms: Rooms, prices: Prices, try_: Try, quote: Quote, usage: Usage, op: Operation) -> None:
     """What the attempt cost, for the books to settle. An estimated usage costs what was held; a read-back costs nothing."""
-    priced = prices.priced(quote, usage, try_.held_nanousd)
     try_.ended = rooms.clock.monotonic()
+    if not op.is_read_back and (amount := usual_cost(quote.row, usage)):  # most calls
+        try_.usage, try_.cost_nanousd, try_.price_row = usage, amount, quote.row.shown
+        return
+    priced = prices.priced(quote, usage, try_.held_nanousd)
     try_.is_read_back = op.is_read_back
     try_.usage = usage if usage.note == priced.note else replace(usage, note=priced.note)
     try_.cost_nanousd = 0 if op.is_read_back else priced.cost_nanousd

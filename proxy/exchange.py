@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-__all__ = ["NANO", "NOTHING", "Allow", "AttemptKind", "Call", "Caller", "CallerKind", "RawHeaders", "Route", "Row", "Spoken", "Story",
-           "Try", "Usage", "value"]  # fmt: skip
+__all__ = ["NANO", "NOTHING", "NO_DETAIL", "UNCONFIRMED", "Allow", "AttemptKind", "Call", "Caller", "CallerKind", "RawHeaders", "Route",
+           "Row", "Spoken", "Story", "Try", "Usage", "value"]  # fmt: skip
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]  # field lines as they came: name as spelt, value without its outer blanks
 NANO = 1_000_000_000  # nano-dollars in a dollar; all money is an int of these
@@ -125,6 +126,9 @@ class Usage:
     ended: bool = False  # the terminal event / whole body was seen
 
 
+NO_DETAIL: dict[str, object] = {}  # of an estimate: a dict, as the journal writes those at once
+UNCONFIRMED = "unconfirmed"  # the note of an estimate that nobody confirmed
+
 AttemptKind = Literal["first", "retry", "fallback", "turn", "refusal"]
 
 
@@ -186,7 +190,7 @@ class Try:
     is_held: bool = False  # a durable intent exists and wants a settle or a void
     is_sent: bool = False  # the provider may have the whole request, and bill it
     is_read_back: bool = False  # its tokens are those of another call: they stand in its row, and count nowhere
-    usage: Usage = Usage()
+    held_usage: tuple[int, int] | None = None  # tokens in and out that it may use at most, while it is held
     cost_nanousd: int = 0
     price_row: Mapping[str, object] | None = None
     head: tuple[object, ...] | None = field(default=None, init=False, repr=False)  # `id` to `credential`: the same in each row of it
@@ -198,6 +202,14 @@ class Try:
         self.number, self.kind, self.provider, self.model, self.credential, self.id = number, kind, provider, model, credential, id
         for name in known:
             setattr(self, name, known[name])
+
+    @cached_property
+    def usage(self) -> Usage:
+        """As it was set when the attempt was settled. Until then its estimate, which most attempts are never asked for."""
+        if self.held_usage is None:
+            return Usage()
+        input, output = self.held_usage
+        return Usage(input, output=output, detail=NO_DETAIL, source="estimate", note=UNCONFIRMED)
 
 
 @dataclass(init=False)

@@ -6,6 +6,7 @@ listen (before we begin) → identify → policy → admit → guard → forward
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from proxy.at_limit import degraded
 from proxy.charging import quoted
@@ -17,7 +18,7 @@ from proxy.guard.vault import Vault
 from proxy.identify.who import REVOKED_KEY, end_user
 from proxy.listen.peek import Peeked
 from proxy.listen.reply import reply_headers
-from proxy.planning import common, early, facts_of, plan_of
+from proxy.planning import Known, common, early, facts_of, plan_of
 from proxy.policy.build import UNTEXTUAL
 from proxy.policy.plan import Facts, Plan, Rulebook
 from proxy.ports import Body, Sink
@@ -82,7 +83,8 @@ class Pipeline:
         caller = story.caller = await rooms.identify.who(call, callers)
         # policy, as far as headers tell; what is exhausted is refused before the body is read
         user = end_user(call.fields, None, callers, rooms.secret) if callers.end_user else None
-        known = early(common, call, caller, user)
+        found: Any = caller.kept.get(common)
+        known: Known = found or early(common, call, caller, user)
         story.claims = known.claims
         rooms.store.peek(known.claims)
         if peeked is None:
@@ -94,7 +96,7 @@ class Pipeline:
         story.streamed = held.asked.stream
         if callers.end_user:
             user = end_user(call.fields, held.asked.user, callers, rooms.secret)
-        plan = plan_of(known, common, call, caller, model, user)
+        plan = known.plans.get(model) or plan_of(known, common, call, caller, model, user)
         if plan.degrading and (held.raw is not None or op.model is not None):  # of a body that streams through, no name is changed
             plan = self._degraded(common, plan, facts_of(common, call, caller, model, user), held, call.at_ns)
         story.model, story.claims = plan.model, plan.claims

@@ -15,7 +15,7 @@ from proxy.lines import NO_WAY, Sent, Way, last_words, way_of
 from proxy.listed import listed
 from proxy.listen.headers import answer_headers
 from proxy.listen.reply import our_lines, said_in, said_of
-from proxy.meter.tap import Watch
+from proxy.meter.tap import JOBS, Watch
 from proxy.ports import Answer, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Ready, Rooms
@@ -171,15 +171,15 @@ class Relaying:
     def _settle(self, sent: Sent, ready: Ready, story: Story, watch: Watch) -> None:
         rooms, common, try_, charge, plan = self._rooms, ready.common, sent.try_, sent.charge, ready.plan
         op, prices = common.op, common.generation.prices
-        job = watch.job(ready.call.route.path)
+        job = watch.job(ready.call.route.path) if op.name in JOBS else None
         if job is not None and op.is_billed and not job.is_over:
             return defer(rooms, story, try_, charge.quote, job)
         usage = watch.usage()
         learn(rooms, try_, charge.most, usage, ready.body.asked)
         reckon(rooms, prices, try_, charge.quote, usage, op)
         rooms.books.settle(story, try_)
-        is_all = op.variant != RESULTS or try_.end == "done"  # of results, no line tells that it is the last
-        if job is not None and job.is_over and is_all and not op.is_billed:
+        # of results, no line tells that it is the last
+        if job is not None and job.is_over and not op.is_billed and (op.variant != RESULTS or try_.end == "done"):
             settle_job(rooms, prices, plan.pricing, sent.target.provider, job)
         if try_.cost_nanousd > charge.nanousd and rooms.alerts.is_on:  # no hold has shown so much
             stopped = story.limit if try_.end == "stopped:money" else None

@@ -13,6 +13,7 @@ MODELS = 128  # remembered; their names come from outside. What was forgotten st
 CLASSES = 24  # kinds and sizes of the calls of one model
 ENOUGH = 10  # calls of one kind and size from which on they are believed
 RECENT = 512  # calls after which older ones count half, again and again
+EACH = 7  # and from then on one call in so many is looked at, and stands for as many: a prime, so that a loop of calls shows all its turns
 ABOVE_PCT = 5  # above the 95th percentile
 SIZE_BITS = 2  # sizes within a factor of four are alike: the smaller a body, the more of it is JSON and not text
 STEPS = 16  # buckets to a doubling: each is 4.4 % wide, and its upper edge is what is told
@@ -23,22 +24,32 @@ Name = tuple[str, str]  # provider, model
 
 
 class Spread:
-    """How often values fell into each bucket of a logarithmic scale. Old ones fade. No more than 5 in 100 were above `quantile`."""
+    """How often values fell into each bucket of a logarithmic scale. Old ones fade. No more than 5 in 100 were above `quantile`.
 
-    __slots__ = ("_above", "_at", "counts", "quantile", "total")
+    Of RECENT values on, every EACH-th is counted EACH times: sums, and with them the quantile and how fast old ones fade, stay those of
+    all calls but for the noise of a sample of 73 to 146, and a quantile that guards rates (money is held for its bound) can bear that.
+    """
+
+    __slots__ = ("_above", "_at", "_skips", "counts", "quantile", "total")
 
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
         self.counts = dict(counts or {})
         self.total = sum(self.counts.values())
+        self._skips = 0  # so many values more
         self._find()
 
     def add(self, value: float) -> None:
+        if self._skips:
+            self._skips -= 1
+            return
         bucket = math.ceil(STEPS * math.log2(value if value > 1e-6 else 1e-6))
-        counts = self.counts
-        counts[bucket] = counts.get(bucket, 0) + 1
-        self.total = total = self.total + 1
+        counts, each = self.counts, 1
+        if self.total >= RECENT:
+            each, self._skips = EACH, EACH - 1
+        counts[bucket] = counts.get(bucket, 0) + each
+        self.total = total = self.total + each
         if bucket > self._at:
-            self._above += 1
+            self._above += each
         if total >= 2 * RECENT:
             self.counts = {at: count // 2 for at, count in counts.items() if count > 1}
             self.total = sum(self.counts.values())

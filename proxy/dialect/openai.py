@@ -141,9 +141,10 @@ def _prompts(prompt: object) -> int:
 
 def _is_text(messages: object) -> bool:
     """Is each of these a message whose content is one string, and no item of another kind?"""
-    for message in items(messages):
-        if type(message) is not dict or type(message.get("content")) is not str or "type" in message or "output" in message:
-            return False
+    if type(messages) is list:
+        for message in messages:
+            if type(message) is not dict or type(message.get("content")) is not str or "type" in message or "output" in message:
+                return False
     return True
 
 

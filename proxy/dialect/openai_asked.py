@@ -12,6 +12,7 @@ CLAUDES = 1_024  # the same of Claude, behind a router; recorded: up to 560
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 GIGABYTES = {"1g": 1, "4g": 4, "16g": 16, "64g": 64}  # of a code interpreter's container, billed by memory (OpenAI, Pricing)
 SEARCHES = re.compile(r"(?:openrouter:)?(?:web_search|browser_search)(?:_preview)?(?:_\d.*)?")
+SEARCHING = "-search-"  # in the name of a model
 TALKS = ("previous_response_id", "conversation")  # stored at the provider
 MORE = ("plugins", "web_search_options", "search_parameters")
 OWN = ("function", "custom", "computer_use_preview", "computer", "local_shell", "apply_patch")  # tools that the caller runs
@@ -62,7 +63,7 @@ def reads_stored(doc: Json) -> bool:
 
 def is_searching(model: str | None) -> bool:
     """gpt-4o-search-preview, gpt-5-search-api: they search on every call."""
-    return model is not None and "-search-" in model
+    return model is not None and SEARCHING in model
 
 
 def gigabytes(tool: object) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from proxy.dialect.fields import at, items, mapping, merged, noted, text
 from proxy.dialect.figures import ABSURD, Figures, finished, milliseconds, nanousd
-from proxy.dialect.openai_asked import is_searching, tools_used
+from proxy.dialect.openai_asked import SEARCHING, tools_used
 from proxy.dialect.openai_texts import said_of
 from proxy.dialect.wire import NO_UNITS, Json, Operation
 from proxy.exchange import Usage
@@ -60,12 +60,12 @@ def whole_usage(op: Operation, doc: Json) -> Usage | None:
 def _usual(doc: Json) -> Usage | None:
     """Of most chats: tokens in and out, their total, and details that are nought. None: it wants a thorough look."""
     raw, model, tier = doc.get("usage"), doc.get("model"), doc.get("service_tier")
-    if type(raw) is not dict or type(model) is not str or not model or is_searching(model) or "output" in doc or "status" in doc:
+    if type(raw) is not dict or type(model) is not str or not model or SEARCHING in model or "output" in doc or "status" in doc:
         return None
     input, output, total = map(raw.get, THREE)
     if type(input) is not int or type(output) is not int or type(total) is not int or input + output != total:
         return None
-    if not (0 <= input <= ABSURD and 0 <= output <= ABSURD) or (len(raw) > 3 and not _says_no_more(raw)):
+    if input < 0 or output < 0 or total > ABSURD or (len(raw) > 3 and not _says_no_more(raw)):
         return None
     return Usage(input, 0, 0, 0, output, 0, "provider", "", raw, NO_UNITS, text(tier) if tier else None, None, model, True)
 

@@ -201,8 +201,9 @@ class Reply:
 
     def _pass_on(self, sink: Outlet, line: Line) -> None:
         """What is held already. Not in `relay`, which would keep it to the stream's end."""
-        data = self._held()
-        self._parser.slices.clear()
+        slices = self._parser.slices
+        data = b"".join(slices)  # one piece is itself
+        slices.clear()
         if out := line.feed(data):
             sink.push(out)
 

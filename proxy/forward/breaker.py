@@ -128,21 +128,36 @@ Key = tuple[str, str | None]
 
 
 class Turn:
-    """The leave to attempt, or its refusal. `saw` is called once it is known how the attempt went; only the first call counts."""
+    """The leave to attempt. `saw` is called once it is known how the attempt went; only the first call counts."""
 
-    __slots__ = ("_all", "_epoch", "_key", "_rules", "is_allowed", "retry_after_s", "state")
+    __slots__ = ("_all", "_breaker", "_key", "_rules")
 
-    def __init__(self, all: Breakers | None, key: Key, epoch: int, rules: BreakerRules, state: str, retry_after_s: float = 0.0) -> None:
-        self._all, self._key, self._epoch, self._rules = all, key, epoch, rules
-        self.is_allowed = all is not None
-        self.retry_after_s = retry_after_s  # of a refusal
-        self.state = state  # closed | open | half_open, for the metric
+    is_allowed, retry_after_s = True, 0.0
+    state = "closed"  # for the metric
+
+    def __init__(self, all: Breakers | None, key: Key, breaker: Breaker, rules: BreakerRules) -> None:
+        self._all, self._key, self._breaker, self._rules = all, key, breaker, rules
 
     def saw(self, ok: bool | None, now: float, retry_after_s: float | None = None) -> None:
         """True: it answered; False: a failure; None: nobody's fault (cancelled, refused, rate-limited)."""
         all, self._all = self._all, None
-        if all is not None:
-            all.saw(self._key, ok, self._epoch, now, self._rules, retry_after_s)
+        if all is None:
+            return
+        breaker, rules = self._breaker, self._rules
+        if ok and breaker.state is _CLOSED:  # where it has opened since, nobody reads this tally any more
+            breaker.tally.add(now * BUCKETS // rules.window_s, 0)
+        else:
+            all.saw(self._key, ok, breaker.epoch, now, rules, retry_after_s)
+
+
+class OddTurn(Turn):
+    """Of a breaker that is not closed: the leave to probe, or, without `all`, a refusal."""
+
+    __slots__ = ("is_allowed", "retry_after_s", "state")
+
+    def __init__(self, all: Breakers | None, key: Key, breaker: Breaker, rules: BreakerRules, retry_after_s: float = 0.0) -> None:
+        super().__init__(all, key, breaker, rules)
+        self.is_allowed, self.retry_after_s, self.state = all is not None, retry_after_s, breaker.state.value
 
 
 class Breakers:
@@ -159,22 +174,18 @@ class Breakers:
         if before is None:
             key, before = self._of(provider, model, rules, now)
         if before.state is _CLOSED:
-            return Turn(self, key, before.epoch, rules, "closed")
+            return Turn(self, key, before, rules)
         is_allowed, after = before.allows(now)
         self._keep(key, before, after)
         if not is_allowed:
-            return Turn(None, key, 0, rules, after.state.value, after.wait_s(now))
-        return Turn(self, key, after.epoch, rules, after.state.value)
+            return OddTurn(None, key, after, rules, after.wait_s(now))
+        return OddTurn(self, key, after, rules)
 
     def saw(self, key: Key, ok: bool | None, epoch: int, now: float, rules: BreakerRules, retry_after_s: float | None) -> None:
         """How an attempt ended: `Turn.saw` says it."""
         before = self._all.get(key)
         if before is None:  # forgotten since: it was well then
             before = self._all[key] = Breaker()
-        if ok and before.state is _CLOSED:
-            if epoch == before.epoch:
-                before.tally.add(now * BUCKETS // rules.window_s, 0)
-            return
         after = before.saw(ok, epoch, now, rules, self._dice, retry_after_s)
         if after is not before:
             self._keep(key, before, after)

@@ -116,7 +116,9 @@ class AnswerParser:
         runs = known.run_at
         self.lines = said[runs[0]] if len(runs) == 1 else b"\r\n".join([said[at] for at in runs])
         self.is_over = not self.due
-        self._came(data)
+        self.no_body, self.has_body = 0, bool(self.slices)  # of the latter whoever asks may say False again
+        if not self.has_body:
+            self.noise(data)
         return True
 
     def faulty(self, error: httptools.HttpParserError) -> None:
@@ -124,12 +126,6 @@ class AnswerParser:
         if self.due:
             raise Malformed(str(error.__context__ or error)) from error
         self.is_over = self.is_dirty = True
-
-    def _came(self, data: bytes) -> None:
-        """The read in which the head came to its end."""
-        self.no_body, self.has_body = 0, bool(self.slices)  # of the latter whoever asks may say False again
-        if not self.has_body:
-            self.noise(data)
 
     def _feed_head(self, data: bytes) -> None:
         """Line by line."""
@@ -149,7 +145,9 @@ class AnswerParser:
             self.faulty(error)
         self.is_over = not self.due
         if self.has_head:
-            self._came(data)
+            self.no_body, self.has_body = 0, bool(self.slices)
+            if not self.has_body:
+                self.noise(data)
         elif self.no_body > HEAD_BYTES:
             raise Malformed("the head is too large")
         if self.is_over and self._is_to_head:  # llhttp does not know that no body follows, and waits for one

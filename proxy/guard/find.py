@@ -90,10 +90,11 @@ class Finder:
         hint = "|".join([*(f"(?:{one.hint or one.pattern})" for one in others), _HIDING])
         self._emails = (Emails(),) if EMAIL.entity in entities else ()
         self._all = (*self._emails, Family(others, hint, lambda source, at: True))
+        self._match = _matching(hint)
 
     def look(self, source: bytes) -> Sequence[Family]:
         """The families that may find something in a text; in JSON source all of them, where an escape may hide what it holds."""
-        if self._all[-1].hint(source):
+        if self._match(_ANYWHERE, source, 0, len(source))[0][0] >= 0:
             return self._all
         return self._emails if _AT in source and self._emails and self._emails[0].hint(source) else ()
 

@@ -19,10 +19,10 @@ _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ?([0-9]{1,15})\r\n")
 class Whole:
     """A body that has all come; the part of aiohttp's StreamReader that one request needs."""
 
-    __slots__ = ("_buffer", "_exception")
+    __slots__ = ("_buffer", "_exception", "length")
 
     def __init__(self, body: bytes) -> None:
-        self._buffer = deque((body,))
+        self._buffer, self.length = deque((body,)), len(body)
         self._exception: BaseException | None = None
 
     def is_eof(self) -> bool:
@@ -78,14 +78,17 @@ class Head:
 def head_of(data: bytes, message: RawRequestMessage) -> Head | None:
     """`data`: one read, of which the parser made this message, its whole body and nothing else; None: its head is not to be known again.
 
-    Every line must be told in the strictest way, so that the end of the head is where the parser saw it (RFC 9112 2.2, 6.3).
+    Every line must be told in the strictest way, the first of them too, so that the head begins and ends where the parser saw it: the
+    read may be but the rest of a request (RFC 9112 2.2, 6.3).
     """
     end = data.find(_END, 0, LARGEST) + len(_END)
     if end < len(_END) or message.version != HttpVersion11 or message.should_close or message.upgrade or message.chunked:
         return None
     head, names = data[:end], [lower(name) for name, _ in message.raw_headers]
-    lines = head.split(b"\r\n")[1:-2]
+    first, *lines = head.split(b"\r\n")[:-2]
     found = _LENGTH.search(head)
+    if first != f"{message.method} {message.path} HTTP/1.1".encode("utf-8", "surrogateescape"):
+        return None
     if found is None or names.count("content-length") != 1 or not {"transfer-encoding", "expect", "upgrade"}.isdisjoint(names):
         return None
     if head.count(b"\n") != len(lines) + 2 or len(data) != end + int(found[1]) or (found[1][:1] == b"0" and len(found[1]) > 1):

@@ -18,6 +18,7 @@ from aiohttp.http import RawRequestMessage
 
 from proxy.dialect import dialect_of, spoken
 from proxy.exchange import Call, value
+from proxy.listen.again import Whole
 from proxy.listen.body import ClientBody
 from proxy.listen.connection import CLOSED, Connection, Deadlines
 from proxy.listen.errors import word
@@ -154,7 +155,7 @@ class Edge:
         connection.serving = sink
         self._calls.add(sink)
         try:
-            call = self._read(message, connection, body, sink)
+            call = self._read(message, content, connection, body, sink)
             if call is None:
                 return sink.reply
             if request is not None and _is_session(call, self._settings()):
@@ -178,18 +179,24 @@ class Edge:
             if not sink.is_ended and sink.is_started:
                 sink.abort(b"")
 
-    def _read(self, message: RawRequestMessage, connection: Straight, body: ClientBody, sink: ClientSink) -> Call | None:
+    def _read(self, message: RawRequestMessage, content: Content, connection: Straight, body: ClientBody, sink: ClientSink) -> Call | None:
         """The call that the head asks for; None where it was a browser's preflight, which is answered here."""
         settings = self._settings()
         if settings is not self._under:
             self._under, self._heads = settings, Heads(settings.hosts, settings.cors)
+        last, heads = connection.head, self._heads
         try:
-            head, fields = self._heads.read(message, connection.head)
+            if type(content) is Whole and last is not None and last.under is heads.mark:
+                head, fields = last, connection.fields | {"content-length": str(content.length)}
+            else:
+                connection.head = None
+                head, fields = heads.read(message, last)
         except Refusal:  # the reply depends on whether what comes of the body is small
             body.length = None if message.chunked else _length(message)
             body.expects = body.length != 0 and "Expect" in message.headers
             raise
-        connection.head = head if head.count else None
+        if head.count:
+            connection.head, connection.fields = head, fields
         body.length = None if message.chunked else int(fields.get("content-length", "0"))
         body.expects = head.expects and body.length != 0 and message.version == HttpVersion11
         sink.cors = head.cors

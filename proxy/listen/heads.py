@@ -79,7 +79,7 @@ class Heads:
     """All that is known of heads under one policy: which hosts it serves, and which origins may call."""
 
     def __init__(self, hosts: tuple[str, ...] | None, cors: tuple[str, ...]) -> None:
-        self._hosts, self._cors, self._mark = hosts, cors, object()
+        self._hosts, self._cors, self.mark = hosts, cors, object()
         self._known: dict[tuple[object, ...], Head] = {}
 
     def read(self, message: RawRequestMessage, last: Head | None) -> tuple[Head, dict[str, str]]:
@@ -88,7 +88,7 @@ class Heads:
         `last`: of the request before on this connection, which is likely to be the same. Raises the Refusal of `fields_of` and
         `check_head`; 505 `version_not_supported`.
         """
-        if last is not None and last.under is self._mark and (fields := last.fields_of(message)) is not None:
+        if last is not None and last.under is self.mark and (fields := last.fields_of(message)) is not None:
             return last, fields
         raw = message.raw_headers
         lines: Lines = tuple([(name, None if varies(key := lower(name)) else said, key) for name, said in raw])
@@ -104,7 +104,7 @@ class Heads:
         preflight: RawHeaders | None = None
         if self._cors:
             cors, preflight = cors_headers(fields, self._cors), preflight_headers(method, fields, self._cors)
-        head = Head(self._mark, fields, fields.get("upgrade", "").lower() == "websocket", "expect" in fields, cors, preflight)
+        head = Head(self.mark, fields, fields.get("upgrade", "").lower() == "websocket", "expect" in fields, cors, preflight)
         size = sum([len(name) + len(constant or b"") for name, constant, _ in lines])
         if size + len(message.path) <= LARGEST and _may_be_kept(message, fields, lines):
             if len(self._known) >= MOST:

@@ -25,7 +25,7 @@ Serve = Callable[["Straight", RawRequestMessage, Content, web.BaseRequest | None
 class Straight(Connection):
     """`serve` gets aiohttp's request object only where the client asks for another protocol."""
 
-    __slots__ = ("_again", "_lessons", "_reading", "_serve", "head", "peer", "task")
+    __slots__ = ("_again", "_lessons", "_reading", "_serve", "fields", "head", "peer", "task")
 
     def __init__(
         self,
@@ -43,7 +43,8 @@ class Straight(Connection):
         self._again: again.Head | None = None
         self._lessons = LESSONS
         self.task: asyncio.Task[None] | None = None  # runs all of its calls
-        self.head: Head | None = None  # of its last request
+        self.head: Head | None = None  # of its last request, if it is kept
+        self.fields: dict[str, str] = {}  # of that request
         self.peer = "unix"  # the client's IP address
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -55,7 +56,7 @@ class Straight(Connection):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._reading is not None:
             self._reading.set_exception(exc or ConnectionResetError("Connection lost"))
-        self._again = None
+        self._again, self.fields = None, {}
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from proxy.dialect.wire import Operation
 from proxy.exchange import Usage, value
-from proxy.meter.row import PriceRow, bound_cost, cost, flat, has_unpriced, metered, unpriced_fees
+from proxy.meter.row import DEARER, PriceRow, bound_cost, cost, flat, has_unpriced, unpriced_fees
 from proxy.meter.table import PriceTable
 from proxy.policy.plan import PriceOverride, Pricing, Provider
 from proxy.refusal import Refusal
@@ -24,7 +24,6 @@ _POLICY = "policy"
 UNITS, TIER = "unpriced_units", "unpriced_tier"
 KNOWN = ("table", "override", "free")  # marks of rows that are no stand-ins
 STATES_COST = ("openrouter", "perplexity")  # these state the whole cost of each call themselves
-DEARER = ("priority", "fast")
 _STAND_INS = {"fallback": "fallback_price", "unpriced": "unpriced", "unmetered": "unmetered"}
 
 
@@ -81,22 +80,24 @@ class Prices:
         An entry of `prices:` named provider/model goes before one named model; exact names before those a snapshot or
         `-latest` falls under, these before globs. A discount is taken off the table's row, a rate replaces the table's.
         """
-        found = self._quoted(provider_name, price_id, model, at_ns) if model else None
-        return None if found is None else found.row
+        if not model:
+            return None
+        known = self._known.get((provider_name, price_id, model))
+        if known is None or not known.since <= at_ns < known.until:
+            known = self._looked_up(provider_name, price_id, model, at_ns)
+        return None if known.quote is None else known.quote.row
 
-    def _quoted(self, provider_name: str, price_id: str, model: str, at_ns: int) -> Quote | None:
-        found = self._known.get((provider_name, price_id, model))
-        if found is None or not found.since <= at_ns < found.until:
-            override, row = self._override(provider_name, model), self._table.row(price_id, model, at_ns)
-            if override is not None:
-                row = self._with_override(row, override)
-            if len(self._known) >= _MEMORY:
-                self._known.clear()
-            quote = None if row is None else Quote(row, "", provider_name, price_id, at_ns)
-            found = _Found(*self._table.period(price_id, model, at_ns), quote)
-            if len(model) <= _MAX_NAME:
-                self._known[(provider_name, price_id, model)] = found
-        return found.quote
+    def _looked_up(self, provider_name: str, price_id: str, model: str, at_ns: int) -> _Found:
+        override, row = self._override(provider_name, model), self._table.row(price_id, model, at_ns)
+        if override is not None:
+            row = self._with_override(row, override)
+        if len(self._known) >= _MEMORY:
+            self._known.clear()
+        quote = None if row is None else Quote(row, "", provider_name, price_id, at_ns)
+        found = _Found(*self._table.period(price_id, model, at_ns), quote)
+        if len(model) <= _MAX_NAME:
+            self._known[(provider_name, price_id, model)] = found
+        return found
 
     def quote(
         self,
@@ -113,9 +114,11 @@ class Prices:
         Raises Refusal 400 `unmetered_operation` and `unpriced_model` where policy says deny.
         """
         if model and op.is_metered and op.is_billed and not op.is_read_back and not tools:
-            found = self._quoted(provider.name, provider.price_id, model, at_ns)
-            if found is not None:
-                return found
+            known = self._known.get((provider.name, provider.price_id, model))
+            if known is None or not known.since <= at_ns < known.until:
+                known = self._looked_up(provider.name, provider.price_id, model, at_ns)
+            if known.quote is not None:
+                return known.quote
         row, note = self._row(pricing, is_under_spend_limit, provider, model, op, at_ns)
         is_ours_to_price = row.mark in ("table", "override") and provider.price_id not in STATES_COST
         missing = unpriced_fees(row, tools) if tools and is_ours_to_price else []
@@ -153,9 +156,6 @@ class Prices:
         row, note = quote.row, quote.note
         if usage.source == "provider" and row.mark in KNOWN:
             note = ""  # an operation that was thought unmetered has stated its usage
-            is_plain = not usage.units and usage.cost_nanousd is None and usage.tier not in DEARER and row.mark != "free"
-            if is_plain and (amount := metered(row, usage)):
-                return Priced(amount, row.as_json(usage), usage.note)  # nothing of it may lack a price: most calls
         elif usage.source == "provider" and usage.model:
             found = self.find(quote.provider, quote.price_id, usage.model, quote.at_ns)
             row, note = (found, "") if found else (row, note)

@@ -213,26 +213,30 @@ class WholeReading:
     is_whole = False
     _is_tail = False
     _doc: Json | None = None
+    _body: bytes | bytearray = b""  # in one piece, as most answers come, or put together
 
     def __init__(self, dialect: Dialect, op: Operation) -> None:
         self._dialect, self._op = dialect, op
-        self._body = bytearray()
 
     def take(self, data: bytes) -> None:
-        self._body += data
-        if len(self._body) > 2 * MAX_WHOLE:
-            del self._body[:-MAX_WHOLE]
-            self._is_tail = True
+        body = self._body
+        if not body:
+            self._body = body = data
+        else:
+            self._body = body = body if isinstance(body, bytearray) else bytearray(body)
+            body += data
+        if len(body) > 2 * MAX_WHOLE:
+            self._body, self._is_tail = bytearray(body[-MAX_WHOLE:]), True
 
     def look(self) -> None:
-        if self._is_tail or len(self._body) > MAX_WHOLE:
-            self.is_whole = self._body.rstrip().endswith((b"}", b"]"))
-            doc = _usage_at_the_end(bytes(self._body[-MAX_WHOLE:]))
+        body = self._body
+        if self._is_tail or len(body) > MAX_WHOLE:
+            self.is_whole = body.rstrip().endswith((b"}", b"]"))
+            doc = _usage_at_the_end(bytes(body[-MAX_WHOLE:]))
         else:
-            doc = _json(self._body)
+            doc = _json(body)
             self.is_whole = doc is not None
-        self._doc = doc
-        self.is_odd = doc is None
+        self._doc, self.is_odd = doc, doc is None
         if doc is not None:
             self.usage = self._dialect.usage(self._op, doc)
             self.error = self._dialect.error_of(self._op, doc)

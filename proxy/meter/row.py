@@ -49,12 +49,14 @@ _RATE_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _MEDIA = ("input_audio", "input_image", "input_video", "cached_audio", "cached_image", "cached_video")
 _CACHED_MEDIA = (("cached_audio", "input_audio"), ("cached_image", "input_image"), ("cached_video", "input_video"))
 BILLED_APART = ("billed_input", "billed_output")
+DEARER = ("priority", "fast")  # service tiers
 FEES = ("searches", "preview_searches", "storage_searches", "containers")  # of tools that the provider runs; containers by the GB
 _TIMED = frozenset({"audio_ms", "characters"})
 _BESIDE = ("characters", "audio_ms", "pages", *FEES)  # billed beside the tokens
 
 # Above this many input tokens: what one of each unit costs, per _COMMON; and apart, what one of input, output and requests does.
 _Factors = tuple[int, Mapping[str, int], int, int, int]
+_Plain = tuple[int, int, int]  # what one token in, one out and the call cost, per _COMMON
 _Step = tuple[int, int, int, int]  # above this many input tokens: what one token in, one out and the call cost at most, per _COMMON
 
 Mark = Literal["table", "override", "fallback", "free", "unmetered", "unpriced"]
@@ -79,12 +81,21 @@ class PriceRow:
     discount_ppm: int = 0
     window: int | None = None
     reads: int | None = field(init=False, repr=False, compare=False)
+    shown: Mapping[str, object] = field(init=False, repr=False, compare=False)  # `as_json` of a usage that states nothing unusual
+    plain: _Plain | None = field(init=False, repr=False, compare=False)  # what tokens cost where nothing but their number decides
+    most: _Plain | None = field(init=False, repr=False, compare=False)  # what they may cost at most, likewise
     _shown: dict[str, dict[str, object]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier: what does not vary
     _factors: dict[str, tuple[_Factors, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier
     _dearest: dict[tuple[str, bool], tuple[_Step, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # tier, media
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reads", self.window if _TIMED.isdisjoint(self.rates) else None)
+        shown = self._shown[""] = self._constant("")
+        object.__setattr__(self, "shown", shown)
+        factors, steps = _all_factors(self.rates), _steps(self, "", has_media=False)
+        is_priced = self.mark in ("table", "override") and not self.discount_ppm
+        object.__setattr__(self, "plain", factors[0][2:] if is_priced and len(factors) == 1 else None)
+        object.__setattr__(self, "most", steps[0][1:] if is_priced and len(steps) == 1 else None)
 
     def tier_of(self, tier: str | None) -> str:
         """The service tier as it is priced apart here; "" where it is not."""
@@ -150,6 +161,17 @@ def cost(row: PriceRow, usage: Usage) -> int:
     if usage.cost_nanousd is not None:
         return max(0, usage.cost_nanousd)
     return metered(row, usage)
+
+
+def usual_cost(row: PriceRow, usage: Usage) -> int:
+    """The same of most answers, which state tokens in and out and no more; `row.shown` is their `price_row`. 0: it wants a closer look."""
+    if usage.source != "provider" or usage.units or usage.cached_input or usage.cache_write or usage.cache_write_1h or usage.reasoning:
+        return 0
+    plain, tier, input, output = row.plain, usage.tier, usage.input, usage.output
+    if plain is None or usage.cost_nanousd is not None or input < 0 or output < 0 or (tier and (tier in DEARER or row.tier_of(tier))):
+        return 0
+    of_input, of_output, total = plain
+    return -(-(total + input * of_input + output * of_output) // _COMMON)
 
 
 def metered(row: PriceRow, usage: Usage) -> int:
@@ -228,6 +250,11 @@ def bound_cost(
     `tier` is the service tier asked for, or what replies to calls that asked for none have told. `fees`: tools that the provider
     runs, and how often at most.
     """
+    plain = row.most
+    if plain is not None and not (images or files or fees or (tier and row.tier_of(tier))):  # most calls
+        inward, outward, total = plain
+        total += input_tokens * inward
+        return -(-(total + output_tokens * outward) // _COMMON), -(-total // _COMMON)
     if row.mark == "free":
         return 0, 0
     key = (row.tier_of(tier) if tier else "", bool(images or files))
@@ -240,9 +267,7 @@ def bound_cost(
     for unit, uses in fees:
         total += uses * _dearest(row.rates, unit, input_tokens)
     most = total + output_tokens * outward
-    if row.discount_ppm:
-        return _settled(row, most), _settled(row, total)
-    return -(-most // _COMMON), -(-total // _COMMON)
+    return _settled(row, most), _settled(row, total)
 
 
 def _steps(row: PriceRow, tier: str, has_media: bool) -> tuple[_Step, ...]:

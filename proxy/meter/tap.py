@@ -153,7 +153,7 @@ class Watch:
         if self._reading is None or not chunks:
             return
         self._is_looked_at = False
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        data = b"".join(chunks)  # of one, that one
         try:
             self._reading.take(self._inflater.feed(data) if self._inflater else data)
         except (TooLong, UpstreamCut):  # above a bound, or no valid coding

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Protocol
 
-from proxy.exchange import Row, Story, Try
+from proxy.exchange import NO_DETAIL, UNCONFIRMED, Row, Story, Try
 from proxy.ports import Clock
 from proxy.record.redact import plain, scrubbed
 from proxy.refusal import Refusal
@@ -53,7 +53,7 @@ class Books:
         began = try_.began or ended
         overhead_ms = ((ended - story.call.began - story.upstream_s) * 1e6 + WHOLE - WHOLE) / 1e3
         if len(story.tries) > 1:
-            overhead_ms = round(overhead_ms - sum(one.row.overhead_ms for one in story.tries if one.row is not None), 3)
+            overhead_ms = _untold(overhead_ms, story)
         rest = (
             try_.status,
             try_.end,
@@ -75,6 +75,17 @@ class Books:
             story.streamed,
         )
         return _row(Row, (try_.head or self._head(story, try_)) + rest)
+
+    def held(self, story: Story, try_: Try, input: int, output: int) -> Row:
+        """The line of an attempt that is about to leave, should nobody live to settle it: worth what is held for it."""
+        overhead_ms = ((try_.began - story.call.began - story.upstream_s) * 1e6 + WHOLE - WHOLE) / 1e3
+        if len(story.tries) > 1:
+            overhead_ms = _untold(overhead_ms, story)
+        rest = (
+            None, "crashed", input, 0, 0, output, 0, NO_DETAIL, "estimate", UNCONFIRMED, try_.cost_nanousd, try_.held_nanousd,
+            try_.price_row, story.generation, 0.0, None, overhead_ms if overhead_ms > 0 else 0.0, story.streamed,
+        )  # fmt: skip
+        return _row(Row, self._head(story, try_) + rest)
 
     def _head(self, story: Story, try_: Try) -> tuple[object, ...]:
         caller = story.caller
@@ -163,6 +174,11 @@ class Books:
     def _failed(self, error: Exception) -> None:
         with suppress(Exception):
             self._log.event("error", "books", error=type(error).__name__)
+
+
+def _untold(overhead_ms: float, story: Story) -> float:
+    """What of it no earlier row tells."""
+    return round(overhead_ms - sum(one.row.overhead_ms for one in story.tries if one.row is not None), 3)
 
 
 _row = tuple.__new__  # nothing is looked at: fields in their order, all of them

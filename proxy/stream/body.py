@@ -35,7 +35,9 @@ def read_json(raw: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, object]:
         raise Refusal(400, "malformed_json", "the body is not valid JSON in UTF-8", should_retry=False) from None
     if type(doc) is not dict:
         raise Refusal(400, "malformed_json", "the body must be one JSON object", should_retry=False)
-    if _count(raw, b"{", max_depth) + _count(raw, b"[", max_depth) > max_depth and is_deeper(doc, max_depth):
+    # where they are seldom, `replace` takes a tenth of the time of `count`
+    without = len(raw.replace(b"{", b"", max_depth + 1)) + len(raw.replace(b"[", b"", max_depth + 1))
+    if 2 * len(raw) - without > max_depth and is_deeper(doc, max_depth):
         raise Refusal(400, "malformed_json", f"the body is nested deeper than {max_depth} levels", should_retry=False)
     anew = orjson.dumps(doc)
     if anew != raw and _may_repeat_a_key(raw, anew):
@@ -46,13 +48,8 @@ def read_json(raw: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, object]:
     return doc
 
 
-def _count(raw: bytes, mark: bytes, most: int) -> int:
-    """How often, up to once more than `most`. Where it is seldom, `replace` takes a tenth of the time of `count`."""
-    return len(raw) - len(raw.replace(mark, b"", most + 1))
-
-
 def _quotes(raw: bytes) -> int:
-    few = _count(raw, b'"', FEW)
+    few = len(raw) - len(raw.replace(b'"', b"", FEW + 1))
     return few if few <= FEW else raw.count(b'"')
 
 

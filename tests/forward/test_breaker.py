@@ -119,6 +119,31 @@ def test_the_outcome_of_an_older_attempt_says_nothing_about_the_probe():
     assert world.state == "half_open"
 
 
+def test_a_success_that_began_before_the_breaker_opened_breaks_no_row_of_failures_after_it_has_closed():
+    world = World()
+    old = world.enter()
+    world.see(*[False] * 5)
+    world.now += 6
+    world.see(True, True, True)
+    assert world.state == "closed"
+    world.see(*[False] * 4)
+    old.saw(True, world.now)
+    world.see(False)
+    assert world.state == "open"
+
+
+def test_a_turn_is_counted_once():
+    world = World()
+    turn = world.enter()
+    for _ in range(9):
+        turn.saw(False, world.now)
+    world.see(*[False] * 3)
+    turn.saw(True, world.now)
+    assert world.state == "closed"
+    world.see(False)
+    assert world.state == "open"
+
+
 @pytest.mark.parametrize(("asked", "wait"), [(60.0, 60.0), (1.0, 5.0), (9999.0, 120.0)])
 def test_a_retry_after_of_the_provider_is_kept_within_the_cap(asked, wait):
     world = World()

@@ -158,6 +158,37 @@ async def test_another_key_another_path_and_a_request_without_a_body_are_told_ap
     writer.close()
 
 
+async def test_a_head_that_was_refused_is_refused_again_whatever_was_served_before_it(open_edge):
+    world = await open_edge(hosts=("x",))
+    reader, writer = await world.connect()
+    for target in (b"chat/completions", b"chat/completions"):
+        writer.write(asked(b"{}", HEAD.replace(b"chat/completions", target)))
+        await replies(reader, 1)
+    (connection,) = world.edge._connections()
+    known = connection.head
+    for _ in range(2):
+        writer.write(asked(b"{}", HEAD.replace(b"Host: x", b"Host: x\r\nAuthorization: Bearer slk-2")))
+        assert b" 400 " in await reader.readuntil(b"\r\n") and connection.head is not known
+        await replies(reader, 1)
+    assert len(world.calls) == 2 and world.refusals == ["ambiguous_credentials"] * 2
+    writer.close()
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 5, 12, 28, 35, 40, len(HEAD)])
+async def test_of_a_request_that_came_in_two_pieces_the_second_is_no_head_that_may_come_again(open_edge, cut):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    data = asked(b"abcde")
+    writer.write(data[:cut])
+    await asyncio.sleep(0.05)
+    writer.write(data[cut:])
+    await replies(reader, 1)
+    writer.write(data[cut:])
+    assert b" 400 " in await reader.readuntil(b"\r\n")
+    assert len(world.calls) == 1
+    writer.close()
+
+
 @pytest.mark.parametrize("cut", [1, 20, 60, 120, len(HEAD), len(HEAD) + 3])
 async def test_a_repeated_request_may_come_in_pieces_or_with_the_next_behind_it(open_edge, cut):
     world = await open_edge()

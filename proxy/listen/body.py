@@ -19,10 +19,10 @@ _SMALL = 64 * 1024  # an unread body up to this size is read and thrown away, an
 class ClientBody:
     """`ports.Body` of one request. `length` None means chunked."""
 
-    __slots__ = ("_connection", "_content", "expects", "length")
+    __slots__ = ("_connection", "content", "expects", "length")
 
     def __init__(self, connection: Connection, content: Content) -> None:
-        self._connection, self._content = connection, content
+        self._connection, self.content = connection, content
         self.length: int | None = None  # told as soon as the head is read
         self.expects = False  # the client waits for a 100 before it sends
 
@@ -31,11 +31,11 @@ class ClientBody:
         """May the connection serve another request after a reply that leaves this body unread?"""
         if self._connection.is_broken or self.expects:
             return False
-        return self._content.is_eof() or (self.length is not None and self.length <= _SMALL)
+        return self.content.is_eof() or (self.length is not None and self.length <= _SMALL)
 
     async def read(self, limit: int) -> bytes:
         """All of it. `limit` is in bytes. Raises Refusal 413 `too_large`, 408 `request_timeout`, 400 `invalid_request`; ClientGone."""
-        content = self._content
+        content = self.content
         if self.expects or not content.is_eof():
             pieces = [piece async for piece in self.stream(limit)]
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -57,7 +57,7 @@ class ClientBody:
         while True:
             piece = self._take()
             if not piece:
-                if self._content.is_eof():
+                if self.content.is_eof():
                     break
                 began = monotonic()
                 piece = await self._next(self._connection.deadlines.body_grace + got / MIN_RATE - waited)
@@ -88,7 +88,7 @@ class ClientBody:
 
     def _take(self) -> bytes:
         try:
-            return self._content.read_nowait()
+            return self.content.read_nowait()
         except (ConnectionError, RuntimeError) as gone:
             raise ClientGone from gone
 
@@ -96,7 +96,7 @@ class ClientBody:
         """The next bytes, b"" at the end. Slower than the pace or silent: 408."""
         try:
             async with asyncio.timeout(min(self._connection.deadlines.body_idle, patience_s)):
-                return await self._content.readany()
+                return await self.content.readany()
         except TimeoutError:
             raise Refusal(408, "request_timeout", "the body came too slowly: below 1 KiB/s, or not at all", close=True) from None
         except RequestPayloadError:

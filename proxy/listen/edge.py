@@ -22,7 +22,7 @@ from proxy.listen.again import Whole
 from proxy.listen.body import ClientBody
 from proxy.listen.connection import CLOSED, Connection, Deadlines
 from proxy.listen.errors import word
-from proxy.listen.headers import check_handshake, ids, lower, read_call
+from proxy.listen.headers import check_handshake, ids, read_call, said_length
 from proxy.listen.heads import Heads
 from proxy.listen.sink import ClientSink
 from proxy.listen.straight import Content, Server, Straight
@@ -155,7 +155,7 @@ class Edge:
         connection.serving = sink
         self._calls.add(sink)
         try:
-            call = self._read(message, content, connection, body, sink)
+            call = self._read(message, connection, body, sink)
             if call is None:
                 return sink.reply
             if request is not None and _is_session(call, self._settings()):
@@ -179,20 +179,20 @@ class Edge:
             if not sink.is_ended and sink.is_started:
                 sink.abort(b"")
 
-    def _read(self, message: RawRequestMessage, content: Content, connection: Straight, body: ClientBody, sink: ClientSink) -> Call | None:
+    def _read(self, message: RawRequestMessage, connection: Straight, body: ClientBody, sink: ClientSink) -> Call | None:
         """The call that the head asks for; None where it was a browser's preflight, which is answered here."""
         settings = self._settings()
         if settings is not self._under:
             self._under, self._heads = settings, Heads(settings.hosts, settings.cors)
         last, heads = connection.head, self._heads
         try:
-            if type(content) is Whole and last is not None and last.under is heads.mark:
+            if type(content := body.content) is Whole and last is not None and last.under is heads.mark:
                 head, fields = last, connection.fields | {"content-length": str(content.length)}
             else:
                 connection.head = None
                 head, fields = heads.read(message, last)
         except Refusal:  # the reply depends on whether what comes of the body is small
-            body.length = None if message.chunked else _length(message)
+            body.length = None if message.chunked else said_length(message.raw_headers)
             body.expects = body.length != 0 and "Expect" in message.headers
             raise
         if head.count:
@@ -208,17 +208,8 @@ class Edge:
         if where is None:
             where = head.route = route(message.path, fields, settings.providers, settings.default_provider)
         clock = self._clock
-        call = read_call(
-            message.method,
-            where,
-            message.raw_headers,
-            fields,
-            sink.request_id,
-            connection.peer,
-            clock.now_ns(),
-            clock.monotonic(),
-            head.kept,
-        )
+        raw, id_, peer, at_ns = message.raw_headers, sink.request_id, connection.peer, clock.now_ns()
+        call = read_call(message.method, where, raw, fields, id_, peer, at_ns, clock.monotonic(), head.kept)
         sink.request_id = call.id
         if settings.draining or self._is_closing:
             raise Refusal(503, "draining", retry_after=1, close=True)
@@ -257,11 +248,6 @@ class Edge:
         status, lines, body = word(no, dialect_of("openai"), id_)
         head = b"".join(b"%b: %b\r\n" % line for line in lines)
         transport.write(b"HTTP/1.1 %d \r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, head, len(body), body))
-
-
-def _length(message: RawRequestMessage) -> int:
-    """What its Content-Length says, which the parser has read; 0 where there is none."""
-    return int(next((said for name, said in message.raw_headers if lower(name) == "content-length"), b"0"))
 
 
 def read_listen(listen: str) -> tuple[str, int] | str:

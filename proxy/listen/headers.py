@@ -113,6 +113,11 @@ def _check_host(host: str, hosts: tuple[str, ...] | None) -> None:
         raise Refusal(421, "wrong_host", "this Host is not in server.hosts of the policy", should_retry=False, close=True)
 
 
+def said_length(raw: RawHeaders) -> int:
+    """What the Content-Length of a request says that was parsed; 0 where there is none."""
+    return int(next((said for name, said in raw if lower(name) == "content-length"), b"0"))
+
+
 def check_handshake(call: Call) -> None:
     """A WebSocket upgrade is one of version 13 or none at all (H51). Raises Refusal 400."""
     handshake = (call.method, call.fields.get("sec-websocket-version"), "sec-websocket-key" in call.fields)

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 
 from proxy.dialect.wire import Operation
 from proxy.exchange import Usage, value
-from proxy.meter.row import DEARER, PriceRow, bound_cost, cost, flat, has_unpriced, unpriced_fees
+from proxy.meter.rates import flat
+from proxy.meter.row import DEARER, PriceRow, bound_cost, cost, has_unpriced, unpriced_fees
 from proxy.meter.table import PriceTable
 from proxy.policy.plan import PriceOverride, Pricing, Provider
 from proxy.refusal import Refusal

@@ -8,56 +8,18 @@ from types import MappingProxyType
 from typing import Literal
 
 from proxy.exchange import Usage
+from proxy.meter.rates import COMMON, NO_RATES, Factors, Plain, Rates, Step, dearest_of, factors_of, rate_as_json, steps_of
 
-Rate = tuple[tuple[int, int], ...]  # (starts above this many input tokens, nano-dollars per PER units), ascending; the first starts at -1
-Rates = Mapping[str, Rate]
-NO_RATES: Rates = MappingProxyType({})
 NO_TIERS: Mapping[str, Rates] = MappingProxyType({})
 
-_MTOK = 1_000_000
-PER: Mapping[str, int] = MappingProxyType(  # how many units a rate buys
-    {
-        "input": _MTOK, "cached_input": _MTOK, "cache_write": _MTOK, "cache_write_1h": _MTOK,
-        "input_audio": _MTOK, "cached_audio": _MTOK, "input_image": _MTOK, "cached_image": _MTOK, "input_video": _MTOK,
-        "cached_video": _MTOK,
-        "output": _MTOK, "reasoning": _MTOK, "output_audio": _MTOK, "output_image": _MTOK, "output_video": _MTOK,
-        "characters": 1_000_000, "audio_ms": 3_600_000, "searches": 1_000, "storage_searches": 1_000, "pages": 1_000, "requests": 1_000,
-        "preview_searches": 1_000, "containers": 1_000,
-    }
-)  # fmt: skip
-_COMMON = 18_000_000  # least common multiple of PER: costs are summed over it and divided once
 _PPM = 1_000_000
 
-# A share of the tokens that the row does not price apart costs what its nearest ancestor costs.
-_RATE_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "cached_input": ("cached_input", "input"),
-        "cache_write": ("cache_write", "input"),
-        "cache_write_1h": ("cache_write_1h", "cache_write", "input"),
-        "cached_audio": ("cached_audio", "input_audio", "cached_input", "input"),
-        "cached_image": ("cached_image", "input_image", "cached_input", "input"),
-        "cached_video": ("cached_video", "input_video", "cached_input", "input"),
-        "input_audio": ("input_audio", "input"),
-        "input_image": ("input_image", "input"),
-        "input_video": ("input_video", "input"),
-        "reasoning": ("reasoning", "output"),
-        "output_audio": ("output_audio", "output"),
-        "output_image": ("output_image", "output"),
-        "output_video": ("output_video", "output"),
-    }
-)
-_MEDIA = ("input_audio", "input_image", "input_video", "cached_audio", "cached_image", "cached_video")
 _CACHED_MEDIA = (("cached_audio", "input_audio"), ("cached_image", "input_image"), ("cached_video", "input_video"))
 BILLED_APART = ("billed_input", "billed_output")
 DEARER = ("priority", "fast")  # service tiers
 FEES = ("searches", "preview_searches", "storage_searches", "containers")  # of tools that the provider runs; containers by the GB
 _TIMED = frozenset({"audio_ms", "characters"})
 _BESIDE = ("characters", "audio_ms", "pages", *FEES)  # billed beside the tokens
-
-# Above this many input tokens: what one of each unit costs, per _COMMON; and apart, what one of input, output and requests does.
-_Factors = tuple[int, Mapping[str, int], int, int, int]
-_Plain = tuple[int, int, int]  # what one token in, one out and the call cost, per _COMMON
-_Step = tuple[int, int, int, int]  # above this many input tokens: what one token in, one out and the call cost at most, per _COMMON
 
 Mark = Literal["table", "override", "fallback", "free", "unmetered", "unpriced"]
 
@@ -82,17 +44,17 @@ class PriceRow:
     window: int | None = None
     reads: int | None = field(init=False, repr=False, compare=False)
     shown: Mapping[str, object] = field(init=False, repr=False, compare=False)  # `as_json` of a usage that states nothing unusual
-    plain: _Plain | None = field(init=False, repr=False, compare=False)  # what tokens cost where nothing but their number decides
-    most: _Plain | None = field(init=False, repr=False, compare=False)  # what they may cost at most, likewise
+    plain: Plain | None = field(init=False, repr=False, compare=False)  # what tokens cost where nothing but their number decides
+    most: Plain | None = field(init=False, repr=False, compare=False)  # what they may cost at most, likewise
     _shown: dict[str, dict[str, object]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier: what does not vary
-    _factors: dict[str, tuple[_Factors, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier
-    _dearest: dict[tuple[str, bool], tuple[_Step, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # tier, media
+    _factors: dict[str, tuple[Factors, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier
+    _dearest: dict[tuple[str, bool], tuple[Step, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # tier, media
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reads", self.window if _TIMED.isdisjoint(self.rates) else None)
         shown = self._shown[""] = self._constant("")
         object.__setattr__(self, "shown", shown)
-        factors, steps = _all_factors(self.rates), _steps(self, "", has_media=False)
+        factors, steps = factors_of(self.rates), steps_of(self.rates, self.rates, has_media=False)
         is_priced = self.mark in ("table", "override") and not self.discount_ppm
         object.__setattr__(self, "plain", factors[0][2:] if is_priced and len(factors) == 1 else None)
         object.__setattr__(self, "most", steps[0][1:] if is_priced and len(steps) == 1 else None)
@@ -106,12 +68,12 @@ class PriceRow:
         special = self.tiers.get(self.tier_of(tier))
         return {**self.rates, **special} if special else self.rates
 
-    def factors(self, tier: str | None, input_tokens: int) -> _Factors:
-        """What one of each unit costs, per _COMMON, where it costs anything: at this many input tokens under this service tier."""
+    def factors(self, tier: str | None, input_tokens: int) -> Factors:
+        """What one of each unit costs, per COMMON, where it costs anything: at this many input tokens under this service tier."""
         name = self.tier_of(tier) if tier else ""
         steps = self._factors.get(name)
         if steps is None:
-            steps = self._factors[name] = _all_factors(self.rates_for(name))
+            steps = self._factors[name] = factors_of(self.rates_for(name))
         if len(steps) == 1:
             return steps[0]
         return next((step for step in reversed(steps) if input_tokens > step[0]), steps[0])
@@ -142,16 +104,8 @@ class PriceRow:
 
     def _constant(self, tier: str) -> dict[str, object]:
         stored: dict[str, object] = {"name": self.name, "provider": self.provider, "source": self.source, "date": self.date}
-        stored |= {"mark": self.mark, "rates": {unit: _rate_as_json(rate) for unit, rate in self.rates_for(tier).items()}}
+        stored |= {"mark": self.mark, "rates": {unit: rate_as_json(rate) for unit, rate in self.rates_for(tier).items()}}
         return {**stored, "discount_ppm": self.discount_ppm} if self.discount_ppm else stored
-
-
-def _rate_as_json(rate: Rate) -> int | list[list[int]]:
-    return rate[0][1] if len(rate) == 1 else [list(step) for step in rate]
-
-
-def flat(nanousd: int) -> Rate:
-    return ((-1, nanousd),)
 
 
 def cost(row: PriceRow, usage: Usage) -> int:
@@ -171,7 +125,7 @@ def usual_cost(row: PriceRow, usage: Usage) -> int:
     if plain is None or usage.cost_nanousd is not None or input < 0 or output < 0 or (tier and (tier in DEARER or row.tier_of(tier))):
         return 0
     of_input, of_output, total = plain
-    return -(-(total + input * of_input + output * of_output) // _COMMON)
+    return -(-(total + input * of_input + output * of_output) // COMMON)
 
 
 def metered(row: PriceRow, usage: Usage) -> int:
@@ -254,68 +208,23 @@ def bound_cost(
     if plain is not None and not (images or files or fees or (tier and row.tier_of(tier))):  # most calls
         inward, outward, total = plain
         total += input_tokens * inward
-        return -(-(total + output_tokens * outward) // _COMMON), -(-total // _COMMON)
+        return -(-(total + output_tokens * outward) // COMMON), -(-total // COMMON)
     if row.mark == "free":
         return 0, 0
     key = (row.tier_of(tier) if tier else "", bool(images or files))
     steps = row._dearest.get(key)
     if steps is None:
-        steps = row._dearest[key] = _steps(row, *key)
+        steps = row._dearest[key] = steps_of(row.rates, row.rates_for(key[0]), has_media=key[1])
     step = steps[0] if len(steps) == 1 else next(step for step in reversed(steps) if step[0] < max(1, input_tokens))
     _, inward, outward, total = step
     total += input_tokens * inward
     for unit, uses in fees:
-        total += uses * _dearest(row.rates, unit, input_tokens)
+        total += uses * dearest_of(row.rates, unit, input_tokens)
     most = total + output_tokens * outward
     return _settled(row, most), _settled(row, total)
 
 
-def _steps(row: PriceRow, tier: str, has_media: bool) -> tuple[_Step, ...]:
-    """The dearest rates from each number of input tokens on at which one changes; ascending, the first at -1."""
-    ways = (row.rates, row.rates_for(tier))
-    starts = {-1, *(start for rates in ways for rate in rates.values() for start, _ in rate)}
-
-    def dearest(start: int, *units: str) -> int:
-        return max(_dearest(rates, unit, start + 1) for rates in ways for unit in units)
-
-    inward = ("input", "cached_input", "cache_write", "cache_write_1h", *(_MEDIA if has_media else ()))
-    outward = ("output", "reasoning", "output_audio", "output_image", "output_video")
-    return tuple(
-        # a body of n bytes has at most n characters, and n ms of audio at 8 kbit/s
-        (
-            start,
-            dearest(start, *inward) + dearest(start, "characters") + dearest(start, "audio_ms"),
-            dearest(start, *outward),
-            dearest(start, "requests"),
-        )
-        for start in sorted(starts)
-    )
-
-
 def _settled(row: PriceRow, total: int) -> int:
     if row.discount_ppm:
-        return -(-total * (_PPM - row.discount_ppm) // (_COMMON * _PPM))
-    return -(-total // _COMMON)
-
-
-def _all_factors(rates: Rates) -> tuple[_Factors, ...]:
-    """By the number of input tokens from which on a rate changes; ascending, the first at -1."""
-    named = {unit: next((name for name in (unit, *_RATE_OF.get(unit, ())) if name in rates), None) for unit in PER}
-    found: list[_Factors] = []
-    for start in sorted({-1, *(start for rate in rates.values() for start, _ in rate)}):
-        of = {unit: _rate_at(rates[name], start + 1) * (_COMMON // PER[name]) for unit, name in named.items() if name is not None}
-        found.append((start, of, of.get("input", 0), of.get("output", 0), of.get("requests", 0)))
-    return tuple(found)
-
-
-def _rate_at(rate: Rate, input_tokens: int) -> int:
-    """The step for this many input tokens: crossing a threshold prices all tokens, not only those above it."""
-    return next((nanousd for start, nanousd in reversed(rate) if input_tokens > start), rate[0][1])
-
-
-def _dearest(rates: Rates, unit: str, input_tokens: int) -> int:
-    """Per _COMMON units; 0 where the row does not price the unit."""
-    rate = rates.get(unit)
-    if rate is None:
-        return 0
-    return max(nanousd for start, nanousd in rate if start < max(1, input_tokens)) * (_COMMON // PER[unit])
+        return -(-total * (_PPM - row.discount_ppm) // (COMMON * _PPM))
+    return -(-total // COMMON)

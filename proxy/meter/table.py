@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from proxy.meter.row import PriceRow, Rate, Rates, flat
+from proxy.meter.rates import Rate, Rates, flat
+from proxy.meter.row import PriceRow
 
 _PRICES = Path(__file__).with_name("prices.jsonl")
 _MEMORY = 4096  # model names come from outside: remembered up to this many, then forgotten all at once

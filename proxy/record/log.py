@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 
 import orjson
 
-from proxy.exchange import Story, Try
+from proxy.exchange import NANO, Story, Try
 from proxy.ports import Clock
 from proxy.record.redact import may_hold_key, plain, scrubbed, scrubbed_id
+from proxy.record.rows import rfc3339
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 BURST, BURST_S = 20, 10.0  # lines of one event in so many seconds; the rest is counted (faults.md D10: 100 KB a minute)
@@ -22,7 +23,7 @@ MAX_EVENTS = 256  # names that are told apart for that
 MAX_SORTS, MAX_NAME = 1024, 256  # of calls whose lines have a beginning at hand; characters of a model's name among what they are known by
 MAX_CALLERS = 131_072  # whose names are at hand as they show
 PLACES = {
-    "at": b'"%b"', "request_id": b'"%b"', "caller": b"%b", "input_tokens": b"%d", "output_tokens": b"%d", "cost_nanousd": b"%d",
+    "at": b'"%b.%03dZ"', "request_id": b'"%b"', "caller": b"%b", "input_tokens": b"%d", "output_tokens": b"%d", "cost_nanousd": b"%d",
     "found": b"%b", "duration_ms": b"%.3f", "first_byte_ms": b"%.3f", "upstream_ms": b"%.3f",
 }  # fmt: skip
 MOST = 2**63  # integers that JSON readers know are smaller
@@ -114,8 +115,7 @@ class Log:
         self._write, self._clock, self._shown = write, clock, shown
         self._bursts: dict[str, _Burst] = {}
         self._level = LEVELS[level]
-        self._second = self._ms = -1
-        self._whole = self._now = b""
+        self._second, self._whole = -1, b""
         self._forms: dict[Sort, bytes] = {}
         self._callers: dict[str, bytes] = {}
 
@@ -142,10 +142,12 @@ class Log:
         asked, said, cost, began = usage.input, usage.output, one.cost_nanousd, call.began
         if asked + said + cost > MOST:
             return self._told_at_length(story)
+        second, ns = divmod(self._clock.now_ns(), NANO)
         self._write(
             form
             % (
-                self._at(),
+                self._whole if second == self._second else self._turn(second),
+                ns // 1_000_000,
                 orjson.dumps(scrubbed_id(call.id))[1:-1] if call.id_is_callers else call.id.encode(),
                 self._callers.get(caller.name) or self._caller(caller.name),
                 asked,
@@ -218,7 +220,7 @@ class Log:
         return held_back
 
     def _line(self, level: str, event: str, fields: dict[str, object]) -> None:
-        head: dict[str, object] = {"at": self._at().decode(), "level": level, "event": event}
+        head: dict[str, object] = {"at": rfc3339(self._clock.now_ns()), "level": level, "event": event}
         try:
             line = orjson.dumps({**head, **fields}, default=_class_name)
         except TypeError:  # a lone surrogate, or an integer that JSON readers do not know
@@ -227,15 +229,10 @@ class Log:
             line = orjson.dumps({**head, **{name: _clean(name, value) for name, value in fields.items()}}, default=_class_name)
         self._write(line + b"\n")
 
-    def _at(self) -> bytes:
-        """Now, to the millisecond; the text of a second is made once, and that of a millisecond."""
-        ms = self._clock.now_ns() // 1_000_000
-        if ms != self._ms:
-            self._ms, (second, rest) = ms, divmod(ms, 1000)
-            if second != self._second:
-                self._second, self._whole = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-            self._now = b"%b.%03dZ" % (self._whole, rest)
-        return self._now
+    def _turn(self, second: int) -> bytes:
+        """The text of a second, made once."""
+        self._second, self._whole = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+        return self._whole
 
     def _summary(self, story: Story) -> dict[str, object]:
         call, last = story.call, story.tries[-1] if story.tries else None

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from proxy import __version__
 from proxy.exchange import NANO, Caller, Row, Story, Try, Usage
 from proxy.ports import Clock
+from proxy.record.cells import BEYOND, Cells, Sort
 from proxy.record.figures import FIGURES
 from proxy.record.process import process_text
 from proxy.record.redact import plain
-from proxy.record.series import MOST_WAITING, OTHER, Cell, Cells, Labels, Reading, Series, text_of
+from proxy.record.series import MOST_WAITING, OTHER, Cell, Labels, Reading, Series, text_of
 from proxy.standings import Standings, Terms
 
 MAX_SERIES = 10_000  # of one metric; beyond it all labels read `other`
 MAX_SORTS = 1024  # of calls whose series are at hand
+MAX_CALLERS = 131_072  # of all those sorts
 MAX_NAME = 256  # characters of a model's name that is remembered: it comes from outside
 BREAKER_STATES = {"closed": 0, "probing": 1, "half_open": 1, "open": 2}
 ERRORS = frozenset({"dns", "connect", "tls", "reset", "stale", "protocol", "first_byte_timeout", "timeout", "pool", "event", "5xx"})
@@ -24,8 +26,8 @@ RECENT_S = 60.0  # the highest ratio of a limit is shown for one to two of these
 NO_LABELS: Labels = ()
 NOBODY = Caller("", "anonymous")
 
-# What the labels of a call follow from: provider, model, caller, team, tier, operation, end, status
-Sort = tuple[str, str | None, str, str | None, str | None, str, str, int | None]
+# What the labels of a call follow from but for its caller: provider, model, team, tier, operation, end, status
+Key = tuple[str, str | None, str | None, str | None, str, str, int | None]
 
 
 def _why(note: str, end: str) -> str:
@@ -44,14 +46,17 @@ class Metrics:
     def __init__(self, known: Callable[[str, str], bool], clock: Clock, shown: Callable[[str], str] = plain) -> None:
         self._known, self._clock, self._shown = known, clock, shown
         self._series = {figure.name: Series(figure, MAX_SERIES, *_ODD.get(figure.name, ())) for figure in FIGURES}
-        self._sorts: dict[Sort, Cells] = {}
+        self._sorts: dict[Key, Sort] = {}
+        self._at_hand = 0  # callers of those sorts
+        self._of_callers = [self._series[name] for name in ("requests_total", "cost_usd_total", "tokens_total")]
+        self._others = Cells(self._series, BEYOND, ("", "", ""))
         self._reads: dict[str, Callable[[], int | float]] = {}
         self._left: dict[
             Terms, tuple[tuple[int, Cell], ...]
         ] = {}  # of each limit and kind the least share that was left: in this minute, in the one before
         self._next_minute = 0.0
         self._breakers: dict[Labels, dict[str | None, int]] = {}
-        self._callers: set[str] = set()  # as known ones show, also where that tells nobody their name
+        self._callers: set[str] = set()  # known ones as they show, also where that tells nobody their name: who may have series
         self._series["build_info"].set((__version__,), 1)
 
     def exposition(self) -> Iterator[bytes]:
@@ -137,7 +142,7 @@ class Metrics:
 
     def policy(self, generation: int) -> None:
         """A policy is live from now on; other names may be known."""
-        self._sorts.clear()
+        self._forget()
         self._left.clear()
         self._series["policy_generation"].set(NO_LABELS, generation)
 
@@ -151,84 +156,89 @@ class Metrics:
         """A call that is over: everything that is counted once, at its end."""
         call, caller, tries = story.call, story.caller or NOBODY, story.tries
         last = tries[-1] if tries else Try(0, "refusal", call.route.provider, story.model, None)
-        sort = (last.provider, last.model, caller.name, caller.team, caller.tier, story.operation, story.end, story.status)
-        cells = self._sorts.get(sort)
-        if cells is None or cells.is_of_stranger:
-            cells = self._cells(sort)
+        key = (last.provider, last.model, caller.team, caller.tier, story.operation, story.end, story.status)
+        sort = self._sorts.get(key) or self._sort(key)
+        cells = sort.callers.get(caller.name) or self._cells(sort, caller.name)
         (cells.requests or cells.of("requests"))[0] += 1
-        duration = self._clock.monotonic() - call.began
+        began, overheads = call.began, sort.overheads
+        duration = self._clock.monotonic() - began
         overhead = duration - story.upstream_s
-        durations, overheads = cells.durations or cells.times("durations"), cells.overheads or cells.times("overheads")
-        durations.append(duration)
+        sort.durations.append(duration)
         overheads.append(overhead if overhead > 0 else 0.0)
         if len(overheads) >= MOST_WAITING:
-            durations.sort_in()
-            overheads.sort_in()
-        first_byte = None
-        for one in tries:
-            if first_byte is None and one.first_byte is not None:
-                first_byte = one.first_byte
-                waits = cells.first_bytes or cells.times("first_bytes")
-                waits.append(first_byte - call.began)
-                if len(waits) >= MOST_WAITING:
-                    waits.sort_in()
-            its = cells if one is last else self._cells((one.provider, one.model, *sort[2:]))
-            self._used(its, one.usage, one.cost_nanousd, one.is_read_back)
-            if one.usage.source != "provider":
-                self._estimated(self._target(one.provider, one.model), one.usage.source, one.usage.note, one.end)
+            sort.sort_in()
+        first_byte, usage = last.first_byte, last.usage
+        if len(tries) > 1:
+            first_byte = self._before(tries, cells)
+        if first_byte is not None:
+            waits = sort.first_bytes or sort.waits()
+            waits.append(first_byte - began)
+            if len(waits) >= MOST_WAITING:
+                waits.sort_in()
+        cells.count(usage, last.cost_nanousd, last.is_read_back)
+        if usage.source != "provider":
+            self._estimated(self._target(last.provider, last.model), usage.source, usage.note, last.end)
         if story.found:
             for found, count in story.found.items():
                 self._series["pii_found_total"].add(found, count)
+
+    def _before(self, tries: Sequence[Try], cells: Cells) -> float | None:
+        """Counts all attempts but the last, for the caller of `cells`. When the first of all that had an answer got it."""
+        for one in tries[:-1]:
+            target = self._target(one.provider, one.model)
+            Cells(self._series, (*target, *cells.who)).count(one.usage, one.cost_nanousd, one.is_read_back)
+            self._estimated(target, one.usage.source, one.usage.note, one.end)
+        return next((one.first_byte for one in tries if one.first_byte is not None), None)
 
     def job(self, row: Row) -> None:
         """A job that was billed later is settled: what it cost and used, for whoever began it."""
         target = self._target(row.provider, row.model)
         is_known = row.caller in self._callers or self._known("caller", row.caller)
+        if is_known:
+            self._callers.add(row.caller)
         who = (row.caller if is_known else OTHER, self._label("team", row.team), self._label("tier", row.tier))
         self._estimated(target, row.usage_source, row.usage_note, row.end)
         used = (row.input_tokens, row.cached_input_tokens, row.cache_write_tokens, 0, row.output_tokens, row.reasoning_tokens)
-        self._used(Cells(self._series, (*target, *who)), Usage(*used), row.cost_nanousd, False)
+        Cells(self._series, (*target, *who)).count(Usage(*used), row.cost_nanousd, is_read_back=False)
 
     def _estimated(self, target: Labels, source: str, note: str, end: str) -> None:
         if source in ("counted", "estimate"):
             self._series["estimated_usage_total"].add((*target, source, _why(note, end)))
 
-    def _used(self, cells: Cells, usage: Usage, nanousd: int, is_read_back: bool) -> None:
-        if nanousd:
-            (cells.cost or cells.of("cost"))[0] += nanousd
-        if is_read_back:
-            return
-        if usage.input:
-            (cells.input or cells.of("input"))[0] += usage.input
-        if usage.cached_input:
-            (cells.cached_input or cells.of("cached_input"))[0] += usage.cached_input
-        if usage.cache_write:
-            (cells.cache_write or cells.of("cache_write"))[0] += usage.cache_write
-        if usage.output:
-            (cells.output or cells.of("output"))[0] += usage.output
-        if usage.reasoning:
-            (cells.reasoning or cells.of("reasoning"))[0] += usage.reasoning
+    def _sort(self, key: Key) -> Sort:
+        provider, model, team, tier, operation, end, status = key
+        sent = str(status) if status is not None and 100 <= status <= 599 else "none"
+        group = (self._label("team", team), self._label("tier", tier))
+        sort = Sort(self._series, self._target(provider, model), group, (operation, end.partition(":")[0], sent))
+        if len(self._sorts) >= MAX_SORTS:
+            self._forget()
+        if model is None or len(model) <= MAX_NAME:
+            self._sorts[key] = sort
+        return sort
 
-    def _cells(self, sort: Sort) -> Cells:
-        cells = self._sorts.get(sort)
-        if cells is None or (cells.is_of_stranger and self._known("caller", sort[2])):
-            cells = self._made(sort)
-            if len(self._sorts) >= MAX_SORTS:
-                self._sorts.clear()
-            if sort[1] is None or len(sort[1]) <= MAX_NAME:
-                self._sorts[sort] = cells
+    def _cells(self, sort: Sort, caller: str) -> Cells:
+        """Where a caller that is not at hand is counted. A stranger never is at hand: it may become known (a key is minted)."""
+        if not caller:
+            return sort.nobody
+        if not self._known("caller", caller):
+            return sort.strangers
+        name = self._shown(caller)
+        if name not in self._callers and all([series.is_full for series in self._of_callers]):
+            cells = self._others
+        else:
+            self._callers.add(name)
+            cells = sort.of(name)
+        if self._at_hand >= MAX_CALLERS:
+            self._forget()
+        self._at_hand += 1
+        sort.callers[caller] = cells
         return cells
 
-    def _made(self, sort: Sort) -> Cells:
-        provider, model, caller, team, tier, operation, end, status = sort
-        name, is_known = "", not caller or self._known("caller", caller)
-        if caller:
-            name = self._shown(caller) if is_known else OTHER
-            self._callers.add(name)
-        who = (name, self._label("team", team), self._label("tier", tier))
-        sent = str(status) if status is not None and 100 <= status <= 599 else "none"
-        labels = (*self._target(provider, model), *who, operation, end.partition(":")[0], sent)
-        return Cells(self._series, labels, is_of_stranger=not is_known)
+    def _forget(self) -> None:
+        for sort in self._sorts.values():
+            sort.callers.clear()
+        self._sorts.clear()
+        self._at_hand = 0
 
     def _target(self, provider: str, model: str | None) -> Labels:
         return (self._label("provider", provider), self._label("model", model))

@@ -13,15 +13,6 @@ OTHER = "other"
 SLICE = 150  # lines that are made without a pause: well below a millisecond
 MOST_WAITING = 256  # seconds of a histogram that are sorted into their buckets at once
 
-WHO = 5  # labels say whose a call was and where it went
-FIGURE_OF = {
-    "requests": "requests_total",
-    "durations": "request_duration_seconds",
-    "overheads": "overhead_seconds",
-    "first_bytes": "first_byte_seconds",
-    "cost": "cost_usd_total",
-}
-
 Labels = tuple[str, ...]
 Cell = list[float]  # where a series is counted: of a counter or gauge, its value alone (ints stay exact)
 Reading = Callable[[Cell], Sequence[float]]  # the numbers that the lines of a series show
@@ -80,6 +71,11 @@ class Series:
             found = self.cells.setdefault(labels, fresh)
         return found
 
+    @property
+    def is_full(self) -> bool:
+        """No labels get a series of their own any more."""
+        return len(self.cells) >= self._most
+
     def add(self, labels: Labels, amount: int = 1) -> None:
         self.cell(labels)[0] += amount
 
@@ -91,44 +87,6 @@ class Series:
         cell = self.cells[labels]
         numbers = cell.numbers() if isinstance(cell, Spread) else self._read(cell)
         return [f"{form % values} {number_text(it)}\n" for form, it in zip(self._forms, numbers, strict=True)]
-
-
-class Cells:
-    """What the calls of one sort are counted in. A series is made when something is first counted in it."""
-
-    __slots__ = (
-        "_labels", "_series", "cache_write", "cached_input", "cost", "durations", "first_bytes", "input", "is_of_stranger", "output",
-        "overheads", "reasoning", "requests",
-    )  # fmt: skip
-
-    def __init__(self, series: dict[str, Series], labels: Labels, *, is_of_stranger: bool = False) -> None:
-        """`labels`: those of `requests_total`, or the first five. A stranger may become known (a key is minted): then these are stale."""
-        self._series, self._labels, self.is_of_stranger = series, labels, is_of_stranger
-        self.requests: Cell | None = None
-        self.durations: Spread | None = None
-        self.overheads: Spread | None = None
-        self.first_bytes: Spread | None = None
-        self.cost: Cell | None = None
-        self.input: Cell | None = None
-        self.cached_input: Cell | None = None
-        self.cache_write: Cell | None = None
-        self.output: Cell | None = None
-        self.reasoning: Cell | None = None
-
-    def of(self, name: str) -> Cell:
-        """The cell of that name, made now."""
-        if (figure := FIGURE_OF.get(name)) is None:
-            cell = self._series["tokens_total"].cell((*self._labels[:WHO], name))
-        else:
-            labels = dict(zip(self._series["requests_total"].figure.labels, self._labels, strict=False))
-            cell = self._series[figure].cell(tuple([labels[label] for label in self._series[figure].figure.labels]))
-        setattr(self, name, cell)
-        return cell
-
-    def times(self, name: str) -> Spread:
-        cell = self.of(name)
-        assert isinstance(cell, Spread)
-        return cell
 
 
 def text_of(every: Iterable[Series]) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.admit import EmbeddedState
-from proxy.admit.learned import CLASSES, ENOUGH, FLOOR, MODELS, RECENT, Learned, Spread
+from proxy.admit.learned import CLASSES, EACH, ENOUGH, FLOOR, MODELS, RECENT, Learned, Spread
 from proxy.admit.lessons import FILE, OFTEN, Lessons
 from proxy.exchange import Usage
 
@@ -99,6 +99,26 @@ def test_no_more_than_five_in_a_hundred_were_above_what_is_told(values):
     told = spread.quantile
     assert sum(value > told * (1 + 1e-9) for value in values) <= len(values) * 5 // 100
     assert told <= max(values) * 2 ** (1 / 16) * (1 + 1e-9)
+
+
+def test_of_a_loop_of_calls_that_is_well_known_each_turn_goes_on_being_learned():
+    spread = Spread()
+    for number in range(RECENT + 20 * 4 * EACH):
+        spread.add(2.0 ** (number % 4))
+    assert len(spread.counts) == 4
+    assert all(abs(count / spread.total - 1 / 4) < 0.05 for count in spread.counts.values())
+
+
+def test_what_is_well_known_fades_as_fast_by_calls_as_what_is_not():
+    spread = Spread()
+    for _ in range(RECENT):
+        spread.add(1000.0)
+    for calls in range(RECENT):  # noqa: B007 - how many it took
+        spread.add(2000.0)
+        if spread.quantile >= 2000:
+            break
+    assert calls < RECENT // 10
+    assert abs(spread.total - (RECENT + calls + 1)) < EACH
 
 
 def lessons(path):

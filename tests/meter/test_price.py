@@ -5,9 +5,9 @@ import pytest
 from proxy.dialect.wire import Operation
 from proxy.exchange import Usage
 from proxy.meter.price import Prices, PriceTable, cost
+from proxy.meter.rates import flat
 from proxy.meter.recompute import recompute
 from proxy.meter.refresh import written
-from proxy.meter.row import flat
 from proxy.policy.plan import Origin, PriceOverride, Pricing, Provider
 from proxy.refusal import Refusal
 

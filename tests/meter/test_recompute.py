@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.exchange import Usage
+from proxy.meter.rates import PER, flat
 from proxy.meter.recompute import recompute
-from proxy.meter.row import PER, PriceRow, cost, flat
+from proxy.meter.row import PriceRow, cost
 
 TOKENS = st.integers(-3, 500_000)
 STEPS = st.lists(st.tuples(st.integers(0, 300_000), st.integers(0, 10**11)), max_size=2, unique_by=lambda step: step[0])

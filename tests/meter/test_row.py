@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.exchange import Usage
-from proxy.meter.row import FEES, PER, PriceRow, bound_cost, cost, counts, flat, has_unpriced
+from proxy.meter.rates import PER, flat
+from proxy.meter.row import FEES, PriceRow, bound_cost, cost, counts, has_unpriced, metered, usual_cost
 
 DOLLAR = 1_000_000_000
 RATES = {
@@ -181,3 +182,18 @@ def test_a_usage_costs_what_its_counts_cost_however_plain_it_is(usage, is_plain)
     usage = replace(usage, units={}, cache_write=0) if is_plain else usage
     _, factors, *_ = row().factors(None, usage.input)
     assert cost(row(), usage) == math.ceil(Fraction(sum(count * factors.get(unit, 0) for unit, count in counts(usage)), 18_000_000))
+
+
+@given(
+    USAGES | st.builds(used, input=TOKENS, output=TOKENS),
+    st.sampled_from([None, "default", "priority", "flex"]),
+    st.booleans(),
+    st.sampled_from(["table", "free", "unpriced"]),
+)
+def test_what_most_answers_cost_told_straight_is_what_the_thorough_way_tells(usage, tier, is_long, mark):
+    priced = row({"input": ((-1, 2_500_000_000), (1000, 5_000_000_000)), "output": flat(10)}, mark=mark) if is_long else row(mark=mark)
+    usage = replace(usage, tier=tier)
+    if amount := usual_cost(priced, usage):
+        assert mark == "table" and tier in (None, "default", "flex") and not is_long
+        assert amount == metered(priced, usage) == cost(priced, usage)
+        assert priced.shown == priced.as_json(usage)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from proxy.meter import table as module
+from proxy.meter.rates import flat
 from proxy.meter.refresh import written
-from proxy.meter.row import flat
 from proxy.meter.table import PriceTable
 
 

@@ -70,6 +70,17 @@ def test_a_second_row_of_an_attempt_tells_its_end_and_the_same_of_whose_it_is(bo
     assert settled == held._replace(**changed, **gone)
 
 
+def test_the_row_inside_a_hold_is_the_row_of_an_attempt_whose_estimate_nobody_confirmed(books, tell):
+    story = tell()
+    (one,) = story.tries
+    one.status, one.first_byte, one.ended, one.price_row, one.cost_nanousd = None, None, one.began, {"name": "gpt-4o"}, 900
+    held = books.held(story, one, 12, 34)
+    del one.usage
+    one.held_usage, one.end = (12, 34), "crashed"
+    assert held == books.row_of(story, one)
+    assert (held.usage_source, held.usage_note, held.input_tokens, held.output_tokens) == ("estimate", "unconfirmed", 12, 34)
+
+
 @pytest.mark.parametrize("seconds", [0.0, 4e-7, 0.0012345678, 1.0005, 59.9999999, 3600.123456])
 def test_times_of_a_row_are_whole_microseconds(books, tell, seconds):
     story = tell()

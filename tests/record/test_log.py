@@ -32,6 +32,16 @@ def test_a_call_is_one_line_with_its_figures(log, lines, tell):
     }  # fmt: skip
 
 
+def test_each_line_says_its_own_instant(log, lines, clock, tell):
+    for ms in (123, 1007, 1007, 60_000, 999):
+        clock.at_ns = (1_790_000_000_000 + ms) * 1_000_000 + 999_999
+        log.told(tell())
+        log.event("info", "another")
+    said = ["2026-09-21T14:13:20.123Z", "2026-09-21T14:13:21.007Z", "2026-09-21T14:13:21.007Z",
+            "2026-09-21T14:14:20.000Z", "2026-09-21T14:13:20.999Z"]  # fmt: skip
+    assert [line["at"] for line in lines[::2]] == [line["at"] for line in lines[1::2]] == said
+
+
 def test_a_call_that_never_left_has_a_line_too(log, lines, tell):
     log.told(tell(tries=[], end="refused:rate_limited", status=429, model=None))
     assert (lines[0]["provider"], lines[0]["attempts"], lines[0]["first_byte_ms"]) == ("openai", 0, None)

@@ -180,6 +180,64 @@ def test_names_that_callers_invent_take_no_memory(metrics, tell):
     assert samples(metrics, "requests_total")[0][1] == 3 * metrics_module.MAX_SORTS
 
 
+def everybody_but(*strangers):
+    return lambda kind, name: name not in strangers
+
+
+def test_beyond_the_cap_all_callers_are_counted_in_one_place_and_those_before_it_each_in_its_own(clock, tell, monkeypatch):
+    monkeypatch.setattr(metrics_module, "MAX_SERIES", 10)
+    metrics = Metrics(everybody_but(), clock)
+    for _ in range(3):
+        metrics.policy(2)  # nothing is at hand any more
+        for number in range(30):
+            metrics.told(tell(caller=Caller(f"c{number}", "key")))
+    (sort,) = metrics._sorts.values()
+    assert len({id(cells) for cells in sort.callers.values()}) == 11
+    counted = {labels["caller"]: value for labels, value in samples(metrics, "requests_total")}
+    assert counted == {f"c{number}": 3 for number in range(10)} | {"other": 60}
+    spent = {labels["caller"]: round(value * 1e9) for labels, value in samples(metrics, "cost_usd_total")}
+    assert spent == {f"c{number}": 1500 for number in range(10)} | {"other": 30000}
+    assert [labels for labels, _ in samples(metrics, "tokens_total")][-1] == dict.fromkeys((*BOT, "kind"), "other")
+
+
+def test_a_caller_beyond_the_cap_is_counted_there_also_when_it_tries_again_elsewhere(clock, tell, monkeypatch):
+    monkeypatch.setattr(metrics_module, "MAX_SERIES", 1)
+    metrics = Metrics(everybody_but(), clock)
+    metrics.told(tell())
+    story = tell(caller=Caller("ann", "key"))
+    story.tries.append(Try(2, "fallback", "azure", "gpt-4o", None, usage=Usage(input=7, source="provider"), cost_nanousd=1))
+    metrics.told(story)
+    assert [(labels["caller"], round(value * 1e9)) for labels, value in samples(metrics, "cost_usd_total")] == [
+        ("bot", 500),
+        ("other", 501),
+    ]
+
+
+def test_a_caller_whose_job_has_a_series_is_counted_in_it_also_beyond_the_cap(clock, tell, monkeypatch):
+    monkeypatch.setattr(metrics_module, "MAX_SERIES", 1)
+    metrics = Metrics(everybody_but(), clock)
+    metrics.job(a_job(caller="ann"))
+    metrics.told(tell())
+    metrics.told(tell(caller=Caller("ann", "key", "premium", "finance")))
+    assert [(labels["caller"], round(value * 1e9)) for labels, value in samples(metrics, "cost_usd_total")] == [
+        ("ann", 1000),
+        ("other", 500),
+    ]
+
+
+def test_strangers_are_never_at_hand_and_known_callers_in_bounded_number(clock, tell, monkeypatch):
+    monkeypatch.setattr(metrics_module, "MAX_CALLERS", 5)
+    metrics = Metrics(everybody_but(*(f"s{number}" for number in range(20))), clock)
+    for number in range(20):
+        for name in (f"s{number}", f"c{number}"):
+            for operation in ("chat", "embeddings"):
+                metrics.told(tell(caller=Caller(name, "jwt"), operation=operation))
+    at_hand = [name for sort in metrics._sorts.values() for name in sort.callers]
+    assert len(at_hand) <= 5 and not [name for name in at_hand if name.startswith("s")]
+    counted = {(labels["caller"], labels["operation"]): value for labels, value in samples(metrics, "requests_total")}
+    assert counted["other", "chat"] == 20 and counted["c0", "embeddings"] == 1 and len(counted) == 42
+
+
 def test_seconds_wait_for_their_buckets_in_bounded_number(metrics, tell):
     for _ in range(1000):
         metrics.told(tell())

@@ -17,7 +17,7 @@ from proxy.guard.mask import Blocked, inspect, inspect_other
 from proxy.guard.vault import Vault
 from proxy.identify.who import REVOKED_KEY, end_user
 from proxy.listen.peek import Peeked
-from proxy.listen.reply import reply_headers
+from proxy.listen.reply import Refused, reply_headers
 from proxy.planning import Known, common, early, facts_of, plan_of
 from proxy.policy.build import UNTEXTUAL
 from proxy.policy.plan import Facts, Plan, Rulebook
@@ -175,12 +175,9 @@ class Pipeline:
         self._rooms.alerts.saw(story.claims, standings, no.limit if no.code == "budget_exhausted" else None)
         headers = reply_headers(
             story.call.id,
-            now_s=self._rooms.clock.now_ns() / 1e9,
-            status=no.status,
-            limit=no.limit,
-            kind=no.kind,
-            retry_after=no.retry_after,
             standings=standings,
+            status=no.status,
+            no=Refused(no.limit, no.kind, no.retry_after),
             attempts=_sent(story),
             found=story.found,
         )

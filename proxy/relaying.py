@@ -122,51 +122,56 @@ class Relaying:
             sent.form.dialect,
             common.op,
             ready.body.asked,
-            content_type=head.kind,
-            content_encoding=head.coding,
-            status=sent.answer.status,
-            input_bound=most.sent_tokens,
-            output_bound=most.output_tokens,
-            uploaded=None if upload is None else upload.count,
+            head.kind,
+            head.coding,
+            sent.answer.status,
+            most.sent_tokens,
+            most.output_tokens,
+            None if upload is None else upload.count,
         )
 
     def _begin(self, sent: Sent, ready: Ready, sink: Sink, story: Story, way: Way, watch: Watch) -> None:
         """The head: the provider's lines, but for what we say better, and ours."""
         rooms, answer, plan, target, outcome = self._rooms, sent.answer, ready.plan, sent.target, sent.outcome
-        clock, tries, held = rooms.clock, len(story.tries), sent.try_.held_nanousd
+        tries, status, should_retry = len(story.tries), answer.status, None
         if plan.on_client_gone == "finish":
             sink.finish_anyway = True
-        lines = _unchanged(sent, way, sink)
-        headers = _headers(sent, ready, way) if lines is None else ()
-        said: RawHeaders | int = headers
-        if lines is not None:
-            kept = answer.said.kept.get(said_in)
-            said = kept if isinstance(kept, int) else said_of(answer_headers(answer.headers), answer.said.kept)
-        hopeless = outcome is not OK and (tries > 1 or outcome.credential_fault)
-        if hopeless:
-            headers = said = tuple([line for line in headers if line[0].lower() != b"x-should-retry"])
+        lines, head, key = answer.lines, answer.said, sent.form.key
+        headers: RawHeaders = ()
+        if (
+            lines is not None and outcome is OK and not (way.is_reworded or head.leads or (head.shares and sink.cors))
+            and not (key and key in lines)
+        ):  # they travel as they are  # fmt: skip
+            said = said_of(answer)
+        else:
+            lines, headers = None, _headers(sent, ready, way)
+            if outcome is not OK and (tries > 1 or outcome.credential_fault):
+                should_retry, headers = False, tuple([line for line in headers if line[0].lower() != b"x-should-retry"])
+            said = said_in(headers)
         standings = rooms.store.standings(plan.claims)
         rooms.metrics.limits(standings)
-        overhead_s = clock.monotonic() - ready.call.began - story.upstream_s
+        now = rooms.clock.monotonic()
+        overhead_s = now - ready.call.began - story.upstream_s
         ours = our_lines(
             ready.call.id,
             said,
-            clock.now_ns() / 1e9,
-            answer.status,
-            overhead_s * 1000 if overhead_s > 0 else 0.0,
             standings,
+            status,
+            overhead_s * 1000 if overhead_s > 0 else 0.0,
             target.provider.name,
             tries,
             target.model if target.model != plan.model else None,
-            held or None,
+            sent.try_.held_nanousd,
             None if way.body is None else ready.common.generation.prices.priced(sent.charge.quote, watch.usage()).cost_nanousd,
             story.found,
-            False if hopeless else None,
+            should_retry,
+            None,
+            lines,
         )
-        sink.start(answer.status, answer.reason, headers, way.length, b"%b\r\n%b" % (lines, ours) if lines else ours)  # NO RETURN
-        story.started, story.status = clock.monotonic(), answer.status
+        sink.start(status, answer.reason, headers, way.length, ours)  # NO RETURN
+        story.started, story.status = now, status
         if sent.turn.state == "half_open" and outcome is OK:
-            sent.turn.saw(True, story.started)  # a probe is decided by its first content, not by a stream's end
+            sent.turn.saw(True, now)  # a probe is decided by its first content, not by a stream's end
 
     def _settle(self, sent: Sent, ready: Ready, story: Story, watch: Watch) -> None:
         rooms, common, try_, charge, plan = self._rooms, ready.common, sent.try_, sent.charge, ready.plan
@@ -194,14 +199,6 @@ def _end(answer: Answer, sink: Sink, way: Way, watch: Watch) -> None:
         raise UpstreamCut("upstream_cut", "the stream ended without its last event")
     if way.is_reworded and watch.is_cut_short:
         raise UpstreamCut("upstream_cut", "the content coding of the answer ended too early")
-
-
-def _unchanged(sent: Sent, way: Way, sink: Sink) -> bytes | None:
-    """The provider's lines as on the wire, where they travel as they are; None: they want a look each."""
-    lines, head, key = sent.answer.lines, sent.answer.said, sent.form.key
-    if lines is None or way.is_reworded or sent.outcome is not OK or head.leads or (head.shares and sink.cors):
-        return None
-    return None if key and lines.find(key) >= 0 else lines
 
 
 def _headers(sent: Sent, ready: Ready, way: Way) -> RawHeaders:

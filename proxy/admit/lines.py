@@ -134,27 +134,23 @@ def may_hold(lines: Iterable[Line], now_ns: int, tokens: int, nanousd: int) -> b
 
 def standings_on(lines: Sequence[Line], now_ns: int, wall_ns: int) -> Standings:
     """Requests and concurrency of each line, then tokens and spend (nano-dollars) of each."""
-    left: list[int] = []
-    resets_at: list[int] = []
-    to_wall_ns = wall_ns - now_ns + NS - 1  # and up to a whole second
+    row: list[int] = []
+    now_s, to_wall_ns = wall_ns // NS, wall_ns - now_ns + NS - 1  # and up to a whole second
     for line in lines:
         for ring, most in line.requests:
             used = ring.total if now_ns < ring.edge else ring.used(now_ns)  # before the edge nothing is over
-            left.append(most - used)
-            resets_at.append(((ring.buckets[-1][1] + ring.period_ns if used else now_ns) + to_wall_ns) // NS)
+            resets_at = ((ring.buckets[-1][1] + ring.period_ns if used else now_ns) + to_wall_ns) // NS
+            row += (most - used, resets_at, resets_at - now_s)
         if line.slots is not None:
-            left.append(line.slots - line.account.in_flight)
-            resets_at.append(wall_ns // NS)
+            row += (line.slots - line.account.in_flight, now_s, 0)
     for line in lines:
         for ring, most in line.tokens:
             used = ring.total if now_ns < ring.edge else ring.used(now_ns)
-            left.append(most - used)
-            resets_at.append(((ring.buckets[-1][1] + ring.period_ns if used else now_ns) + to_wall_ns) // NS)
+            resets_at = ((ring.buckets[-1][1] + ring.period_ns if used else now_ns) + to_wall_ns) // NS
+            row += (most - used, resets_at, resets_at - now_s)
         for balance, most, end_s in line.money:
-            left.append(most - balance.settled - balance.held)
-            resets_at.append(end_s)
-    terms = lines[0].terms if len(lines) == 1 else _joined(tuple([line.terms for line in lines]))
-    return Standings(terms, left, resets_at)
+            row += (most - balance.settled - balance.held, end_s, 0)
+    return Standings(lines[0].terms if len(lines) == 1 else _joined(tuple([line.terms for line in lines])), row)
 
 
 @lru_cache(maxsize=1024)

@@ -1,5 +1,5 @@
-"""A request that repeats the head before it on its connection, known again by its bytes. Parses nothing itself: what aiohttp's parser has
-not taken for one whole request is never known again."""
+"""A request that repeats the head before it on its connection, known again by its bytes. Parses nothing itself: a head that aiohttp's
+parser has not taken by itself, from its first byte to its last, is never known again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from proxy.listen.headers import lower
 LARGEST = 4096  # bytes of a head that is kept, for as long as its connection lives
 _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ?([0-9]{1,15})\r\n")
+_MOST_DIGITS = 15
+_NONE = (None, 0)
 
 
 class Whole:
@@ -45,26 +47,29 @@ class Whole:
 class Head:
     """The bytes of a head but for the digits of its Content-Length, and what the parser made of it."""
 
-    __slots__ = ("_after", "_at", "_before", "_digits", "_message")
+    __slots__ = ("_after", "_at", "_before", "_digits", "_from", "_message", "_rest", "_until")
 
     def __init__(self, before: bytes, digits: bytes, after: bytes, message: RawRequestMessage, at: int) -> None:
         """`at`: which of the lines is the Content-Length."""
         self._before, self._digits, self._after, self._message, self._at = before, digits, after, message, at
+        self._from, self._rest = len(before), len(after)
+        self._until = self._from + _MOST_DIGITS + self._rest
 
-    def read(self, data: bytes) -> tuple[RawRequestMessage, Whole] | None:
-        """The request that `data` is, from its first byte to its last; None: it wants the parser."""
-        before, after = self._before, self._after
-        if not data.startswith(before):
+    def read(self, data: bytes) -> tuple[RawRequestMessage, bytes, int] | None:
+        """The request that `data` begins and no other follows: what has come of its body, and how many bytes are due. None: it wants
+        the parser."""
+        if not data.startswith(self._before):
             return None
-        begin = len(before)
-        end = data.find(b"\r", begin, begin + 16)
+        begin = self._from
+        end = data.find(self._after, begin, self._until)
         digits = data[begin:end]
-        if end < 0 or not digits.isdigit() or (digits[0] == 48 and len(digits) > 1) or not data.startswith(after, end):
+        if end < 0 or not digits.isdigit() or (digits[0] == 48 and end > begin + 1):  # 48: b"0"
             return None
-        end += len(after)
-        if len(data) - end != int(digits):
+        end += self._rest
+        due = end + int(digits) - len(data)
+        if due < 0:
             return None
-        return self._message if digits == self._digits else self._with(digits), Whole(data[end:])
+        return self._message if digits == self._digits else self._with(digits), data[end:], due
 
     def _with(self, digits: bytes) -> RawRequestMessage:
         """The message with another length. Of its `headers` nobody asks that (`raw_headers` do tell)."""
@@ -75,27 +80,29 @@ class Head:
         )
 
 
-def head_of(data: bytes, message: RawRequestMessage) -> Head | None:
-    """`data`: one read, of which the parser made this message, its whole body and nothing else; None: its head is not to be known again.
+def head_of(data: bytes, message: RawRequestMessage) -> tuple[Head | None, int]:
+    """`data`: one read, of which the parser made this message and no other. Its head, and how many bytes of its body are still due; None:
+    it is not to be known again.
 
     Every line must be told in the strictest way, the first of them too, so that the head begins and ends where the parser saw it: the
     read may be but the rest of a request (RFC 9112 2.2, 6.3).
     """
     end = data.find(_END, 0, LARGEST) + len(_END)
     if end < len(_END) or message.version != HttpVersion11 or message.should_close or message.upgrade or message.chunked:
-        return None
+        return _NONE
     head, names = data[:end], [lower(name) for name, _ in message.raw_headers]
     first, *lines = head.split(b"\r\n")[:-2]
     found = _LENGTH.search(head)
     if first != f"{message.method} {message.path} HTTP/1.1".encode("utf-8", "surrogateescape"):
-        return None
+        return _NONE
     if found is None or names.count("content-length") != 1 or not {"transfer-encoding", "expect", "upgrade"}.isdisjoint(names):
-        return None
-    if head.count(b"\n") != len(lines) + 2 or len(data) != end + int(found[1]) or (found[1][:1] == b"0" and len(found[1]) > 1):
-        return None
+        return _NONE
+    due = end + int(found[1]) - len(data)
+    if head.count(b"\n") != len(lines) + 2 or due < 0 or (found[1][:1] == b"0" and len(found[1]) > 1):
+        return _NONE
     if len(lines) != len(names) or any(_read(line) != said for line, said in zip(lines, message.raw_headers, strict=True)):
-        return None
-    return Head(head[: found.start(1)], found[1], head[found.end(1) :], message, names.index("content-length"))
+        return _NONE
+    return Head(head[: found.start(1)], found[1], head[found.end(1) :], message, names.index("content-length")), due
 
 
 def _read(line: bytes) -> tuple[bytes, bytes]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, cast
+from operator import itemgetter
+from typing import Any, NamedTuple, cast
 
 from proxy.exchange import NANO, RawHeaders
-from proxy.listen.headers import ByName
+from proxy.listen.headers import ByName, answer_headers
+from proxy.ports import Answer
 from proxy.standings import NO_STANDINGS, Standings, Term, Terms
 
 _NOT_PRINTABLE = re.compile(r"[^ -~]")
@@ -21,9 +23,10 @@ _NAMES = {
     **dict.fromkeys((b"ratelimit", b"ratelimit-policy"), _IETF),
 }
 _SAID = ByName(lambda name: _NAMES.get(name, 0))
-_EVER = 1 << 62
+_THEIRS, _ID_AT, _OVERHEAD, _WHOLE, _REST, _ROW = range(6)  # where each figure is among all; from the last on, `Standings.row`
 _UNITS = {"requests": b"", "tokens": b';qu="tokens"', "concurrency": b';qu="concurrent-requests"'}  # the first is what no unit means
 _DONE_TO = {"mask": "masked", "flag": "flagged", "block": "blocked"}
+Places = tuple[bytes, tuple[int, ...]]  # a line with places for figures, and which figures these are
 SECURITY: RawHeaders = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))  # on replies that Sluice words itself
 
 
@@ -35,7 +38,7 @@ def field_value(text: object) -> bytes:
 
 def reply_headers(request_id: str, answer: RawHeaders = (), *, should_retry: bool | None = None, **ours: Any) -> RawHeaders:
     """`answer` (the provider's lines, see `headers.answer_headers`) and ours after them; see `our_lines`."""
-    lines = our_lines(request_id, answer, should_retry=should_retry, **ours).split(b"\r\n")
+    lines = our_lines(request_id, said_in(answer), should_retry=should_retry, **ours).split(b"\r\n")
     if should_retry is not None:
         answer = tuple(line for line in answer if line[0].lower() != b"x-should-retry")
     return (*answer, *((name, value) for name, _, value in (line.partition(b": ") for line in lines)))
@@ -49,85 +52,75 @@ def said_in(answer: RawHeaders) -> int:
     return said
 
 
-def said_of(answer: RawHeaders, kept: dict[object, object]) -> int:
-    """`said_in`, worked out once for all heads that share `kept` (`ports.Spoken`)."""
+def said_of(answer: Answer) -> int:
+    """`said_in` of what reaches the client of this answer, worked out once for all heads that share a `Spoken`."""
+    kept = answer.said.kept
     said = kept.get(said_in)
     if said is None:
-        said = kept[said_in] = said_in(answer)
+        said = kept[said_in] = said_in(answer_headers(answer.headers))
     return cast("int", said)
+
+
+class Refused(NamedTuple):
+    """What a refusal says of limits: which refused, what of it, and in how many seconds to try again."""
+
+    limit: str | None
+    kind: str | None
+    retry_after: float | None
 
 
 def our_lines(
     request_id: str,
-    answer: RawHeaders | int,
-    now_s: float,
+    said: int,
+    standings: Standings = NO_STANDINGS,
     status: int = 200,
     overhead_ms: float | None = None,
-    standings: Standings = NO_STANDINGS,
     provider: str | None = None,
     attempts: int | None = None,
     model: str | None = None,
-    reserved_nanousd: int | None = None,
+    reserved_nanousd: int = 0,
     cost_nanousd: int | None = None,
     found: Mapping[tuple[str, str, str], int] | None = None,
     should_retry: bool | None = None,
-    limit: str | None = None,
-    kind: str | None = None,
-    retry_after: float | None = None,
+    no: Refused | None = None,
+    theirs: bytes | None = None,
 ) -> bytes:
     """What stands beside the provider's lines in a reply (design.md section 3), as on the wire, without the end of the last line.
-    `answer`: those lines, or what `said_in` tells of them.
+    `said`: what `said_in` tells of those lines; `theirs`: they themselves as on the wire, where ours are to follow them.
 
-    `now_s` is Unix seconds; `status` the reply's; `overhead_ms` our own share; `limit` names the refusing limit and `kind` what of it,
-    else the tightest of `standings` is named; `retry_after` (seconds) is what the refusal says; `model` is given only where another
-    model answered; `reserved_nanousd` was held, `cost_nanousd` where it is known already; `found` is the story's (entity, direction,
-    action) → count.
+    `status` is the reply's; `overhead_ms` our own share; the tightest of `standings` is named, or the limit that refused; `model` is
+    given only where another model answered; `reserved_nanousd` was held, `cost_nanousd` where it is known already; `found` is the
+    story's (entity, direction, action) → count.
     """
-    said = answer if isinstance(answer, int) else said_in(answer)
-    terms = standings.terms
-    first, rate = _tightest(terms, standings.shares)
-    if limit is not None:
-        first, refused = limit, _refused(standings, limit, kind)
-        rate = rate if refused is None else refused
-    may_reset = status < 400 or limit is not None  # no limit's reset in an error that no limit caused: cohere's SDK sleeps until it
-    id_ = field_value(request_id)
-    figures: list[bytes | float] = [id_] if said & _ID else [id_, id_]
-    if overhead_ms is not None:
-        figures.append(overhead_ms)
-    if rate is not None and not said & _RATE:
-        figures.append(standings.remaining[rate])
-        if may_reset:
-            figures.append(standings.resets_at[rate])
-    if not said & _IETF:
-        _add_left(figures, standings, int(now_s), _EVER if retry_after is None else math.ceil(retry_after))
-    if reserved_nanousd is not None:
-        figures += divmod(reserved_nanousd, NANO)
-    if cost_nanousd is not None:
-        figures += divmod(cost_nanousd, NANO)
-    timed, reserved, known = overhead_ms is not None, reserved_nanousd is not None, cost_nanousd is not None
-    form = _form(said, timed, first, rate, may_reset, terms, provider, attempts, model, reserved, known)
-    lines = form % tuple(figures)
-    return lines + _rare_lines(found, should_retry) if found or should_retry is not None else lines
+    rate, row = standings.rate, standings.row
+    limit: int | str | None = standings.first
+    may_reset = status < 400  # no limit's reset in an error that no limit caused: cohere's SDK sleeps until it
+    if no is not None:
+        limit, rate, may_reset, row = _refused(no, standings, may_reset)
+    form, pick = _form(
+        said, overhead_ms is not None, limit, rate, may_reset, standings.terms, provider, attempts, model, reserved_nanousd > 0, not theirs
+    )
+    id_ = request_id.encode() if request_id.isascii() and request_id.isprintable() else field_value(request_id)
+    lines: bytes = form % pick([theirs, id_, overhead_ms, reserved_nanousd // NANO, reserved_nanousd % NANO, *row])
+    if found or should_retry is not None or cost_nanousd is not None:
+        lines += _rare_lines(cost_nanousd, found, should_retry)
+    return lines
 
 
-def _tightest(terms: Terms, shares: Sequence[float]) -> tuple[str | None, int | None]:
-    """The name of the tightest limit, and where among the terms the tightest rate is."""
-    first, rate, least, scarcest = None, None, math.inf, math.inf
-    for at, name, is_rate in _looks(terms):
-        share = shares[at]
-        if share < scarcest:
-            if share < least:
-                first, least = name, share
-            if is_rate:
-                rate, scarcest = at, share
-    return first, rate
-
-
-def _refused(standings: Standings, limit: str, kind: str | None) -> int | None:
-    """Where among the terms the rate is that refused."""
-    terms, shares = standings.terms.each, standings.shares
-    those = [at for at, it in enumerate(terms) if it.limit == limit and it.kind == kind and _is_rate(it)]
-    return min(those, key=shares.__getitem__, default=None)
+def _refused(no: Refused, standings: Standings, may_reset: bool) -> tuple[int | str | None, int | None, bool, list[int]]:
+    """The limit that refused in place of the tightest, and its own tightest rate; and no window ends later than the refusal says to
+    try again."""
+    limit: int | str | None = standings.first
+    rate, row, shares = standings.rate, standings.row, standings.shares
+    if no.limit is not None:
+        limit, may_reset = no.limit, True
+        those = [at for at, it in enumerate(standings.terms.each) if it.limit == no.limit and it.kind == no.kind and it.is_rate]
+        if those:
+            rate = 3 * min(those, key=shares.__getitem__)
+    if no.retry_after is not None:
+        row, most_s = row.copy(), math.ceil(no.retry_after)
+        row[2::3] = [min(it, most_s) for it in row[2::3]]
+    return limit, rate, may_reset, row
 
 
 def _is_counted(it: Term) -> bool:
@@ -135,39 +128,11 @@ def _is_counted(it: Term) -> bool:
     return it.kind in _UNITS and not it.is_shared
 
 
-def _is_rate(it: Term) -> bool:
-    return it.kind != "concurrency" and _is_counted(it)
-
-
-@lru_cache(maxsize=1024)
-def _looks(terms: Terms) -> tuple[tuple[int, str, bool], ...]:
-    """Of each term: where it is, its limit, and is it a rate?"""
-    return tuple([(at, it.limit, _is_rate(it)) for at, it in enumerate(terms.each)])
-
-
-@lru_cache(maxsize=1024)
-def _counted(terms: Terms) -> tuple[tuple[int, bool], ...]:
-    """Which of the terms count; and has it a window?"""
-    return tuple([(at, it.window_s > 0) for at, it in enumerate(terms.each) if _is_counted(it)])
-
-
-def _add_left(figures: list[bytes | float], standings: Standings, now: int, most_s: int) -> None:
-    """Of all that count what is left, and for how many seconds."""
-    remaining, resets_at = standings.remaining, standings.resets_at
-    for at, has_window in _counted(standings.terms):
-        figures.append(remaining[at])
-        if has_window:
-            until = resets_at[at] - now
-            if until < 0:
-                until = 0
-            figures.append(until if until < most_s else most_s)
-
-
 @lru_cache(maxsize=1024)  # limits, providers and models have names and sizes of the policy
 def _form(
     said: int,
     is_timed: bool,
-    limit: str | None,
+    limit: int | str | None,
     rate: int | None,
     may_reset: bool,
     terms: Terms,
@@ -175,38 +140,47 @@ def _form(
     attempts: int | None,
     model: str | None,
     is_reserved: bool,
-    is_priced: bool,
-) -> bytes:
-    """Our lines with a place for each figure."""
-    allowed = 0 if rate is None else terms.each[rate].allowed
-    counted = [it for it in terms.each if _is_counted(it)]
-    rates = (b"x-ratelimit-limit: %d" % allowed, b"x-ratelimit-remaining: %d", b"x-ratelimit-reset: %d")
+    is_alone: bool,
+) -> tuple[bytes, Callable[[list[Any]], Any]]:
+    """Our lines with a place for each figure; and what picks those figures, in their order, from all. `limit`: named by us, or where its
+    figures begin in `Standings.row`, as those of `rate` do."""
+    if isinstance(limit, int):
+        limit = terms.each[limit // 3].limit
+    rates: tuple[Places, ...] = ()
+    if rate is not None and not said & _RATE:
+        allowed, at = terms.each[rate // 3].allowed, _ROW + rate
+        rates = ((b"x-ratelimit-limit: %d" % allowed, ()), (b"x-ratelimit-remaining: %d", (at,)), (b"x-ratelimit-reset: %d", (at + 1,)))
     named = ((b"x-sluice-provider: ", provider), (b"x-sluice-attempts: ", attempts), (b"x-sluice-model: ", model))
-    lines = [
-        b"x-sluice-request-id: %b",
-        *([] if said & _ID else [b"x-request-id: %b"]),
-        *([b"server-timing: sluice;dur=%.1f"] if is_timed else []),
-        *([] if limit is None else [b"x-sluice-limit: " + _literal(limit)]),
-        *([] if rate is None or said & _RATE else rates[: 3 if may_reset else 2]),
-        *([] if said & _IETF or not counted else _ietf_lines(counted)),
-        *[name + _literal(told) for name, told in named if told is not None],
-        *([b"x-sluice-reserved-usd: %d.%09d"] if is_reserved else []),
-        *([b"x-sluice-cost-usd: %d.%09d"] if is_priced else []),
+    lines: list[Places] = [
+        *([] if is_alone else [(b"%b", (_THEIRS,))]),
+        (b"x-sluice-request-id: %b", (_ID_AT,)),
+        *([] if said & _ID else [(b"x-request-id: %b", (_ID_AT,))]),
+        *([(b"server-timing: sluice;dur=%.1f", (_OVERHEAD,))] if is_timed else []),
+        *([] if limit is None else [(b"x-sluice-limit: " + _literal(limit), ())]),
+        *rates[: 3 if may_reset else 2],
+        *([] if said & _IETF else _ietf_lines(terms)),
+        *[(name + _literal(told), ()) for name, told in named if told is not None],
+        *([(b"x-sluice-reserved-usd: %d.%09d", (_WHOLE, _REST))] if is_reserved else []),
     ]
-    return b"\r\n".join(lines)
+    return b"\r\n".join([line for line, _ in lines]), itemgetter(*[at for _, places in lines for at in places])
 
 
-def _ietf_lines(terms: Sequence[Term]) -> list[bytes]:
+def _ietf_lines(terms: Terms) -> list[Places]:
     """draft-ietf-httpapi-ratelimit-headers-11. Of `t` it asks: within so many seconds no more than `r` can be used; and beside a
     `retry-after` it should not be later than that (section 6). Money has no unit there."""
-    policies, left = [], []
-    kinds = [(it.limit, it.kind) for it in terms]
-    for limit, kind, allowed, window_s, _ in terms:
-        name = _quoted(limit, kind, window_s if kinds.count((limit, kind)) > 1 else 0).replace(b"%", b"%%")
-        window, until = (b";w=%d" % window_s, b";t=%d") if window_s else (b"", b"")
-        policies.append(b"%b;q=%d%b%b" % (name, allowed, _UNITS[kind], window))
+    policies: list[bytes] = []
+    left: list[bytes] = []
+    places: list[int] = []
+    kinds = [(it.limit, it.kind) for it in terms.each if _is_counted(it)]
+    for at, it in enumerate(terms.each):
+        if not _is_counted(it):
+            continue
+        name = _quoted(it.limit, it.kind, it.window_s if kinds.count((it.limit, it.kind)) > 1 else 0).replace(b"%", b"%%")
+        window, until = (b";w=%d" % it.window_s, b";t=%d") if it.window_s else (b"", b"")
+        policies.append(b"%b;q=%d%b%b" % (name, it.allowed, _UNITS[it.kind], window))
         left.append(name + b";r=%d" + until)
-    return [b"ratelimit-policy: " + b", ".join(policies), b"ratelimit: " + b", ".join(left)]
+        places += [_ROW + 3 * at, _ROW + 3 * at + 2] if it.window_s else [_ROW + 3 * at]
+    return [(b"ratelimit-policy: " + b", ".join(policies), ()), (b"ratelimit: " + b", ".join(left), tuple(places))] if left else []
 
 
 def _literal(text: object) -> bytes:
@@ -219,9 +193,13 @@ def _quoted(limit: str, kind: str, window_s: int) -> bytes:
     return b'"%b"' % field_value(said).replace(b"\\", b"?").replace(b'"', b"?")
 
 
-def _rare_lines(found: Mapping[tuple[str, str, str], int] | None, should_retry: bool | None) -> bytes:
-    guard = b"\r\nx-sluice-guard: %b" % field_value(_guarded(found)) if found else b""
-    return guard if should_retry is None else guard + (b"\r\nx-should-retry: true" if should_retry else b"\r\nx-should-retry: false")
+def _rare_lines(cost_nanousd: int | None, found: Mapping[tuple[str, str, str], int] | None, should_retry: bool | None) -> bytes:
+    lines = b"" if cost_nanousd is None else b"\r\nx-sluice-cost-usd: %d.%09d" % divmod(cost_nanousd, NANO)
+    if found:
+        lines += b"\r\nx-sluice-guard: %b" % field_value(_guarded(found))
+    if should_retry is not None:
+        lines += b"\r\nx-should-retry: true" if should_retry else b"\r\nx-should-retry: false"
+    return lines
 
 
 def _guarded(found: Mapping[tuple[str, str, str], int]) -> str:

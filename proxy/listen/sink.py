@@ -34,12 +34,14 @@ class ClientSink:
     """`ports.Sink` of one request. `finish_anyway` (set by the pipeline): when the client leaves, the call goes on and writes to nobody."""
 
     __slots__ = (
-        "_body", "_connection", "_head", "_is_chunked", "_is_head", "_is_silent", "_keeps", "_left", "_speaks_11", "cors", "finish_anyway",
-        "is_ended", "is_started", "last", "request_id",
+        "_body", "_connection", "_head", "_is_chunked", "_is_head", "_is_silent", "_keeps", "_left", "_speaks_11", "_transport", "cors",
+        "finish_anyway", "is_ended", "is_started", "last", "request_id",
     )  # fmt: skip
 
     def __init__(self, connection: Straight, body: ClientBody, is_head: bool, speaks_11: bool, may_keep: bool, request_id: str) -> None:
-        self._connection, self._body = connection, body
+        """The client is still there."""
+        assert connection.transport is not None
+        self._connection, self._body, self._transport = connection, body, connection.transport  # which is closing once the client has left
         self._is_head, self._speaks_11, self._keeps = is_head, speaks_11, may_keep
         self._head = b""  # not yet written: leaves with the first of the body, one write for both
         self._is_chunked = False
@@ -52,8 +54,7 @@ class ClientSink:
 
     @property
     def is_gone(self) -> bool:
-        transport = self._connection.transport
-        return transport is None or transport.is_closing()
+        return self._transport.is_closing()
 
     @property
     def is_full(self) -> bool:
@@ -67,8 +68,7 @@ class ClientSink:
     @property
     def reply(self) -> Answered:
         """What aiohttp is told of it."""
-        transport = self._connection.transport
-        return KEPT if self._keeps and self.is_ended and transport is not None and not transport.is_closing() else CLOSED
+        return KEPT if self._keeps and self.is_ended and not self._transport.is_closing() else CLOSED
 
     def stop_keeping(self) -> None:
         """The connection ends after this reply."""
@@ -78,14 +78,16 @@ class ClientSink:
         """Status line and header lines in their given bytes and order, `ours` as they are, then framing. Raises ClientGone."""
         if self.is_started:
             raise RuntimeError("the reply has begun already")
-        if not self.finish_anyway and self.is_gone:
+        if self._transport.is_closing() and not self.finish_anyway:
             raise ClientGone
         self.is_started = True
         if self._keeps and not self._body.is_harmless:
             self._keeps = False
         if self.cors:
             headers = (*(line for line in headers if line[0].lower() not in _CORS), *self.cors)
-        lines = [_status_line(status, reason), *map(b": ".join, headers)]
+        lines = [_status_line(status, reason)]
+        if headers:
+            lines += map(b": ".join, headers)
         if ours:
             lines.append(ours)
         if self._is_head or status in _BODILESS:
@@ -101,31 +103,33 @@ class ClientSink:
 
     def push(self, data: bytes) -> None:
         """Body bytes, written now; none (b""): at least the head. Raises ClientGone, but never after `finish_anyway`."""
-        transport = self._connection.transport
-        if transport is None or transport.is_closing():
+        transport = self._transport
+        if transport.is_closing():
             self._ask_for_client()
             return
-        if self._is_silent:
-            data = b""
-        elif self._left is not None:
-            self._count(len(data))
-        elif data:
-            size = len(data)
-            # the whole of a small piece, which costs nothing
-            self.last = data if LONGEST <= size <= _SMALL else self.last[-LONGEST:] + data[-LONGEST:]
+        if data:
             if self._is_chunked:
+                size = len(data)
+                # the whole of a small piece, which costs nothing
+                self.last = data if LONGEST <= size <= _SMALL else self._end_with(data)
                 data = b"%x\r\n%b\r\n" % (size, data)
+            elif self._left is not None:
+                size = len(data)
+                if size > self._left:
+                    self.abort(b"")
+                    raise RuntimeError("more body than Content-Length promises")
+                self._left -= size
+            elif self._is_silent:
+                data = b""
+            else:
+                self.last = self._end_with(data)
         if self._head:
             data, self._head = self._head + data, b""
         transport.write(data)
 
-    def _count(self, size: int) -> None:
-        """Of what Content-Length promises."""
-        assert self._left is not None
-        if size > self._left:
-            self.abort(b"")
-            raise RuntimeError("more body than Content-Length promises")
-        self._left -= size
+    def _end_with(self, data: bytes) -> bytes:
+        """Of what was pushed, these bytes included."""
+        return self.last[-LONGEST:] + data[-LONGEST:]
 
     async def drain(self) -> None:
         """Waits until the client has room. Raises ClientGone; a client that takes nothing for 60 s is dropped."""
@@ -193,6 +197,5 @@ class ClientSink:
     def _write(self, data: bytes) -> None:
         if self._head:
             data, self._head = self._head + data, b""
-        transport = self._connection.transport
-        if data and transport is not None and not transport.is_closing():
-            transport.write(data)
+        if data and not self._transport.is_closing():
+            self._transport.write(data)

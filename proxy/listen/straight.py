@@ -25,7 +25,7 @@ Serve = Callable[["Straight", RawRequestMessage, Content, web.BaseRequest | None
 class Straight(Connection):
     """`serve` gets aiohttp's request object only where the client asks for another protocol."""
 
-    __slots__ = ("_again", "_lessons", "_reading", "_serve", "fields", "head", "peer", "task")
+    __slots__ = ("_again", "_due", "_lessons", "_own", "_reading", "_serve", "fields", "head", "peer", "task")
 
     def __init__(
         self,
@@ -38,9 +38,11 @@ class Straight(Connection):
         super().__init__(server, loop, deadlines, turn_away)
         self._serve = serve
         self._reading: Content | None = None  # the body of the call under way
-        # Of the request before. It is there only where the last read that the parser got was one request, all of it: the parser is
-        # between two messages
+        # Of the request before. It is there only where the parser got the whole of that head, and nothing before it, in one read: where
+        # nothing is due any more, the parser is between two messages
         self._again: again.Head | None = None
+        self._due = 0  # bytes of the body under way that are still to come
+        self._own: StreamReader | None = None  # they go into this one, and not to the parser
         self._lessons = LESSONS
         self.task: asyncio.Task[None] | None = None  # runs all of its calls
         self.head: Head | None = None  # of its last request, if it is kept
@@ -56,34 +58,69 @@ class Straight(Connection):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._reading is not None:
             self._reading.set_exception(exc or ConnectionResetError("Connection lost"))
-        self._again, self.fields = None, {}
+        self._again, self._own, self.fields = None, None, {}
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """A request that repeats the head of the one before, and is asked for by then, needs no parser."""
-        before, count, waiter = self._again, self._request_count, self._waiter
-        if before is not None and waiter is not None and not (waiter.done() or self._messages or self._is_deaf or self._close):
-            found = before.read(data)
-            if found is not None:
-                self._request_count = count + 1
-                self._head_bytes = 0
-                if self._head_timer is not None:
-                    self._stop_head_timer()
-                self._messages.append(cast("tuple[RawRequestMessage, StreamReader]", found))
-                waiter.set_result(None)
-                self._lessons = LESSONS
-                return
-        self._again = None
+        known, waiter = self._again, self._waiter
+        if known is None or self._due:
+            self._go_on(data)
+        elif waiter is None or waiter.done() or (found := known.read(data)) is None:  # it pends only while nothing is queued or closing
+            self._parse(data)
+        else:
+            message, body, due = found
+            content = again.Whole(body) if not due else self._begin(body, due)
+            self._messages.append((message, content))  # type: ignore[arg-type]  # nobody but us takes it from there
+            waiter.set_result(None)
+            self._lessons = LESSONS
+
+    def _begin(self, body: bytes, due: int) -> StreamReader:
+        """A body of which more is to come."""
+        self._due, self._own = due, StreamReader(self, self._read_bufsize, loop=self._loop)
+        self._own.feed_data(body)
+        return self._own
+
+    def _go_on(self, data: bytes) -> None:
+        """Of a body, or of what nothing is known of."""
+        due, own = self._due, self._own
+        if own is None:
+            if 0 < len(data) <= due:  # a body in the parser's hands
+                self._due = due - len(data)
+                Connection.data_received(self, data)
+            else:
+                self._parse(data)
+        elif not (self._close or self._force_close):
+            own.feed_data(data[:due])
+            self._due = max(due - len(data), 0)
+            if not self._due:
+                self._own = None
+                own.feed_eof()
+                if len(data) > due:
+                    self.data_received(data[due:])
+
+    def _parse(self, data: bytes) -> None:
+        """By aiohttp; b"": what is left of what it got."""
+        count = self._request_count
+        if data:
+            self._again, self._due = None, 0
         Connection.data_received(self, data)
         if self._lessons and self._request_count == count + 1 and not self._is_deaf and len(self._messages) == 1:
-            message, content = self._messages[0]
-            if not isinstance(message, _ErrInfo) and content.is_eof():
+            message = self._messages[0][0]
+            if not isinstance(message, _ErrInfo):
                 self._lessons -= 1
-                self._again = again.head_of(data, message)
+                self._again, self._due = again.head_of(data, message)
+
+    def pause_reading(self) -> None:
+        if self._own is None:
+            super().pause_reading()
+        else:  # the parser has no part in it
+            self._reading_paused = True
+            self._pause_transport_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        """Of each body's end aiohttp says so, even where nothing was paused."""
-        if resume_parser or self._reading_paused:
+        """Of each piece that is read, and of each body's end, aiohttp says so, even where nothing was paused."""
+        if (resume_parser and self._again is None) or self._reading_paused:
             super().resume_reading(resume_parser)
 
     async def start(self) -> None:

@@ -36,7 +36,6 @@ class Watch:
         dialect: Dialect,
         op: Operation,
         asked: Asked,
-        *,
         content_type: str,
         content_encoding: str = "",
         status: int = 200,
@@ -48,9 +47,16 @@ class Watch:
         self._op, self._asked, self._status, self._dialect = op, asked, status, dialect
         self._input_bound, self._output_bound = input_bound, output_bound
         self._chunks: list[bytes] = []
-        self._reading = _reading(dialect, op, content_type, status)
+        self.is_stream = False  # that can be read
+        self._reading: Reading | None = None
+        form = stream_format_of(op, content_type)
+        if op.variant == RESULTS and status == 200:
+            self._reading = LinesReading()
+        elif form is not None:
+            self._reading, self.is_stream = StreamReading(dialect, op, form), True
+        elif "json" in content_type or "json" in content_type.lower():
+            self._reading = WholeReading(dialect, op)
         self._is_json = self._reading is not None
-        self.is_stream = isinstance(self._reading, StreamReading)  # and can be read
         if content_encoding:
             encoding = content_encoding.strip().lower()
             self._inflater = Inflater(encoding, MAX_DECODED) if encoding in READABLE else None
@@ -163,16 +169,6 @@ class Watch:
 
     def _give_up(self) -> None:
         self._is_blind, self._reading, self.is_stream = True, None, False
-
-
-def _reading(dialect: Dialect, op: Operation, content_type: str, status: int) -> Reading | None:
-    """What reads such an answer, if anything can."""
-    if op.variant == RESULTS and status == 200:
-        return LinesReading()
-    form = stream_format_of(op, content_type)
-    if form is not None:
-        return StreamReading(dialect, op, form)
-    return WholeReading(dialect, op) if "json" in content_type.lower() else None
 
 
 def _named(path: str) -> str | None:

@@ -10,6 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.listen import again
+from proxy.listen.connection import Deadlines
+from proxy.listen.edge import Edge, Settings
+from proxy.listen.straight import Server
+from proxy.policy.plan import Origin, Provider
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer slk-1\r\nContent-Length: %d\r\nAccept: */*\r\n\r\n"
 
@@ -44,15 +48,16 @@ def told(message):
 def learned(loop, data):
     """What is kept of the head of a request that is parsed as one."""
     found = parsed(loop, data)
-    return again.head_of(data, found[0][0]) if found is not None and len(found) == 1 else None
+    return again.head_of(data, found[0][0])[0] if found is not None and len(found) == 1 else None
 
 
 @given(first=st.binary(max_size=40), second=st.binary(max_size=200))
 def test_another_body_under_the_same_head_is_read_as_the_parser_reads_it(loop, first, second):
-    message, body = learned(loop, asked(first)).read(asked(second))
+    message, body, due = learned(loop, asked(first)).read(asked(second))
     ((true, true_body),) = parsed(loop, asked(second))
-    assert (told(message), body.read_nowait()) == (told(true), true_body or b"")
-    assert body.read_nowait() == b"" and body.is_eof()
+    assert (told(message), body, due) == (told(true), true_body or b"", 0)
+    content = again.Whole(body)
+    assert (content.read_nowait(), content.read_nowait(), content.is_eof()) == (body, b"", True)
 
 
 PIECES = [b"\r\n", b"\n", b"\r", b" ", b":", b"0", b"1", b"5", b"+", b"-", b",", b"Content-Length: 5", b"content-length:5",
@@ -77,13 +82,14 @@ def test_whatever_is_changed_in_either_request_nothing_is_known_again_that_the_p
         for sent in (after, changed(before, second)):
             found = None if head is None else head.read(sent)
             if found is not None:
-                true = parsed(loop, sent)
+                message, body, due = found
+                true = parsed(loop, sent + b"x" * due)
                 assert true is not None and len(true) == 1
-                assert (told(found[0]), found[1].read_nowait()) == (told(true[0][0]), true[0][1])
+                assert (told(message), body + b"x" * due) == (told(true[0][0]), true[0][1])
 
 
 @pytest.mark.parametrize(
-    "length", [b"+5", b"-5", b" 5", b"5 ", b"05", b"5,5", b"0x5", b"5_0", b"\xb2", b"", b"5\r\nContent-Length: 5", b"4", b"6", b"5" * 20]
+    "length", [b"+5", b"-5", b" 5", b"5 ", b"05", b"5,5", b"0x5", b"5_0", b"\xb2", b"", b"5\r\nContent-Length: 5", b"4", b"5" * 20]
 )
 def test_a_length_that_is_not_plainly_that_of_the_body_is_left_to_the_parser(loop, length):
     head = learned(loop, asked(b"abcde"))
@@ -107,6 +113,132 @@ def test_a_length_that_is_not_plainly_that_of_the_body_is_left_to_the_parser(loo
 def test_what_is_no_plain_request_of_a_said_length_is_not_kept(loop, first):
     assert parsed(loop, first) is not None
     assert learned(loop, first) is None
+
+
+def test_a_body_of_which_more_is_due_is_said_to_be_so(loop):
+    assert learned(loop, asked(b"abcde")).read(HEAD % 12 + b"hello")[1:] == (b"hello", 7)
+
+
+# -- any requests in any pieces ------------------------------------------------------------------------------------------
+
+
+class Wire(asyncio.Transport):
+    """A client's side that takes everything."""
+
+    def __init__(self):
+        super().__init__()
+        self.said, self._is_closing, self.is_paused = [], False, False
+
+    def write(self, data):
+        self.said.append(bytes(data))
+
+    def is_closing(self):
+        return self._is_closing
+
+    def close(self):
+        self._is_closing = True
+
+    abort = close
+
+    def pause_reading(self):
+        self.is_paused = True
+
+    def resume_reading(self):
+        self.is_paused = False
+
+    def get_write_buffer_size(self):
+        return 0
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        pass
+
+    def can_write_eof(self):
+        return False
+
+
+class Clock:
+    def now_ns(self):
+        return 0
+
+    def monotonic(self):
+        return 0.0
+
+
+OPENAI = Provider("openai", "openai", "openai", Origin("http", "127.0.0.1", 1, b"127.0.0.1:1"), "/v1")
+
+
+async def played(reads, lessons):
+    """What a connection that gets these reads (with so many turns of the loop after each) makes of them, and says."""
+    calls = []
+
+    async def run(call, body, sink):
+        calls.append([call.method, call.route.target, call.headers, dict(call.fields), body.length])
+        if call.route.path.endswith("unread"):
+            sink.answer(200, (), b"ok")
+            return
+        calls[-1].append(await body.read(2_000_000))
+        sink.answer(200, (), b"ok")
+
+    settings = Settings({"openai": OPENAI}, "openai")
+    edge = Edge(run, None, lambda: settings, Clock(), most=1)
+    connection = Server(edge.serve, edge.turn_away, Deadlines(linger=5), 10)()
+    connection._lessons, wire = lessons, Wire()
+    connection.connection_made(wire)
+    for data, turns in reads:
+        for _ in range(10_000):
+            if not wire.is_paused:
+                break
+            await asyncio.sleep(0)
+        assert not wire.is_paused or wire.is_closing()
+        connection.data_received(data)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    for _ in range(60):
+        await asyncio.sleep(0)
+    is_open = not wire.is_closing()
+    known = connection._again
+    connection.connection_lost(None)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return calls, [line for line in b"".join(wire.said).split(b"\r\n") if line.startswith(b"HTTP/1.1 ")], is_open, known is not None
+
+
+BODY = asked(b"{}")
+REQUESTS = st.one_of(
+    st.sampled_from([b"", b"{}", b"abc" * 400, BODY, BODY + BODY, b"0\r\n\r\n"]).map(asked),
+    st.sampled_from([b"", b"{}", BODY]).map(lambda body: asked(body, HEAD.replace(b"slk-1", b"slk-2"))),
+    st.sampled_from([b"{}", BODY]).map(lambda body: asked(body, HEAD.replace(b"completions", b"unread"))),
+    st.sampled_from([
+        asked(b"x" * 1_200_000), asked(b"x" * 1_200_000, HEAD.replace(b"completions", b"unread")), asked(b"x" * 2_000_001),
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n" + BODY, b"\r\n", b"garbage\r\n\r\n",
+        BODY[:60], HEAD % 50 + b"short", HEAD % 2 + b"longer", *[BODY.replace(b": 2\r", it) for it in
+        (b": +2\r", b": 02\r", b":  2\r", b": 2 \r", b": 2\r\nContent-Length: 2\r", b": 2\r\nTransfer-Encoding: chunked\r", b": 2, 2\r")],
+        HEAD.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n",
+        BODY.replace(b"Accept: */*", b"Expect: 100-continue"), BODY.replace(b"Accept: */*", b"Connection: close"),
+        BODY.replace(b"HTTP/1.1", b"HTTP/1.0"), BODY.replace(b"POST", b"GET"), BODY.replace(b"\r\n", b"\n"),
+    ]),
+)  # fmt: skip
+
+
+@given(
+    requests=st.lists(REQUESTS, min_size=1, max_size=6),
+    cuts=st.lists(st.integers(0, 400), max_size=6),
+    turns=st.lists(st.sampled_from([0, 1, 3, 30]), min_size=1, max_size=8),
+    is_apart=st.booleans(),
+)
+def test_whatever_comes_in_whatever_pieces_the_calls_and_the_replies_are_those_that_the_parser_alone_would_lead_to(
+    loop, requests, cuts, turns, is_apart
+):
+    pieces = [asked(b"{}"), *requests] if is_apart else [asked(b"{}"), b"".join(requests)]
+    for cut in cuts:
+        at = cut % len(pieces)
+        pieces[at : at + 1] = [pieces[at][:cut], pieces[at][cut:]]
+    sizes = [piece[at : at + 262_144] for piece in pieces for at in range(0, len(piece), 262_144)]
+    reads = [(piece, turns[at % len(turns)]) for at, piece in enumerate(sizes)]
+    reads[0] = (reads[0][0], 30)
+    *short, _ = loop.run_until_complete(played(reads, 4))
+    *parsed_all, is_known = loop.run_until_complete(played(reads, 0))
+    assert short == parsed_all and not is_known
 
 
 # -- on the wire ---------------------------------------------------------------------------------------------------------
@@ -203,6 +335,100 @@ async def test_a_repeated_request_may_come_in_pieces_or_with_the_next_behind_it(
     writer.write(asked(b"fifth"))
     assert [it.rpartition(b" ")[2] for it in (*told, *await replies(reader, 1))] == [b"6", b"9", b"1", b"5"]
     writer.close()
+
+
+@pytest.mark.parametrize("before", [b"ab", b"\r\nPO"])
+async def test_what_follows_another_body_or_blank_lines_is_no_head_that_may_come_again(open_edge, before):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    rest = b"cdefg" + asked(b"{}") if before == b"ab" else asked(b"{}")[2:]
+    writer.write(HEAD % 7 + before if before == b"ab" else before)
+    await asyncio.sleep(0.05)
+    writer.write(rest)
+    await replies(reader, 2 if before == b"ab" else 1)
+    served = len(world.calls)
+    writer.write(rest)
+    assert b" 400 " in await reader.readuntil(b"\r\n") and len(world.calls) == served
+    writer.close()
+
+
+async def started(world, first=b"{}"):
+    """A connection that has sent the head, and in another read the body of one call."""
+    reader, writer = await world.connect()
+    for piece in (HEAD % len(first), first):
+        writer.write(piece)
+        await asyncio.sleep(0.02)
+    await replies(reader, 1)
+    return reader, writer
+
+
+async def test_a_head_and_its_body_that_come_one_after_the_other_as_of_httpx_are_known_again_too(open_edge):
+    world = await open_edge()
+    reader, writer = await started(world)
+    (connection,) = world.edge._connections()
+    parsed = connection._request_count
+    for body in (b"hello", b"x" * 3_000_000, b""):
+        writer.write(HEAD % len(body))
+        await asyncio.sleep(0.02)
+        writer.write(body)
+        assert (await replies(reader, 1))[0].endswith(b" %d" % len(body))
+    assert connection._request_count == parsed and connection._own is None
+    writer.close()
+
+
+async def test_a_body_after_a_known_head_that_nobody_reads_stops_its_sender(open_edge):
+    gate = asyncio.Event()
+
+    async def late(call, body, sink):
+        await gate.wait()
+        sink.answer(200, (), b"%d" % len(await body.read(10_000_000)))
+
+    world = await open_edge()
+    reader, writer = await started(world)
+    world.run = late
+    writer.write(HEAD % 9_000_000 + b"x" * 9_000_000)
+    await asyncio.sleep(0.1)
+    (connection,) = world.edge._connections()
+    assert connection._reading_paused and connection._own._size < 2_000_000
+    gate.set()
+    async with asyncio.timeout(20):
+        assert await replies(reader, 1) == [b"9000000"]
+    assert not connection._reading_paused
+    writer.write(asked(b"{}"))
+    assert await replies(reader, 1) == [b"2"]
+    writer.close()
+
+
+async def test_a_body_after_a_known_head_that_stops_is_408_and_one_that_is_cut_reaches_no_one(open_edge):
+    world = await open_edge(deadlines=Deadlines(body_idle=0.2, linger=0.1))
+    reader, writer = await started(world)
+    writer.write(HEAD % 10 + b"half")
+    async with asyncio.timeout(20):
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+    reader, writer = await started(world)
+    served = len(world.calls)
+    writer.write(HEAD % 10 + b"half")
+    writer.write_eof()
+    async with asyncio.timeout(20):
+        assert await reader.read() == b"" and len(world.calls) <= served + 1
+        while world.edge._connections():
+            await asyncio.sleep(0.01)
+    assert world.edge.active == 0
+    writer.close()
+
+
+async def test_deadlines_of_a_head_and_of_silence_hold_after_a_request_that_passed_no_parser(open_edge):
+    world = await open_edge(deadlines=Deadlines(head=0.2, keepalive=0.4))
+    for sent, said in ((asked(b"{}")[:40], b"HTTP/1.1 408 "), (b"", b"")):
+        reader, writer = await world.connect()
+        for _ in range(3):
+            writer.write(asked(b"{}"))
+            await replies(reader, 1)
+        writer.write(sent)
+        async with asyncio.timeout(20):
+            assert (await reader.read())[:13] == said
+        writer.close()
 
 
 async def test_a_body_that_looks_like_a_request_stays_a_body(open_edge):

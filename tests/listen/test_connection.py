@@ -23,13 +23,13 @@ def test_the_names_of_aiohttp_that_we_lean_on_are_there():
     names = {
         "_messages", "_waiter", "_task_handler", "_request_count", "_keepalive_handle", "_upgraded", "_force_close", "_close", "_parser",
         "_buffer_paused", "_reading_paused", "_msg_queue_resume_size", "_lingering_time", "_keepalive_timeout", "_request_factory",
-        "_next_keepalive_close_time", "_paused",
+        "_next_keepalive_close_time", "_paused", "_read_bufsize",
     }  # fmt: skip
     assert names <= {slot for kind in (RequestHandler, BaseProtocol) for slot in kind.__slots__}
     assert {"_buffer", "_exception"} <= set(StreamReader.__slots__)
     for method in (
         "_process_keepalive", "_make_error_handler", "handle_error", "log_exception", "force_close", "_drain_helper", "_handle_request",
-        "_resume_reading_if_drained", "resume_reading", "close",
+        "_resume_reading_if_drained", "resume_reading", "close", "pause_reading", "_pause_transport_reading",
     ):  # fmt: skip
         assert callable(getattr(RequestHandler, method))
     assert "resp.keep_alive" in inspect.getsource(RequestHandler.start)

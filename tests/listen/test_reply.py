@@ -1,10 +1,12 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.listen.reply import cors_headers, field_value, our_lines, preflight_headers, reply_headers, said_of
+from proxy.exchange import Spoken
+from proxy.listen.reply import Refused, cors_headers, field_value, our_lines, preflight_headers, reply_headers, said_in, said_of
 from proxy.standings import Standing, Standings
 
 REQUESTS = Standing("tier free", "requests", 10, 4, 1060, 60)
@@ -12,10 +14,9 @@ TOKENS = Standing("tier free", "tokens", 1000, 100, 1030, 60)
 MONEY = Standing("team finance", "spend", 5_000_000_000, 1, 9999, 86400)
 
 
-def headers_of(*args, standings=(), **kw):
-    kw.setdefault("now_s", 1000.0)
-    kw["standings"] = Standings.of(standings)
-    return reply_headers("req-1", *args, **kw)
+def headers_of(*args, standings=(), limit=None, kind=None, retry_after=None, **kw):
+    no = Refused(limit, kind, retry_after) if limit or retry_after is not None else None
+    return reply_headers("req-1", *args, standings=Standings.of(standings, 1000), no=no, **kw)
 
 
 def test_the_id_becomes_x_request_id_only_where_the_provider_sent_none():
@@ -149,7 +150,7 @@ def test_what_is_no_preflight_of_a_listed_origin_goes_on(method, fields):
 def test_what_others_use_of_a_shared_account_is_not_told():
     shared = Standing("team finance", "requests", 10, 1, 1_060, 60, is_shared=True)
     own = Standing("tier free", "tokens", 100, 90, 1_060, 60)
-    lines = dict(reply_headers("id", now_s=1_000, standings=Standings.of((shared, own))))
+    lines = dict(reply_headers("id", standings=Standings.of((shared, own), 1_000)))
     assert lines[b"x-sluice-limit"] == b"team finance" and lines[b"x-ratelimit-remaining"] == b"90"
     assert b"finance" not in lines[b"ratelimit"] + lines[b"ratelimit-policy"]
 
@@ -227,20 +228,44 @@ def test_our_lines_as_they_are_written_are_the_same_lines():
         "reserved_nanousd": 1,
     }
     rest = {"cost_nanousd": 1_000_000_002, "found": {("email", "request", "mask"): 2}, "should_retry": True}
-    written = our_lines("req-1", (), 1000.0, **given | {"standings": Standings.of(given["standings"])}, **rest)
+    written = our_lines("req-1", 0, **given | {"standings": Standings.of(given["standings"], 1000)}, **rest)
     assert [tuple(line.split(b": ", 1)) for line in written.split(b"\r\n")] == list(headers_of(**given, **rest))
     assert b"x-sluice-provider: 100% own\r\n" in written and b"x-sluice-cost-usd: 1.000000002\r\n" in written
 
 
 def test_a_line_of_ours_cannot_be_split_by_a_name_of_the_policy():
-    written = our_lines("a\r\nb", (), 1000.0, standings=Standings.of([Standing("x\r\ny: z", "requests", 1, 1, 0, 60)]), provider="p\nq")
+    written = our_lines("a\r\nb", 0, standings=Standings.of([Standing("x\r\ny: z", "requests", 1, 1, 0, 60)], 1000), provider="p\nq")
     assert b"\r" not in written.replace(b"\r\n", b"") and b"\n" not in written.replace(b"\r\n", b"")
     assert all(line.partition(b":")[0].startswith((b"x-sluice-", b"x-r", b"ratelimit")) for line in written.split(b"\r\n"))
 
 
 def test_what_the_provider_has_said_may_be_told_as_worked_out_before():
-    answer, kept = ((b"X-Request-Id", b"theirs"), (b"RateLimit", b"x")), {}
-    standings = Standings.of((REQUESTS, TOKENS))
+    answer = SimpleNamespace(headers=((b"X-Request-Id", b"theirs"), (b"RateLimit", b"x")), said=Spoken())
     for _ in range(2):
-        assert our_lines("r", said_of(answer, kept), 0.0, standings=standings) == our_lines("r", answer, 0.0, standings=standings)
-    assert said_of((), {}) == 0
+        assert said_of(answer) == said_in(answer.headers) != 0
+    assert said_of(SimpleNamespace(headers=(), said=Spoken())) == 0
+
+
+def test_the_lines_of_the_provider_stand_before_ours_as_they_came():
+    ours = our_lines("r", 0, Standings.of((REQUESTS,), 1000), overhead_ms=0.1)
+    assert our_lines("r", 0, Standings.of((REQUESTS,), 1000), overhead_ms=0.1, theirs=b"a: 100%\r\nb: c") == b"a: 100%\r\nb: c\r\n" + ours
+    assert our_lines("r", 0, Standings.of((REQUESTS,), 1000), overhead_ms=0.1, theirs=b"") == ours
+
+
+def test_what_is_worked_out_once_for_a_form_is_not_taken_for_another():
+    def told(*standings, **more):
+        return our_lines("r", 0, Standings.of(standings, 1000), **more)
+
+    def another(name, remaining=4):
+        return Standing(name, "requests", 10, remaining, 1060, 60)
+
+    forms = [
+        told(REQUESTS),
+        told(TOKENS),
+        told(REQUESTS, TOKENS),
+        told(another("x")),
+        told(REQUESTS, provider="p"),
+        told(REQUESTS, attempts=2),
+    ]
+    forms += [told(REQUESTS, overhead_ms=0.0), told(REQUESTS, status=500), told(REQUESTS, reserved_nanousd=1), told(another("x", 3))]
+    assert len(set(forms)) == len(forms) and told(REQUESTS) == forms[0]

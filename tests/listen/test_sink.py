@@ -108,10 +108,8 @@ async def test_head_and_first_bytes_leave_in_one_write(open_edge, monkeypatch):
     writes = []
 
     async def run(call, body, sink):
-        transport = sink._connection.transport
-        monkeypatch.setattr(sink._connection, "transport", Tee(transport, writes))
+        monkeypatch.setattr(sink, "_transport", Tee(sink._transport, writes))
         await saying(b"ab", length=2)(call, body, sink)
-        monkeypatch.setattr(sink._connection, "transport", transport)
 
     await (await open_edge(run)).ask(LAST)
     assert len(writes) == 1 and writes[0].endswith(b"\r\n\r\nab")

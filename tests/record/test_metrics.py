@@ -328,27 +328,27 @@ def test_a_limit_shows_its_fullest_account_of_the_last_minutes(metrics, clock):
     def ratio():
         return round(samples(metrics, "limit_used_ratio")[0][1], 3)
 
-    metrics.limits(Standings.of([standing(10), standing(90)]))
+    metrics.limits(Standings.of([standing(10), standing(90)], 0))
     assert ratio() == 0.9
     clock.at += 60
     assert ratio() == 0.9
-    metrics.limits(Standings.of([standing(40)]))
+    metrics.limits(Standings.of([standing(40)], 0))
     assert ratio() == 0.9
     clock.at += 60
-    metrics.limits(Standings.of([standing(80)]))
+    metrics.limits(Standings.of([standing(80)], 0))
     assert ratio() == 0.6
     clock.at += 120
     assert ratio() == 0
-    metrics.limits(Standings.of([standing(0, allowed=0)]))
+    metrics.limits(Standings.of([standing(0, allowed=0)], 0))
     assert ratio() == 1
 
 
 def test_limits_are_told_apart_whoever_was_counted_before_and_also_after_a_new_policy(metrics):
     other = Standing("team ops", "spend", 100, 30, 0, 60)
     for told in ([standing(40)], [other], [other, standing(35)]):
-        metrics.limits(Standings.of(told))
+        metrics.limits(Standings.of(told, 0))
     metrics.policy(2)
-    metrics.limits(Standings.of([standing(20)]))
+    metrics.limits(Standings.of([standing(20)], 0))
     assert [(labels["limit"], round(value, 3)) for labels, value in samples(metrics, "limit_used_ratio")] == [
         ("tier free", 0.8), ("team ops", 0.7),
     ]  # fmt: skip
@@ -356,7 +356,7 @@ def test_limits_are_told_apart_whoever_was_counted_before_and_also_after_a_new_p
 
 def test_only_so_many_sets_of_limits_are_remembered(metrics):
     for number in range(1500):
-        metrics.limits(Standings.of([standing(50, allowed=100 + number)]))
+        metrics.limits(Standings.of([standing(50, allowed=100 + number)], 0))
     assert len(metrics._left) <= 1024
 
 

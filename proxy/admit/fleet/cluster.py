@@ -21,7 +21,7 @@ from proxy.admit.fleet.shares import is_shared
 from proxy.admit.fleet.spaces import Who, who
 from proxy.admit.fleet.state import SharedState
 from proxy.admit.records import MOST
-from proxy.exchange import Row
+from proxy.exchange import NANO, Row
 from proxy.policy.plan import Claim, Limit, OnStateDown
 from proxy.policy.plan_callers import KeyRecord
 from proxy.ports import Intent, Lessons
@@ -260,7 +260,9 @@ class ClusterState:
         them = self._regions.guess(claims)
         it, region = self._regions.parted(claims, them), self._regions.find(them)
         told = region.state.standings(it.inside) if region is not None else ()
-        return Standings.of((*self.own.standings(it.mine), *told, *self._granter.standings([claim for _, claim in it.crossing])))
+        crossing = self._granter.standings([claim for _, claim in it.crossing])
+        now = self.own.now()
+        return Standings.of((*self.own.standings(it.mine), *told, *crossing), (now.ns + now.skew_ns) // NANO)
 
     def write(self, row: Row) -> None:
         self.own.write(row)

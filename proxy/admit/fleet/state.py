@@ -25,7 +25,7 @@ from proxy.admit.fleet.space import Forgot, Space
 from proxy.admit.limits import worst
 from proxy.admit.records import MOST
 from proxy.admit.wording import refusal
-from proxy.exchange import Row
+from proxy.exchange import NANO, Row
 from proxy.policy.plan import Claim, Limit, OnStateDown
 from proxy.policy.plan_callers import KeyRecord
 from proxy.ports import Clock, Intent, Lessons
@@ -278,7 +278,7 @@ class SharedState(SharedJobs):
     def standings(self, claims: Sequence[Claim]) -> Standings:
         """As last told; of what this sidecar counts alone, as it is."""
         shared, mine = _parted(claims)
-        return Standings.of((*self.own.standings(mine), *self._space.known.of(shared)))
+        return Standings.of((*self.own.standings(mine), *self._space.known.of(shared)), self._clock.now_ns() // NANO)
 
     def write(self, row: Row) -> None:
         self.own.write(row)

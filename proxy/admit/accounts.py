@@ -38,7 +38,7 @@ class Account:
     spend: dict[str, Balance] = field(default_factory=dict)  # by period id
     in_flight: int = 0
     stay_ns: int = 0  # how long calls keep a slot, a moving average
-    line: Line | None = None  # the limit that counted here last, with where; None: what it found may be forgotten since
+    line: Line | None = None  # the limit that counted here last, with where; None: what it found, or all of this, may be forgotten since
 
     def ring(self, kind: RateKind, period_s: int) -> Ring:
         ring = self.rings.get((kind, period_s))
@@ -62,4 +62,7 @@ class Account:
             del self.spend[id]
         for key in over:
             del self.rings[key]
-        return not (self.in_flight or self.spend or self.rings)
+        is_idle = not (self.in_flight or self.spend or self.rings)
+        if is_idle:
+            self.line = None  # what found it before does not count on it once it is forgotten
+        return is_idle

@@ -11,7 +11,7 @@ from proxy.admit.counters import Charge, Counters, Hold
 from proxy.admit.growth import has_room
 from proxy.admit.journal import Journal
 from proxy.admit.limits import denied_entry, denied_hold, standings, worst
-from proxy.admit.lines import is_far_from_full, lines_made, lines_of, may_enter, may_hold, standings_on
+from proxy.admit.lines import Place, Places, is_far_from_full, lines_made, may_enter, may_hold, standings_on
 from proxy.admit.moments import Moments
 from proxy.admit.records import MOST, Values, charge_said, encode, entry_record, grown, hold_record, uncount_record, values_of
 from proxy.admit.sync import JournalDown
@@ -28,6 +28,7 @@ class Admission:
     def __init__(self, counters: Counters, moments: Moments, index: sqlite.Index) -> None:
         self._counters, self._moments, self._index = counters, moments, index
         self.now, self.periods = moments.now, moments.periods
+        self._places = Places(counters.books)
         self._journal: Journal | None = None
 
     @property
@@ -37,7 +38,7 @@ class Admission:
 
     def _is_down(self) -> bool:
         journal, index = self._journal, self._index
-        return (journal is not None and journal.is_down) or index.given - index.taken > sqlite.MOST_WAITING
+        return (journal is not None and journal.is_down) or (index.was_behind and index.is_behind)
 
     def _names(self, claims: Sequence[Claim], now: Moment) -> list[str]:
         return [self._counters.name_of(claim, now) for claim in claims]
@@ -62,16 +63,16 @@ class Admission:
         if self._is_down():
             raise unavailable()
         ns = moments.ns()
-        lines = lines_of(counters.books, claims, moments.present)
-        if lines is None or not may_enter(lines, ns):
+        place = self._places.of(claims, moments.present)
+        if place is None or not may_enter(place.lines, ns):
             now = moments.now()
             names, ns = self._names(claims, now), now.ns
             if no := denied_entry(counters, claims, names, now):
                 raise refusal(no)
-            lines = lines_made(counters, claims, names, now)
-        said = counters.enter_on(call_uid, lines, ns)
-        if said and self._journal is not None:
-            self._journal.append(entry_record(ns, said))
+            place = Place(claims, lines_made(counters, claims, names, now))
+        counters.enter_on(call_uid, place.lines, place.entered, ns)
+        if place.entry and self._journal is not None:
+            self._journal.append(entry_record(ns, place.entry))
 
     async def decide(self, call_uid: str) -> None:
         """Nothing: `enter` notes nothing that it does not decide."""
@@ -86,39 +87,46 @@ class Admission:
         """Tokens and money on every claim, or none; the intent is in the journal when it returns. Raises Refusal 400, 402, 429, 503.
         `also`: what a shared state has decided already, held with it."""
         counters, moments = self._counters, self._moments
-        if intent.id in counters.holds:
-            return await self._durable(intent.id)
+        id = intent.id
+        if id in counters.holds:
+            return await self._durable(id)
         if self._is_down():
             raise unavailable()
         claims, tokens, nanousd, ns = intent.claims, intent.tokens, intent.nanousd, moments.ns()
         if tokens > MOST or nanousd > MOST:
             tokens, nanousd = min(tokens, MOST), min(nanousd, MOST)
-        lines = lines_of(counters.books, claims, moments.present)
-        if lines is None or not may_hold(lines, ns, tokens, nanousd):
+        place = self._places.of(claims, moments.present)
+        if place is None or not may_hold(place.lines, ns, tokens, nanousd):
             now = moments.now()
             names, ns = self._names(claims, now), now.ns
             if no := denied_hold(counters, claims, names, now, tokens, nanousd):
                 raise refusal(no, intent)
-            lines = lines_made(counters, claims, names, now)
-        hold, durable = self._noted(intent, (*[line.attempt for line in lines], *also), ns, tokens, nanousd)
+            place = Place(claims, lines_made(counters, claims, names, now))
         if also:
-            counters.hold(intent.id, hold, moments.now())
-        else:
-            counters.hold_on(intent.id, hold, lines)
+            return await self._book(intent, (*place.attempts, *also), ns, tokens, nanousd)
+        journal, record, durable = self._journal, b"", None
+        if journal is not None:
+            record = hold_record(id, ns, tokens, nanousd, place.attempts, values_of(intent.row), place.held)
+            try:
+                durable = journal.hold(record)
+            except JournalDown:
+                raise unavailable() from None
+        counters.hold_on(id, Hold(ns, tokens, nanousd, place.attempts, record, place.lines))
+        if durable is not None:
+            await self._durable(id, durable)
+
+    async def _book(self, intent: Intent, charges: tuple[Charge, ...], at_ns: int, tokens: int, nanousd: int) -> None:
+        """Holds on these charges, whoever decided it."""
+        journal, record, durable = self._journal, b"", None
+        if journal is not None:
+            record = hold_record(intent.id, at_ns, tokens, nanousd, charges, values_of(intent.row))
+            try:
+                durable = journal.hold(record)
+            except JournalDown:
+                raise unavailable() from None
+        self._counters.hold(intent.id, Hold(at_ns, tokens, nanousd, charges, record), self.now())
         if durable is not None:
             await self._durable(intent.id, durable)
-
-    def _noted(
-        self, intent: Intent, charges: tuple[Charge, ...], at_ns: int, tokens: int, nanousd: int
-    ) -> tuple[Hold, asyncio.Future[None] | None]:
-        """The hold of an intent, now that it is written: what waits for the disk is done when it is there. Raises Refusal 503."""
-        if self._journal is None:
-            return Hold(at_ns, tokens, nanousd, charges), None
-        record = hold_record(intent.id, at_ns, tokens, nanousd, charges, values_of(intent.row))
-        try:
-            return Hold(at_ns, tokens, nanousd, charges, record), self._journal.hold(record)
-        except JournalDown:
-            raise unavailable() from None
 
     async def _durable(self, id: str, waiter: asyncio.Future[None] | None = None) -> None:
         """Until the intent is in the journal; where it never will be, the hold is undone. Raises Refusal 503."""
@@ -152,23 +160,25 @@ class Admission:
         """How a caller stands on each claim now."""
         if not claims:
             return NO_STANDINGS
-        counters, moments = self._counters, self._moments
+        moments = self._moments
         ns = moments.ns()
-        lines = lines_of(counters.books, claims, moments.present)
-        if lines is not None:
-            return standings_on(lines, ns, moments.wall_ns())
+        place = self._places.of(claims, moments.present)
+        if place is not None:
+            return standings_on(place.lines, ns, moments.wall_ns())
+        counters = self._counters
         return standings(counters, claims, [counters.name_of(claim) for claim in claims], moments.now())
 
     def leave(self, call_uid: str) -> None:
         """The call's slots are free. Idempotent."""
-        if call_uid in self._counters.stays:
-            self._counters.leave(call_uid, self._moments.rate_ns())
+        self._counters.leave(call_uid, self._moments.rate_ns())
 
     def settle(self, id: str, tokens: int, nanousd: int, row: Row) -> None:
         """The true figures, in the windows and periods of the hold. An id that is not held (any more) changes nothing."""
         if tokens > MOST or nanousd > MOST:
             tokens, nanousd = min(tokens, MOST), min(nanousd, MOST)
-        self._close(id, tokens, nanousd, values_of(row))
+        if self._counters.close(id, tokens, nanousd):
+            values = values_of(row)
+            self.note(("s", id, tokens, nanousd, values), values)
 
     def void(self, id: str, row: Row | None) -> None:
         """Nothing was sent: all goes back. An id that is not held changes nothing."""
@@ -193,7 +203,7 @@ class Admission:
             return
         self._counters.enter(call_uid, charges, at_ns, now or self.now())
         if self._journal is not None and any(charge.rates for charge in charges):
-            self._journal.append(entry_record(at_ns, map(charge_said, charges)))
+            self._journal.append(entry_record(at_ns, b",".join(map(charge_said, charges))))
 
     async def book(self, intent: Intent, charges: Sequence[Charge], at_ns: int) -> None:
         """Holds without a check, in the windows and periods of `charges`; durable when it returns. Idempotent. Raises Refusal 503."""
@@ -202,8 +212,4 @@ class Admission:
         else:
             if self._is_down():
                 raise unavailable()
-            tokens, nanousd = min(intent.tokens, MOST), min(intent.nanousd, MOST)
-            hold, durable = self._noted(intent, tuple(charges), at_ns, tokens, nanousd)
-            self._counters.hold(intent.id, hold, self.now())
-            if durable is not None:
-                await self._durable(intent.id, durable)
+            await self._book(intent, tuple(charges), at_ns, min(intent.tokens, MOST), min(intent.nanousd, MOST))

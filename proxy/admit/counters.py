@@ -36,6 +36,7 @@ class Hold:
     nanousd: int
     charges: tuple[Charge, ...]
     intent: bytes = b""
+    lines: Sequence[Line] = ()  # those that counted it, if they are at hand: each good while its account's `line` is it
 
 
 @value(frozen=True, slots=True)
@@ -107,19 +108,12 @@ class Counters:
         self.count_requests(charges, at)
         self.stays[uid] = Stay(at, places)
 
-    def enter_on(self, uid: str, lines: Sequence[Line], at: int) -> list[bytes]:
-        """What the journal has to say of it: of each charge that counts requests (`records.charge_said`)."""
-        said, places = [], []
+    def enter_on(self, uid: str, lines: Sequence[Line], places: Sequence[tuple[Account, Charge]], at: int) -> None:
         for line in lines:
-            account = line.account
-            account.in_flight += 1
-            places.append((account, line.entry))
-            if line.said:
-                said.append(line.said)
-                for ring in line.asked:
-                    ring.add(1, at)
+            line.account.in_flight += 1
+            for ring in line.asked:
+                ring.add(1, at)
         self.stays[uid] = Stay(at, places)
-        return said
 
     def count_requests(self, charges: Sequence[Charge], at: int) -> None:
         for charge in charges:
@@ -161,12 +155,13 @@ class Counters:
                 account.ring("tokens", period_s).add(hold.tokens, hold.at)
         self.hold_again(id, hold)
 
-    def hold_on(self, id: str, hold: Hold, lines: Sequence[Line]) -> None:
-        for line in lines:
+    def hold_on(self, id: str, hold: Hold) -> None:
+        at, tokens, nanousd = hold.at, hold.tokens, hold.nanousd
+        for line in hold.lines:
             for ring in line.used:
-                ring.add(hold.tokens, hold.at)
-            for balance, _, _ in line.money:
-                balance.held += hold.nanousd
+                ring.add(tokens, at)
+            for balance in line.balances:
+                balance.held += nanousd
         self.holds[id] = hold
 
     def count_tokens(self, charges: Sequence[Charge], tokens: int, at: int) -> None:
@@ -185,22 +180,26 @@ class Counters:
 
     def close(self, id: str, tokens: int, nanousd: int) -> bool:
         """The true figures, in the hold's own bucket and periods. False: no such hold is open."""
-        hold = self.holds.pop(id, None)
+        hold = self.holds.get(id)
         if hold is None:
             return False
-        books, held, more = self.books, hold.nanousd, tokens - hold.tokens
-        for charge in hold.charges:
-            try:
-                account = books[charge.limit][charge.account]
-            except KeyError:  # forgotten, as it had nothing that counted
-                account = self.account(charge.limit, charge.account)
-            for period in charge.periods:
-                balance = account.spend.get(period) or account.balance(period)
+        lines, held, more = hold.lines, hold.nanousd, tokens - hold.tokens
+        for line in lines:
+            if line.account.line is not line:
+                lines = ()
+                break
+        if not lines:  # by name
+            self.release(id)
+            self.settle(hold, hold.charges, tokens, nanousd)
+            return True
+        del self.holds[id]
+        for line in lines:
+            for balance in line.balances:
                 balance.held -= held
                 balance.settled += nanousd
             if more:
-                for period_s in charge.rates:
-                    account.ring("tokens", period_s).adjust(hold.at, more)
+                for ring in line.used:
+                    ring.adjust(hold.at, more)
         return True
 
     def release(self, id: str) -> Hold | None:

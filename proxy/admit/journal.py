@@ -100,15 +100,22 @@ class Journal:
     def hold(self, payload: bytes) -> asyncio.Future[None] | None:
         """None: the record and all before it are durable. Else they are when that is done, which fails with JournalDown. Raises
         JournalDown: the record is not written and never will be."""
-        return self._durable(framed(payload))
+        if self._is_doubtful:
+            raise JournalDown
+        frames = self._pending
+        frames.append(framed(payload))
+        if not self._flush():
+            frames.pop()
+            raise JournalDown
+        return None if self._sync is None else self._covered()
 
     def written(self) -> asyncio.Future[None] | None:
         """As `hold`, of all so far."""
-        return self._durable(b"")
-
-    def _durable(self, last: bytes) -> asyncio.Future[None] | None:
-        if self._is_doubtful or not self._flush(last):
+        if self._is_doubtful or not self._flush():
             raise JournalDown
+        return self._covered()
+
+    def _covered(self) -> asyncio.Future[None] | None:
         if self._sync is None:
             return None
         waiter = self._loop.create_future()  # its own, so that a cancelled task cancels nobody else
@@ -117,42 +124,43 @@ class Journal:
 
     def _tick(self) -> None:
         self._is_scheduled = False
-        if self._pending:
-            self._flush(b"")
+        self._flush()
 
     def flush(self) -> None:
         """Writes what is pending, in one write; nothing after `close`."""
-        self._flush(b"")
+        self._flush()
 
-    def _flush(self, last: bytes) -> bool:
-        """Writes what is pending, and `last` behind it. False: neither; `last` is given up, what has happened already is kept."""
-        frames = self._pending
-        data = b"".join([*frames, last]) if frames else last
-        if not data:
+    def _flush(self) -> bool:
+        """False: none of it is written, and it is kept."""
+        if not self._pending:
             return True
+        data = b"".join(self._pending)
         try:
-            if self._is_closed:
-                raise OSError(errno.EBADF, "closed")
-            if self._is_torn:
-                os.ftruncate(self._fd, self._size)  # a half record would hide all that follow it
+            if self._is_torn or self._is_closed:
+                self._mend()
             self._is_torn = True
-            write_all(self._fd, data)
+            if (done := os.write(self._fd, data)) < len(data):
+                write_all(self._fd, data[done:])
             self._is_torn = False
         except OSError:
             self._failed()
             return False
         self._size += len(data)
-        if frames:
-            self._pending = []
-            if rows := self._rows:
-                self._rows = []
-                self._wrote(rows, (self._number, self._size))
+        self._pending = []
+        if rows := self._rows:
+            self._rows = []
+            self._wrote(rows, (self._number, self._size))
         if self._retry is not None:
             self._retry.cancel()
             self._retry, self.is_down = None, self._is_doubtful
         if self._size >= self._rotate_at:
             self._try_to_rotate()
         return True
+
+    def _mend(self) -> None:
+        if self._is_closed:
+            raise OSError(errno.EBADF, "closed")
+        os.ftruncate(self._fd, self._size)  # a half record would hide all that follow it
 
     def position(self) -> Position:
         """Up to here the segments hold all that was appended so far. Raises OSError if some of it cannot be written."""
@@ -170,7 +178,7 @@ class Journal:
     def _try_again(self) -> None:
         if not self._pending:
             self._pending.append(framed(NOTHING))  # a real write: only it can tell that there is room again
-        self._flush(b"")
+        self._flush()
 
     # -- a failed sync ------------------------------------------------------------------------------------------------
 

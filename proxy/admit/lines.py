@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from orjson import Fragment
+
 from proxy.admit.accounts import Account, Moment
 from proxy.admit.counters import Charge, Counters, windows_of
 from proxy.admit.periods import Periods
@@ -13,6 +15,7 @@ from proxy.admit.windows import NS
 from proxy.policy.plan import Claim, Limit
 from proxy.standings import Standings, Term, Terms, terms_of
 
+MOST_PLACES = 1024
 ENTRY = ("requests", "concurrency")  # what a call takes; an attempt takes tokens and spend
 
 
@@ -20,7 +23,7 @@ class Line:
     """One limit on one account: its windows, and its money of the present periods. Good while the account's `line` is it."""
 
     __slots__ = (
-        "account", "asked", "attempt", "entry", "is_open", "limit", "money", "periods", "requests", "said", "slots", "terms", "tokens",
+        "account", "asked", "attempt", "balances", "entry", "is_open", "limit", "money", "periods", "requests", "slots", "terms", "tokens",
         "used",
     )  # fmt: skip
 
@@ -32,13 +35,57 @@ class Line:
         self.slots = limit.concurrency
         spans = [(spend.nanousd, periods.span(spend.period)) for spend in limit.spend]
         self.money = [(account.balance(it.id), most, it.end_ns // NS) for most, it in spans]
+        self.balances = [balance for balance, _, _ in self.money]
         self.entry = Charge(limit.name, name, windows_of(limit, "requests"), ())
         self.attempt = Charge(limit.name, name, windows_of(limit, "tokens"), tuple([it.id for _, it in spans]))
-        self.said = charge_said(self.entry) if self.entry.rates else b""
         self.asked = [account.ring("requests", period_s) for period_s in self.entry.rates]  # each once, whatever rates look at it
         self.used = [account.ring("tokens", period_s) for period_s in self.attempt.rates]
         amounts = [it.count for it in (*limit.requests, *limit.tokens)] + [it.nanousd for it in limit.spend]
         self.is_open = 0 not in amounts and self.slots != 0  # a limit of 0 has a refusal of its own
+
+
+class Place:
+    """Where all of these claims count; good while each line is good."""
+
+    __slots__ = ("attempts", "claims", "entered", "entry", "held", "lines")
+
+    def __init__(self, claims: Sequence[Claim], lines: Sequence[Line]) -> None:
+        self.claims, self.lines = claims, lines
+        self.entered = [(line.account, line.entry) for line in lines]
+        self.attempts = tuple([line.attempt for line in lines])
+        # for the journal: of each charge that counts requests, and of all that count tokens and money
+        self.entry = b",".join([charge_said(line.entry) for line in lines if line.entry.rates])
+        self.held = Fragment(b"[%b]" % b",".join(map(charge_said, self.attempts)))
+
+
+class Places:
+    """Those of the claims that came lately: calls of one plan come with one and the same tuple."""
+
+    def __init__(self, books: Mapping[str, Mapping[str, Account]]) -> None:
+        self._books = books
+        self._known: dict[int, Place] = {}  # by the identity of the tuple, which is nobody else's while it stands here
+
+    def of(self, claims: Sequence[Claim], periods: Periods) -> Place | None:
+        """None where one of these claims has no account of its own yet."""
+        place = self._known.get(id(claims))
+        if place is None:
+            return self._find(claims, periods)
+        for line in place.lines:
+            if line.account.line is not line or line.periods is not periods:
+                return self._find(claims, periods)
+        return place
+
+    def _find(self, claims: Sequence[Claim], periods: Periods) -> Place | None:
+        lines = lines_of(self._books, claims, periods)
+        if lines is None:
+            self._known.pop(id(claims), None)
+            return None
+        place = Place(claims, lines)
+        if type(claims) is tuple:  # nothing else is surely the same the next time
+            if len(self._known) >= MOST_PLACES:
+                self._known.clear()
+            self._known[id(claims)] = place
+        return place
 
 
 def lines_named(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> list[Line]:

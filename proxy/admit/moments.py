@@ -28,10 +28,13 @@ class Moments:
         wall = self.wall_ns()
         if wall > self._latest:
             self._latest = wall
-        if self._latest >= self._over:
-            self.present = self._calendar.at(self._latest)
-            self._over = self.present.day.end_ns
+            if wall >= self._over:
+                self._turn()
         return self._anchor + round(self._monotonic() * NS)
+
+    def _turn(self) -> None:
+        self.present = self._calendar.at(self._latest)
+        self._over = self.present.day.end_ns
 
     def now(self) -> Moment:
         ns = self.ns()
@@ -51,4 +54,5 @@ class Moments:
         if self._boot_id and mark.boot_id == self._boot_id:
             self._anchor = mark.anchor_ns
         if mark.latest_ns <= self._clock.now_ns() + GRACE_NS:  # beyond that, the clock was wrong then
-            self._latest, self._over = mark.latest_ns, 0
+            self._latest = mark.latest_ns
+            self._turn()

@@ -10,6 +10,7 @@ A segment begins with `["seg", version, columns, number of the one before, boot 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -78,9 +79,9 @@ def tame(value: object, depth: int = 50) -> object:
     return (value if isinstance(value, str) else str(value)).encode("utf-8", "replace").decode()
 
 
-def entry_record(at: int, said: Iterable[bytes]) -> bytes:
-    """`said`: of charges (`charge_said`), which are the same for many calls."""
-    return b'["e",%d,[%b]]' % (at, b",".join(said))
+def entry_record(at: int, said: bytes) -> bytes:
+    """`said`: charges (`charge_said`), joined by commas: the same for many calls."""
+    return b'["e",%d,[%b]]' % (at, said)
 
 
 def charge_said(it: Charge) -> bytes:
@@ -93,7 +94,13 @@ def uncount_record(at: int, charges: Sequence[Charge]) -> bytes:
     return encode(("u", at, list(map(tuple, charges))))
 
 
-def hold_record(id: str, at: int, tokens: int, nanousd: int, charges: Iterable[Charge], row: Values) -> bytes:
+def hold_record(
+    id: str, at: int, tokens: int, nanousd: int, charges: Iterable[Charge], row: Values, said: orjson.Fragment | None = None
+) -> bytes:
+    """`said`: the charges as JSON, where that is at hand."""
+    if said is not None:
+        with suppress(TypeError):
+            return orjson.dumps(("h", id, at, tokens, nanousd, said, row), default=_plain)
     return encode(("h", id, at, tokens, nanousd, [tuple(it) for it in charges], row))
 
 

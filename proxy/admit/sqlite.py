@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from proxy.admit import sums
 from proxy.admit.place import StateProblem
@@ -68,9 +68,7 @@ def _insert(count: int) -> str:
     return f"INSERT OR IGNORE INTO rows ({names}) VALUES " + ", ".join([one] * count)
 
 
-class Batch(NamedTuple):
-    rows: list[Values]
-    position: Position
+Batch = tuple[list[Values], Position]  # rows, and where the journal has the last of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +90,7 @@ class Index:
         self._queue: queue.SimpleQueue[Batch | Task] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self.given = self.taken = 0  # rows; each written by one thread alone
+        self.was_behind = False  # when rows were put last; only then can it be so now
         self._is_closing = self._has_gap = False
         # Most calls of a model share one price row (`meter.row`): its text, by its identity, which is nobody else's while it stands here
         self._prices: dict[int, tuple[object, str]] = {}
@@ -103,9 +102,15 @@ class Index:
         """Rows that wait to be indexed; the journal has them."""
         return self.given - self.taken
 
+    @property
+    def is_behind(self) -> bool:
+        """So far that no more should come."""
+        return self.given - self.taken > MOST_WAITING
+
     def put(self, rows: list[Values], position: Position) -> None:
         self.given += len(rows)
-        self._queue.put(Batch(rows, position))
+        self.was_behind = self.is_behind
+        self._queue.put((rows, position))
 
     def submit(self, work: Callable[[sqlite3.Connection], T] | None) -> Future[T]:
         """Runs on the writer's thread after all that was put before."""
@@ -144,7 +149,7 @@ class Index:
     def _run(self) -> None:
         while True:
             items = [self._queue.get()]
-            if isinstance(items[0], Batch):
+            if isinstance(items[0], tuple):
                 self._hurry.wait(GATHER_S)
             self._hurry.clear()
             with suppress(queue.Empty):
@@ -156,7 +161,7 @@ class Index:
     def _do(self, items: list[Batch | Task]) -> bool:
         waiting: list[Batch] = []
         for item in items:
-            if isinstance(item, Batch):
+            if isinstance(item, tuple):
                 waiting.append(item)
                 continue
             self._commit(waiting)
@@ -175,11 +180,11 @@ class Index:
     def _commit(self, batches: list[Batch]) -> None:
         if not batches:
             return
-        rows = [row for batch in batches for row in batch.rows]
+        rows = [row for some, _ in batches for row in some]
         is_tame = False
         while not self._has_gap:  # beyond a gap nothing may be taken for indexed
             try:
-                self._write(rows, batches[-1].position, is_tame)
+                self._write(rows, batches[-1][1], is_tame)
                 break
             except (sqlite3.Error, OverflowError, UnicodeError):  # a full disk, or a value that SQLite cannot hold
                 if is_tame and self._is_closing:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.standing import entered, held
 
+from proxy.admit import lines
 from proxy.admit.admission import Admission
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.limits import denied_entry, denied_hold
@@ -142,6 +143,42 @@ async def test_what_was_forgotten_of_an_idle_account_is_found_again_where_it_cou
     await state.enter("b", bob)
     assert [at.remaining for at in await held(state, intent("b/1", bob, nanousd=4, tokens=20))] == [30, 3]
     assert [at.remaining for at in state.standings(bob)] == [4, 30, 3]
+
+
+async def test_a_place_that_is_remembered_is_never_an_account_that_was_forgotten(state, clock, claim):
+    one, same = (claim(concurrency=1),), (claim(concurrency=1),)
+    await state.enter("a", one)
+    state.leave("a")
+    place = state._places.of(one, state._moments.present)
+    assert state._places.of(one, state._moments.present) is place and state._places.of(same, state._moments.present) is not place
+    for number in range(6):
+        await state.enter(f"new{number}", (claim(account=f"new{number}", concurrency=1),))
+        state.leave(f"new{number}")
+        clock.pass_s(61)
+    assert state._places.of(one, state._moments.present) is None, "forgotten by now"
+    await state.enter("b", one)
+    with pytest.raises(Refusal):
+        await state.enter("c", same)
+
+
+async def test_places_of_many_claims_are_told_apart_and_bounded(state, claim, monkeypatch):
+    monkeypatch.setattr(lines, "MOST_PLACES", 3)
+    every = [(claim(account=f"caller={number}", requests=9),) for number in range(8)]
+    for turn in range(2):
+        for number, claims in enumerate(every):
+            await state.enter(f"{turn} {number}", claims)
+            assert [at.remaining for at in state.standings(claims)] == [8 - turn]
+            assert len(state._places._known) <= 3
+    for number in range(8):
+        assert [at.remaining for at in state.standings([every[number][0]])] == [7], "a list may change: it is not remembered"
+
+
+async def test_a_hold_of_an_account_counted_by_another_policy_since_is_settled_where_it_was_held(state, claim, intent, row):
+    one, other = (claim(spend=("day", 10), tokens=50),), (claim(spend=("day", 20), tokens=60),)
+    await state.hold(intent("a/1", one, nanousd=4, tokens=20))
+    assert [at.remaining for at in state.standings(other)] == [40, 16]
+    state.settle("a/1", 30, 7, row("a/1"))
+    assert [at.remaining for at in state.standings(other)] == [30, 13] and not state.open_holds()
 
 
 async def test_nothing_is_remembered_that_outlives_its_account(state, clock, claim):

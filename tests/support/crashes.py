@@ -60,10 +60,13 @@ class Crashes:
                 await chat.stream_end(reply)
 
     async def round(self, seconds: float) -> None:
-        """Load, kill, start."""
-        stop = asyncio.Event()
+        """Load, kill, start. On a slow machine the load lasts longer: until one of its answers has surely been booked."""
+        stop, began = asyncio.Event(), time.monotonic()
         load = [asyncio.ensure_future(self._caller(number, stop)) for number in range(CALLERS)]
         await asyncio.sleep(seconds)
+        async with asyncio.timeout(30):
+            while not any(began < at < time.monotonic() - TICK_S for at in self.answered.values()):
+                await asyncio.sleep(0.02)
         self.kills.append(time.monotonic())
         await self.sluice.kill()
         stop.set()

@@ -86,7 +86,7 @@ class App:
         self._jwks = Jwks(clock, self._jwks_problem)
         self._upstream = Client(clock, answer_headers)
         self._webhook = Webhook(self._metrics, self.log)
-        alerts = Alerts(lambda: self.rules, self._webhook.post, self._metrics, self.log, clock, states.folder, platform.node())
+        alerts = Alerts(lambda: self._generation.rules, self._webhook.post, self._metrics, self.log, clock, states.folder, platform.node())
         rooms = Rooms(
             current=lambda: self._generation,
             identify=Identify(state.find_key, state.secret, clock, self._jwks),

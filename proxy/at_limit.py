@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from proxy.admit.estimate import Bound
-from proxy.charging import Charge
 from proxy.dialect.ending import Ending
 from proxy.dialect.wire import Dialect
 from proxy.exchange import Try, Usage
@@ -91,12 +90,13 @@ class Purse:
         assert self._outlet is not None
         return self._owed > 0 or self._outlet.is_full
 
-    def push(self, data: bytes) -> None:
+    def push(self, data: bytes) -> bool:
         assert self._outlet is not None
-        self._outlet.push(data)
+        is_full = self._outlet.push(data)
         self._passed += len(data)
         if self._passed >= self._next:
             self._look()
+        return is_full or self._owed > 0
 
     async def drain(self) -> None:
         """Until there is room, and money. Raises MoneyEnded."""
@@ -130,9 +130,9 @@ class Purse:
         return self._prices.priced(self._quote, usage).cost_nanousd
 
 
-def purse(store: Store, ready: Ready, try_: Try, charge: Charge, watch: Watch, dialect: Dialect) -> Purse | None:
+def purse(store: Store, ready: Ready, try_: Try, quote: Quote, most: Bound, watch: Watch, dialect: Dialect) -> Purse | None:
     """For a stream that one of its limits may end, and that has a good end; None for all other answers."""
     if not (ready.plan.stopping and watch.is_stream and try_.is_held):
         return None
-    ending = dialect.ending(ready.common.op, ready.body.asked)
-    return None if ending is None else Purse(store, try_, ready, charge.quote, charge.most, watch, ending)
+    ending = dialect.ending(ready.common.op, ready.asked)
+    return None if ending is None else Purse(store, try_, ready, quote, most, watch, ending)

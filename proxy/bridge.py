@@ -21,6 +21,7 @@ from proxy.identify.keys import KEY_PROTOCOL
 from proxy.identify.who import end_user
 from proxy.listen.headers import forwardable
 from proxy.policy.plan import Facts, Plan
+from proxy.ports import Outgoing
 from proxy.refusal import ClientGone, Refusal
 from proxy.rooms import Generation, Rooms
 from proxy.turns import Session
@@ -42,7 +43,7 @@ class Bridge:
         """One session from its handshake to its close. Raises Refusal before the upgrade."""
         generation = self._rooms.current()
         story = Story(call, generation.rules.generation, operation="realtime", streamed=True)
-        self._rooms.under_way.begin(story)
+        self._rooms.under_way[story] = request
         try:
             plan, facts = await self._plan(generation, call, story)
             async with self._connected(call, plan, generation) as upstream:
@@ -67,10 +68,7 @@ class Bridge:
                 story.end = "client_gone" if request.transport is None else f"stopped:{story.stopping}"
             raise
         finally:
-            self._rooms.under_way.end(story)
-            for try_ in story.tries:
-                if try_.row is None:
-                    try_.end = story.end
+            del self._rooms.under_way[story]
             self._rooms.books.close(story)
 
     async def close(self) -> None:
@@ -105,7 +103,8 @@ class Bridge:
         op = replace(dialect.operation(call.method, call.route.path, call.route.query), model=plan.model)
         headers = tuple(line for line in forwardable(call.headers) if line[0].lower() not in _HANDSHAKE)
         shaping = Shaping(call, op, generation.rules.providers[call.route.provider], headers, None)
-        request, _ = shaping.shape(call, plan, target, credential, Asked(model=plan.model), None, None)
+        form, _, _ = shaping.shape(plan, target, credential, Asked(model=plan.model), None, None)
+        request = Outgoing(form.to, form.head.of(call.headers), None)
         origin = provider.origin
         path, _, query = request.to.target.partition("?")
         url = URL.build(

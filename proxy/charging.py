@@ -9,45 +9,37 @@ from proxy.admit.estimate import Bound, bound
 from proxy.admit.jobs import job_id, named
 from proxy.dialect.jobs import WORK_UNITS, Job, dumped, loaded
 from proxy.dialect.wire import Asked, Operation
-from proxy.exchange import Row, Story, Try, Usage, value
+from proxy.exchange import Row, Story, Try, Usage
 from proxy.meter.price import UNITS, Prices, Quote, bound_cost
+from proxy.meter.rates import COMMON
 from proxy.meter.row import usual_cost
 from proxy.policy.plan import Plan, Pricing, Provider
-from proxy.ports import Intent
+from proxy.ports import Intent, Known
 from proxy.rooms import Generation, Rooms
 
 WORK = Operation("other")  # billed and metered: the usage of a job is known when it is priced
 TIERLESS = (None, "auto")  # the tier is a default of the provider's account, which replies alone tell
 
 
-@value(frozen=True, slots=True)
-class Charge:
-    """What was held for an attempt."""
-
-    quote: Quote
-    most: Bound
-    nanousd: int  # before anything was added to it
-
-
 async def hold(
     rooms: Rooms, prices: Prices, plan: Plan, story: Story, try_: Try, provider: Provider, op: Operation, asked: Asked, text_bytes: int
-) -> Charge:
+) -> tuple[Quote, Bound]:
     """Takes what the attempt may use at most, durably, before a byte of it leaves. `text_bytes`: of the request, decoded.
 
     Raises Refusal 400 `unpriced_model`, `unmetered_operation`, `exceeds_limit`; 402, 429, 503: then nothing is held. Else `try_` is
     worth its estimate from now on, whatever happens, until it is settled or released.
     """
-    name, tier = (try_.provider, try_.model or ""), asked.tier
+    known, tier = rooms.store.lessons.of((try_.provider, try_.model or "")), asked.tier
     if tier in TIERLESS:
-        tier = rooms.store.lessons.tier(name) or tier
+        tier = known.tier or tier
     quote, most, nanousd, of_output = quoted(prices, plan, provider, try_.model, op, asked, text_bytes, try_.at_ns, tier)
-    try_.held_tokens = likely_tokens(rooms, plan, name, most, asked, quote.row.window) if op.is_billed else 0
-    try_.held_nanousd = nanousd
-    try_.held_usage = most.sent_tokens, most.output_tokens
-    try_.cost_nanousd, try_.price_row = nanousd, quote.row.shown
-    row = rooms.books.held(story, try_, most.sent_tokens, most.output_tokens)
-    each = most.output_tokens if asked.choices <= 1 else most.output_tokens // asked.choices
-    intent = Intent(try_.id, story.call.uid, plan.claims, try_.held_tokens, nanousd, row, each, of_output)
+    tokens = try_.held_tokens = likely_tokens(plan, known, most, asked, quote.row.window) if op.is_billed else 0
+    try_.held_nanousd = try_.cost_nanousd = nanousd
+    try_.held_usage = sent, output = most.sent_tokens, most.output_tokens
+    try_.price_row = quote.row.shown
+    row = rooms.books.held(story, try_, sent, output)
+    each = output if asked.choices <= 1 else output // asked.choices
+    intent = Intent(try_.id, story.call.uid, plan.claims, tokens, nanousd, row, each, of_output)
     try:
         await rooms.store.hold(intent)
     except BaseException:
@@ -56,7 +48,7 @@ async def hold(
     try_.is_held = True
     if rooms.alerts.is_on:
         rooms.alerts.saw(plan.claims, rooms.store.standings(plan.claims))
-    return Charge(quote, most, nanousd)
+    return quote, most
 
 
 def quoted(
@@ -74,6 +66,16 @@ def quoted(
 
     `tier` of service: as asked for, or as replies have told that it will be.
     """
+    if asked.is_usual and model:  # text alone, as most calls: the same as below, told in advance
+        _, _, known, window, reads, short, inward, outward, total = prices.tariff(provider, model, tier, at_ns)
+        sent = text_bytes if text_bytes < reads else reads
+        if known is not None and sent <= short:
+            limit = asked.max_tokens
+            output = plan.pricing.default_max_tokens if limit is None else limit
+            output = output if output < window else window
+            total += sent * inward
+            nanousd = -(-(total + output * outward) // COMMON)
+            return known, Bound(sent, output, 0, 0, sent, (), 0, limit is None), nanousd, nanousd + -total // COMMON
     if asked.media and model:
         asked = replace(asked, model=model)  # the model that answers counts images in its own way
     pricing = plan.pricing
@@ -85,26 +87,24 @@ def quoted(
     return quote, most, nanousd, nanousd - unanswered
 
 
-def likely_tokens(rooms: Rooms, plan: Plan, name: tuple[str, str], most: Bound, asked: Asked, window: int | None) -> int:
-    """What rates are held for: as learned of the model (`name`: provider, model), else the bound of what this request brings and asks."""
+def likely_tokens(plan: Plan, known: Known, most: Bound, asked: Asked, window: int | None) -> int:
+    """What rates are held for: as learned of the model, else the bound of what this request brings and asks."""
     if not plan.counts_tokens:
         return most.sent_tokens + most.output_tokens  # nobody asks
-    lessons = rooms.store.lessons
-    read = lessons.input_tokens(name, most.kind, most.sent_tokens)
+    read = known.input_tokens(most.kind, most.sent_tokens)
     if read > most.input_tokens:
         read = most.input_tokens
     if not most.is_open:
         return read + most.output_tokens
-    return read + lessons.output_tokens(name, plan.pricing.default_max_tokens, window) * max(1, asked.choices)
+    return read + known.output_tokens(plan.pricing.default_max_tokens, window) * max(1, asked.choices)
 
 
 def learn(rooms: Rooms, try_: Try, most: Bound, usage: Usage, asked: Asked) -> None:
     """What the provider states of a call that is over teaches what the next one like it will take."""
     if usage.source == "provider" and most.sent_tokens:
-        lessons, name = rooms.store.lessons, (try_.provider, try_.model or "")
-        lessons.saw(name, most.kind, most.sent_tokens, usage, asked.choices if most.is_open and usage.ended else None)
-        if asked.tier in TIERLESS:
-            lessons.saw_tier(name, usage.tier)
+        answers = asked.choices if most.is_open and usage.ended else None
+        name, is_tierless = (try_.provider, try_.model or ""), asked.tier in TIERLESS
+        rooms.store.lessons.saw(name, most.kind, most.sent_tokens, usage, answers, is_tierless)
 
 
 def release(rooms: Rooms, try_: Try) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -52,6 +51,9 @@ class Call:
     # Shared by all calls whose heads differ in lines that vary alone (`listen.heads.varies`): what rooms derive from method, target and
     # the other lines may be hung here, under keys of their own. It lives as long as the policy at most.
     kept: dict[object, object] = field(default_factory=dict, repr=False, compare=False)
+    # Shared by calls of one connection, one after the other, whose heads are the same to the byte but for the length, their credential
+    # too. None: nothing of that is known.
+    seen: dict[object, object] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,18 @@ class Row(NamedTuple):
     streamed: bool
 
 
+class _Estimate:
+    """What an attempt used until it is set, when the attempt is settled: nothing before its hold, and that is not kept; then its
+    estimate, which most attempts are never asked for."""
+
+    def __get__(self, try_: Try, _: type[Try]) -> Usage:
+        if try_.held_usage is None:
+            return Usage()
+        input, output = try_.held_usage
+        try_.usage = Usage(input, output=output, detail=NO_DETAIL, source="estimate", note=UNCONFIRMED)
+        return try_.usage
+
+
 @dataclass(init=False)
 class Try:
     """One upstream attempt as it goes; part of the story. What was not set is said by its class: most of it never is, or only once."""
@@ -200,19 +214,17 @@ class Try:
         self, number: int, kind: AttemptKind, provider: str, model: str | None, credential: str | None, id: str = "", **known: Any
     ) -> None:
         self.number, self.kind, self.provider, self.model, self.credential, self.id = number, kind, provider, model, credential, id
+        self.error, self.end, self.is_read_back, self.row = None, "done", False, None  # asked of each: what a class says is found slowly
         for name in known:
             setattr(self, name, known[name])
 
-    @cached_property
-    def usage(self) -> Usage:
-        """As it was set when the attempt was settled. Until then its estimate, which most attempts are never asked for."""
-        if self.held_usage is None:
-            return Usage()
-        input, output = self.held_usage
-        return Usage(input, output=output, detail=NO_DETAIL, source="estimate", note=UNCONFIRMED)
+    if TYPE_CHECKING:
+        usage: Usage = Usage()
+    else:
+        usage = _Estimate()
 
 
-@dataclass(init=False)
+@dataclass(init=False, eq=False)
 class Story:
     """All that happened to one call. The only mutable value but for its tries; `record` tells it when the call is over."""
 
@@ -235,5 +247,6 @@ class Story:
 
     def __init__(self, call: Call, generation: int = 0, **known: Any) -> None:
         self.call, self.generation, self.tries, self.found = call, generation, [], {}
+        self.end, self.limit, self.upstream_s = "done", None, 0.0  # asked of each: what a class says is found slowly
         for name in known:
             setattr(self, name, known[name])

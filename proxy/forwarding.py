@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from proxy.charging import hold, release
 from proxy.dialect.wire import stream_format_of
 from proxy.exchange import Story, Try, Usage
-from proxy.forward.attempts import Step, Terms, further, is_last, may_retry, retry_deadline
+from proxy.forward.attempts import Budget, Step, Terms, further, is_last, may_retry, retry_deadline
 from proxy.forward.breaker import FEW_S, Turn
 from proxy.forward.credentials import Credentials
 from proxy.forward.failure import OK, Outcome, of_answer, of_breaker, of_cut, of_error_event, of_failure
 from proxy.forward.preamble import first_error, said_first
 from proxy.lines import Sent
 from proxy.listen.peek import Peeked
-from proxy.policy.plan import Credential, Target
-from proxy.ports import Outgoing, Sink
+from proxy.policy.plan import Credential, Plan, Target
+from proxy.ports import Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut, UpstreamFailed
 from proxy.relaying import Relaying
 from proxy.rooms import Ready, Rooms
 
 NO_KEY = (None,)  # the caller's own travels, and its refusal is the caller's business
+First = tuple[Step, Sequence[Credential | None], Budget]  # a step, the keys of its target, the budget of its provider
 PREAMBLE_BYTES, PREAMBLE_S = 64 * 1024, 2.0  # what may be held while another attempt is possible (design.md section 1)
 
 
@@ -43,13 +44,15 @@ class Forwarding:
 
     async def run(self, ready: Ready, sink: Sink, story: Story) -> None:
         """Raises Refusal before the point of no return; UpstreamCut, ClientGone after it."""
-        rooms, plan = self._rooms, ready.plan
-        sink.finish_anyway = plan.on_client_gone == "finish" and ready.body.upload is None
-        keys = NO_KEY if plan.brings_own_key else self._credentials.order(plan.targets[0].provider, rooms.clock.monotonic())
-        step: Step | None = Step(plan.targets[0], keys[0], "first")
+        plan = ready.plan
+        if plan.on_client_gone == "finish" and ready.upload is None:
+            sink.finish_anyway = True
+        first: First | None = None if self._credentials.strikes else plan.kept.get(self)
+        step: Step | None
+        step, keys, budget = first or self._first(plan)
         steps: Generator[Step, Outcome, None] | None = None
         failed: Failed | None = None
-        budget = rooms.budgets.enter(plan.targets[0].provider.name)
+        budget.active += 1
         try:
             while step is not None:
                 if failed is not None:
@@ -74,6 +77,15 @@ class Forwarding:
             else:
                 steps.close()
 
+    def _first(self, plan: Plan) -> First:
+        """Where calls with this plan begin: kept with it, but while keys rest."""
+        target = plan.targets[0]
+        keys = NO_KEY if plan.brings_own_key else self._keys(target)
+        first = Step(target, keys[0], "first"), keys, self._rooms.budgets.of(target.provider.name)
+        if not self._credentials.strikes:
+            plan.kept[self] = first
+        return first
+
     async def _pause(self, step: Step, sink: Sink) -> None:
         """Before another attempt."""
         if step.after_s:
@@ -85,7 +97,7 @@ class Forwarding:
         """What may follow a first attempt that failed."""
         rooms, plan, call = self._rooms, ready.plan, ready.call
         deadline = retry_deadline(call.fields, call.began, plan.timeouts.total)
-        terms = Terms(plan.retry, plan.fallback_on, deadline, may_retry(call.fields), ready.body.upload is None)
+        terms = Terms(plan.retry, plan.fallback_on, deadline, may_retry(call.fields), ready.upload is None)
         credentials = _no_key if plan.brings_own_key else self._keys
         return further(failed.outcome, plan.targets, terms, keys, credentials, rooms.budgets, rooms.clock.monotonic, rooms.dice)
 
@@ -108,8 +120,9 @@ class Forwarding:
 
     async def _attempt(self, step: Step, ready: Ready, story: Story, before: Failed | None) -> Sent | Failed:
         """The answer to relay, or what failed. `before` itself comes back where this attempt could not even be paid for."""
-        rooms, target, call, plan, common, body = self._rooms, step.target, ready.call, ready.plan, ready.common, ready.body
-        provider, credential, clock = target.provider, step.credential, rooms.clock
+        rooms, target, credential = self._rooms, step.target, step.credential
+        call, plan, common = ready.call, ready.plan, ready.common
+        provider, clock, asked = target.provider, rooms.clock, ready.asked
         now = clock.monotonic()
         turn = rooms.breakers.enter(provider.name, target.model, plan.breaker, now)
         if not turn.is_allowed:
@@ -119,29 +132,30 @@ class Forwarding:
         try_.at_ns, try_.began = clock.now_ns(), now
         story.tries.append(try_)
         try:
-            charge = await hold(rooms, common.generation.prices, plan, story, try_, provider, common.op, body.asked, ready.size)
-            request, form = common.shaping.shape(call, plan, target, credential, body.asked, body.raw, body.plain, body.is_reworded)
-            if body.upload is not None:
-                _stream(request, body.upload, common.generation.rules.server.max_upload)
+            quote, most = await hold(rooms, common.generation.prices, plan, story, try_, provider, common.op, asked, ready.size)
+            form, body, asks = common.shaping.shape(plan, target, credential, asked, ready.raw, ready.plain, ready.is_reworded)
+            sent = Sent(try_, target, turn, quote, most, form, form.head.of(call.headers), body, asks)
+            if ready.upload is not None:
+                _stream(sent, ready.upload, common.generation.rules.server.max_upload)
         except BaseException as no:
             turn.saw(None, now)
             release(rooms, try_)
             return self._unbegun(no, ready, story, before)
         if before is not None:
             self._give_up(before, ready, story, step, target)
-        sent = Sent(try_, target, form, turn, charge, request)
         began, timeouts = clock.monotonic(), provider.timeouts
         try:
-            answer = sent.answer = await rooms.upstream.send(request, timeouts, call.began + timeouts.total)
+            answer = sent.answer = await rooms.upstream.send(sent, timeouts, call.began + timeouts.total)
         except BaseException as error:
             return self._unanswered(error, sent, story, began)
         finally:
-            try_.is_sent = request.is_sent
+            try_.is_sent = sent.is_sent
         now = try_.first_byte = clock.monotonic()
         try_.status, sent.stream = answer.status, stream_format_of(common.op, answer.said.kind)
         if answer.status == 200 and (sent.stream != "sse" or is_last(step, plan, call.fields)):
             story.upstream_s += now - began  # the breaker hears of it when the answer was whole
-            self._credentials.saw(provider, credential, OK, now)
+            if self._credentials.strikes:
+                self._credentials.saw(provider, credential, OK, now)
             return sent
         return await self._judged(sent, credential, ready, story, began)
 
@@ -153,7 +167,7 @@ class Forwarding:
             story.tries.pop()
             return before
         self._rooms.store.uncount(ready.call.uid)  # refused before anything left: it costs no request either
-        upload = ready.body.upload
+        upload = ready.upload
         if upload is not None and upload.length is None and no.code in ("exceeds_limit", "budget_exhausted"):
             no.message += _UNMEASURED
         raise no
@@ -201,7 +215,7 @@ class Forwarding:
         """No answer came. What was sent may be billed: it is charged at its estimate, and says so."""
         if not isinstance(error, UpstreamFailed):  # the client left, or its upload broke: what the provider never had whole costs nothing
             sent.turn.saw(None, self._rooms.clock.monotonic())
-            if not sent.request.is_sent:
+            if not sent.is_sent:
                 release(self._rooms, sent.try_)
             raise error
         story.upstream_s += self._rooms.clock.monotonic() - began
@@ -230,9 +244,9 @@ class Forwarding:
             self._rooms.metrics.retried(target.provider.name, target.model, before.outcome.kind)
 
 
-def _stream(request: Outgoing, upload: Peeked, limit: int) -> None:
+def _stream(sent: Sent, upload: Peeked, limit: int) -> None:
     """The body passes through."""
-    request.upload, request.upload_length = lambda: upload.stream(limit), upload.length
+    sent.upload, sent.upload_length = lambda: upload.stream(limit), upload.length
 
 
 def _no_key(target: Target) -> Sequence[Credential | None]:

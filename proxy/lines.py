@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from proxy.admit.estimate import Bound
 from proxy.at_limit import Purse
-from proxy.charging import Charge
 from proxy.dialect.wire import Dialect, StreamFormat
-from proxy.exchange import Try, value
+from proxy.exchange import Try
 from proxy.forward.breaker import Turn
-from proxy.forward.failure import OK, Outcome
+from proxy.forward.failure import OK
 from proxy.forward.reflection import NoReflection
 from proxy.forward.shape import Form
 from proxy.guard.restore import restoring
+from proxy.meter.price import Quote
 from proxy.meter.strip import StripUsage
 from proxy.meter.tap import Watch
 from proxy.policy.plan import Target
@@ -25,6 +24,8 @@ from proxy.stream.taps import streaming
 
 class Nowhere:
     """The line of an answer that has none yet."""
+
+    lag = 0
 
     def feed(self, data: bytes) -> bytes:
         return b""
@@ -39,6 +40,8 @@ NOWHERE = Nowhere()
 class Through:
     """Two lines, one behind the other."""
 
+    lag = 0
+
     def __init__(self, first: Line, second: Line) -> None:
         self._first, self._second = first, second
 
@@ -49,51 +52,55 @@ class Through:
         return self._second.feed(self._first.end()) + self._second.end()
 
 
-@dataclass(slots=True)
-class Sent:
-    """One attempt as it leaves: where to, and what was held for it; then its answer, whose head has come."""
+class Sent(Outgoing):
+    """One attempt: the request as it leaves, and what was held for it; then its answer, whose head has come."""
 
-    try_: Try
-    target: Target
-    form: Form
-    turn: Turn
-    charge: Charge
-    request: Outgoing
-    answer: Answer = field(init=False)
-    stream: StreamFormat | None = field(init=False)  # how the answer streams; None: it is one whole body
-    outcome: Outcome = OK
+    __slots__ = ("answer", "form", "held_nanousd", "most", "outcome", "quote", "stream", "target", "try_", "turn")
+
+    answer: Answer
+    stream: StreamFormat | None  # how the answer streams; None: it is one whole body
+
+    def __init__(
+        self,
+        try_: Try,
+        target: Target,
+        turn: Turn,
+        quote: Quote,
+        most: Bound,
+        form: Form,
+        head: bytes,
+        body: bytes | None,
+        asked_usage: bool,
+    ) -> None:
+        self.to, self.head, self.body = form.to, head, body
+        self.asked_usage, self.is_sent = asked_usage, False
+        self.upload = self.upload_length = None
+        self.try_, self.target, self.turn = try_, target, turn
+        self.quote, self.most, self.held_nanousd = quote, most, try_.held_nanousd  # before anything was added to it
+        self.form, self.outcome = form, OK
 
 
-@value(frozen=True, slots=True)
-class Way:
-    """How an answer reaches the client: the line its bytes pass; or its `body`, where policy words it anew."""
-
-    line: Line
-    form: str = ""  # of a stream that we could say something into, as the client gets it
-    length: int | None = None  # of the body, where it is known
-    body: bytes | None = None
-    is_reworded: bool = False  # event by event, and so uncoded; or as a whole
-
-
-NO_WAY = Way(NOWHERE)
+# How an answer reaches the client: the line its bytes pass; of a stream that we could say something into, how it is framed for the
+# client; the length of its body, where it is known; and is it reworded, event by event and so uncoded, or as a whole?
+Way = tuple[Line, str, int | None, bool]
 
 
 def way_of(sent: Sent, ready: Ready, watch: Watch, paid: Purse | None, body: bytes | None) -> Way:
     """How this answer reaches the client. `body`: the list of models that stands in its place."""
     if body is not None:
         watch.feed(body)
-        return Way(watch, "", len(body), body, True)
-    answer, form, stream = sent.answer, sent.form, sent.stream
-    head, is_reworded = answer.said, False
+        return watch, "", len(body), True
+    answer, key = sent.answer, sent.form.key
     line: Line = watch
-    if ready.vault or paid is not None or sent.request.asked_usage:
+    is_reworded = False
+    if ready.vault or paid is not None or sent.asked_usage:
         line, is_reworded = _reworded(sent, ready, paid, watch)
     length = answer.length if line is watch and not watch.is_stream else None
-    if head.coding and not is_reworded:  # nothing in it can be read, and nothing be said
-        return Way(line, "", length)
-    if form.key:  # no provider hands our key to a caller
-        line = NoReflection(line, form.key)
-    return Way(line, stream or "", length, None, is_reworded)
+    if answer.said.coding and not is_reworded:  # nothing in it can be read, and nothing be said
+        return line, "", length, False
+    if key:  # no provider hands our key to a caller
+        line = NoReflection(line, key)
+    return line, sent.stream or "", length, is_reworded
 
 
 def _reworded(sent: Sent, ready: Ready, purse: Purse | None, watch: Watch) -> tuple[Line, bool]:
@@ -102,7 +109,7 @@ def _reworded(sent: Sent, ready: Ready, purse: Purse | None, watch: Watch) -> tu
     A usage that we asked for is taken out again.
     """
     is_plain = watch.is_stream and not sent.answer.said.coding
-    line: Line = StripUsage(watch) if sent.request.asked_usage and is_plain else watch
+    line: Line = StripUsage(watch) if sent.asked_usage and is_plain else watch
     events = _by_events(sent, ready, purse) if ready.vault or purse else None
     return (line, False) if events is None else (Through(line, events), True)
 

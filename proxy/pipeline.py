@@ -14,16 +14,15 @@ from proxy.dialect.wire import Asked, Operation
 from proxy.exchange import Call, Story
 from proxy.forwarding import Forwarding
 from proxy.guard.mask import Blocked, inspect, inspect_other
-from proxy.guard.vault import Vault
 from proxy.identify.who import REVOKED_KEY, end_user
 from proxy.listen.peek import Peeked
 from proxy.listen.reply import Refused, reply_headers
 from proxy.planning import Known, common, early, facts_of, plan_of
 from proxy.policy.build import UNTEXTUAL
-from proxy.policy.plan import Facts, Plan, Rulebook
+from proxy.policy.plan import Facts, GuardRules, Plan, Rulebook
 from proxy.ports import Body, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
-from proxy.rooms import Common, Held, Ready, Rooms
+from proxy.rooms import Common, Ready, Rooms
 from proxy.stream.body import read_json
 from proxy.stream.coding import decode
 from proxy.stream.multipart import FormField
@@ -31,7 +30,6 @@ from proxy.under_way import REVOKED
 
 FORMLESS = frozenset({"files", "batches", "models"})  # operations whose forms name no model
 PEEK_BYTES, PEEK_S = 64 * 1024, 1.0
-ANY_TEXT = ("**",)  # of a JSON body whose operation we do not know: every string may be text
 
 
 class Pipeline:
@@ -45,122 +43,123 @@ class Pipeline:
         """One call from its headers to its end. Raises only CancelledError."""
         rooms = self._rooms
         generation = rooms.current()
-        story = Story(call, generation.rules.generation)
-        rooms.under_way.begin(story)
+        rules = generation.rules
+        story = Story(call, rules.generation)
+        rooms.under_way[story] = sink
         peeked: Peeked | None = None
         try:
             shared = common(generation, call)
-            if shared.op.body != "json" or shared.op.name == "other":
+            op, callers = shared.op, rules.callers
+            story.speaks, story.operation, story.model = shared.speaks, op.name, op.model
+            # identify
+            caller = story.caller = rooms.identify.met(call, callers) or await rooms.identify.who(call, callers)
+            # policy, as far as headers tell; what is exhausted is refused before the body is read
+            user = end_user(call.fields, None, callers, rooms.secret) if callers.end_user else None
+            found: Any = caller.kept.get(shared)
+            known: Known = found or early(shared, call, caller, user)
+            story.claims = known.claims
+            rooms.store.peek(known.claims)
+            if shared.is_json:
+                raw = await body.read(rules.server.max_body)
+                plain = _plain(shared, call, raw) if "content-encoding" in call.fields else raw
+                ready = Ready(call, shared, shared.dialect.read_asked(op, read_json(plain)), raw, plain, True)
+                del raw, plain  # what the guard masks is gone then
+            else:
                 peeked = Peeked(body)
-            ready = await self._ready(shared, call, body, peeked, story)
+                ready = await self._read(shared, call, peeked, facts_of(shared, call, caller, op.model, user))
+            model = story.model = ready.asked.model or op.model
+            story.streamed = ready.asked.stream
+            if callers.end_user:
+                user = end_user(call.fields, ready.asked.user, callers, rooms.secret)
+            plan = known.plans.get(model) or plan_of(known, shared, call, caller, model, user)
+            if plan.degrading and (ready.raw is not None or op.model is not None):  # of a body that streams through, no name is changed
+                plan = self._degraded(ready, plan, facts_of(shared, call, caller, model, user))
+            ready.plan = plan
+            story.model, story.claims = plan.model, plan.claims
+            # admit
+            await rooms.store.enter(call.uid, plan.claims)
+            # guard
+            if plan.guard.entities:
+                self._guard(ready, plan.guard, story)
+            # forward, meter, record
+            ready.size = _most(peeked, plan, rules) if ready.plain is None else len(ready.plain)
             await self._forwarding.run(ready, sink, story)
-        except Refusal as no:
-            self._refuse(no, sink, story)
-        except ClientGone:
-            story.end = "client_gone"
-        except UpstreamCut:
-            story.end = "upstream_cut"  # the sink was told where it happened
-        except asyncio.CancelledError:
-            self._stopped(sink, story)
-            raise
-        except Exception as error:
-            rooms.log.failure(call.id, error)
-            self._refuse(Refusal(500, "internal", _INTERNAL, should_retry=False), sink, story)
+        except BaseException as error:
+            if not self._is_told(error, sink, story):
+                raise
         finally:
-            rooms.under_way.end(story)
+            del rooms.under_way[story]
             if peeked is not None:
                 peeked.close()
-            for try_ in story.tries:
-                if try_.row is None:
-                    try_.end = story.end
             rooms.books.close(story)
 
-    async def _ready(self, common: Common, call: Call, body: Body, peeked: Peeked | None, story: Story) -> Ready:
-        rooms, op, rules = self._rooms, common.op, common.generation.rules
-        callers = rules.callers
-        # identify
-        story.speaks, story.operation, story.model = common.speaks, op.name, op.model
-        caller = story.caller = await rooms.identify.who(call, callers)
-        # policy, as far as headers tell; what is exhausted is refused before the body is read
-        user = end_user(call.fields, None, callers, rooms.secret) if callers.end_user else None
-        found: Any = caller.kept.get(common)
-        known: Known = found or early(common, call, caller, user)
-        story.claims = known.claims
-        rooms.store.peek(known.claims)
-        if peeked is None:
-            raw = await body.read(rules.server.max_body)
-            held = _held(common, raw, _plain(common, call, raw) if "content-encoding" in call.fields else raw)
-        else:
-            held = await self._read(common, call, peeked, facts_of(common, call, caller, op.model, user))
-        model = story.model = held.asked.model or op.model
-        story.streamed = held.asked.stream
-        if callers.end_user:
-            user = end_user(call.fields, held.asked.user, callers, rooms.secret)
-        plan = known.plans.get(model) or plan_of(known, common, call, caller, model, user)
-        if plan.degrading and (held.raw is not None or op.model is not None):  # of a body that streams through, no name is changed
-            plan = self._degraded(common, plan, facts_of(common, call, caller, model, user), held, call.at_ns)
-        story.model, story.claims = plan.model, plan.claims
-        # admit
-        await rooms.store.enter(call.uid, plan.claims)
-        # guard
-        vault: Vault | None = None
-        if plan.guard.entities:
-            held, vault = self._guard(held, common, plan, story)
-        size = _most(peeked, plan, rules) if held.plain is None else len(held.plain)
-        return Ready(call, common, plan, held, size, vault)
+    def _is_told(self, error: BaseException, sink: Sink, story: Story) -> bool:
+        """The call ended otherwise than well, and client and story are told so. False: who runs the call is to hear of it too."""
+        match error:
+            case Refusal():
+                self._refuse(error, sink, story)
+            case ClientGone():
+                story.end = "client_gone"
+            case UpstreamCut():
+                story.end = "upstream_cut"  # the sink was told where it happened
+            case asyncio.CancelledError():
+                self._stopped(sink, story)
+                return False
+            case Exception():
+                self._rooms.log.failure(story.call.id, error)
+                self._refuse(Refusal(500, "internal", _INTERNAL, should_retry=False), sink, story)
+            case _:
+                return False
+        return True
 
-    def _degraded(self, common: Common, plan: Plan, facts: Facts, held: Held, at_ns: int) -> Plan:
-        return degraded(common.generation.rules, self._rooms.store, facts, plan, lambda: _may_cost(common, plan, held, at_ns))
+    def _degraded(self, ready: Ready, plan: Plan, facts: Facts) -> Plan:
+        return degraded(ready.common.generation.rules, self._rooms.store, facts, plan, lambda: _may_cost(ready, plan))
 
-    async def _read(self, common: Common, call: Call, body: Peeked, facts: Facts) -> Held:
+    async def _read(self, common: Common, call: Call, body: Peeked, facts: Facts) -> Ready:
         """What a matching rule must read is held in memory; what need not be held streams through."""
         op, rules = common.op, common.generation.rules
         if body.length == 0:
-            return Held(b"", b"", None, Asked(model=op.model))
+            return Ready(call, common, Asked(model=op.model), b"", b"", False)
         if op.body != "json" and not (_may_be_json(call, op) and rules.needs_body(facts)):
-            return await self._peeked(call, body, op, rules, facts)
+            return await self._peeked(common, call, body, facts)
         raw = await body.read(rules.server.max_body)
         plain: bytes | None = None
         try:
             plain = _plain(common, call, raw)
-            return _held(common, raw, plain)
+            return Ready(call, common, common.dialect.read_asked(op, read_json(plain)), raw, plain, True)
         except Refusal:
             if op.body == "json" or (op.name == "other" and rules.must_read(facts)):
                 raise
-            return Held(raw, plain, None, Asked(model=op.model))  # a path that we do not know may take what we cannot read
+            return Ready(call, common, Asked(model=op.model), raw, plain, False)  # a path we do not know may take what we cannot read
 
-    async def _peeked(self, call: Call, body: Peeked, op: Operation, rules: Rulebook, facts: Facts) -> Held:
+    async def _peeked(self, common: Common, call: Call, body: Peeked, facts: Facts) -> Ready:
         """A body that streams through. Of a form, the model's name is looked for in its beginning: prices and limits go by it."""
-        kind = call.fields.get("content-type", "")
+        op, rules, kind = common.op, common.generation.rules, call.fields.get("content-type", "")
         if op.name in FORMLESS or "multipart/form-data" not in kind.lower():
-            return Held(None, None, None, Asked(model=op.model), body)
+            return Ready(call, common, Asked(model=op.model), None, None, False, body)
         model, server = FormField(kind, "model"), rules.server
         if not rules.must_read(facts):
             await body.head(model, server.max_upload, PEEK_BYTES, PEEK_S)
         elif not await body.head(model, server.max_upload, server.max_body, None):
             text = f"the form names no model in its first {server.max_body} bytes, and a policy goes by it; put it before the file"
             raise Refusal(413, "too_large", text, should_retry=False, close=True)
-        return Held(None, None, None, Asked(model=model.value or op.model), body)
+        return Ready(call, common, Asked(model=model.value or op.model), None, None, False, body)
 
-    def _guard(self, held: Held, common: Common, plan: Plan, story: Story) -> tuple[Held, Vault | None]:
+    def _guard(self, ready: Ready, rules: GuardRules, story: Story) -> None:
         """Masks, flags or blocks what must not leave. A masked body goes out without the coding it came in."""
-        rules, op, dialect = plan.guard, common.op, common.dialect
-        if held.plain is None or held.doc is None:
-            if held.raw != b"":
+        common, plain = ready.common, ready.plain
+        if plain is None or not ready.is_json:
+            if ready.raw != b"":
                 story.found.update(inspect_other(("file",), rules))
-            return held, None
-        surface: tuple[str, ...] = ()
-        if op.name != "other":  # of JSON on an unknown path, every text is inspected
-            surface = dialect.surface(op)
-            if kinds := dialect.uninspected(op, held.asked):
-                story.found.update(inspect_other(kinds, rules))
-        inspected = inspect(held.plain, surface or ANY_TEXT, rules)
-        if inspected.found:
-            story.found.update(inspected.found)
-        if inspected.body is held.plain or inspected.body == held.plain:
-            return held, None
-        masked = Held(inspected.body, inspected.body, held.doc, held.asked, is_reworded=True)
-        return masked, inspected.vault if rules.restore else None
+            return
+        if (ready.asked.media or not common.is_json) and common.op.name != "other":  # of JSON on an unknown path, every text is inspected
+            story.found.update(inspect_other(common.dialect.uninspected(common.op, ready.asked), rules))
+        seen = inspect(plain, common.surface, rules)
+        if seen is not None:
+            story.found.update(seen.found)
+            if seen.body != plain:
+                ready.raw = ready.plain = seen.body
+                ready.is_reworded, ready.vault = True, seen.vault if rules.restore else None
 
     def _refuse(self, no: Refusal, sink: Sink, story: Story) -> None:
         if sink.is_started:  # our own failure past the point of no return: never a clean end
@@ -213,17 +212,12 @@ def _plain(common: Common, call: Call, raw: bytes) -> bytes:
     return decode(coding, raw, common.generation.rules.server.max_body) if coding else raw
 
 
-def _held(common: Common, raw: bytes, plain: bytes) -> Held:
-    """Raises Refusal 400."""
-    doc = read_json(plain)
-    return Held(raw, plain, doc, common.dialect.read_asked(common.op, doc))
-
-
-def _may_cost(common: Common, plan: Plan, held: Held, at_ns: int) -> int:
+def _may_cost(ready: Ready, plan: Plan) -> int:
     """Nano-dollars, at most; 0 where there is no price."""
     try:
-        first, asked, prices = plan.targets[0], held.asked, common.generation.prices
-        return quoted(prices, plan, first.provider, first.model, common.op, asked, len(held.plain or b""), at_ns, asked.tier)[2]
+        first, asked, common, size = plan.targets[0], ready.asked, ready.common, len(ready.plain or b"")
+        prices, at_ns = common.generation.prices, ready.call.at_ns
+        return quoted(prices, plan, first.provider, first.model, common.op, asked, size, at_ns, asked.tier)[2]
     except Refusal:
         return 0
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from proxy.dialect import dialect_of, spoken
 from proxy.exchange import Call, Caller, RawHeaders
@@ -28,19 +29,20 @@ class Known:
 
 def common(generation: Generation, call: Call) -> Common:
     """Of a head that the edge has seen before, the same each time."""
-    known = call.kept.get(_PLACE)
-    if isinstance(known, Common) and known.generation is generation:
+    known: Any = call.kept.get(_PLACE)
+    if known is not None and known.generation is generation:
         known.is_met = True
-        return known
+        found: Common = known
+        return found
     rules, where = generation.rules, call.route
     provider = rules.providers[where.provider]
     dialect = dialect_of(provider.dialect)
     op = dialect.operation(call.method, where.path, where.query)
     accepted = narrowed_accept_encoding(call.fields.get("accept-encoding"))
     shaping = Shaping(call, op, provider, travelling(call.headers), None if accepted is None else accepted.encode("latin-1"))
-    known = Common(generation, provider, dialect, op, spoken(provider.dialect, op), shaping, not any(map(_differs, rules.reads)))
-    call.kept[_PLACE] = known
-    return known
+    new = Common(generation, provider, dialect, op, spoken(provider.dialect, op), shaping, not any(map(_differs, rules.reads)))
+    call.kept[_PLACE] = new
+    return new
 
 
 def travelling(headers: RawHeaders) -> Lines:
@@ -83,5 +85,7 @@ def plan_of(known: Known, common: Common, call: Call, caller: Caller, model: str
         if known.is_kept and (model is None or len(model) <= MAX_NAME):
             if len(known.plans) >= MAX_MODELS:
                 known.plans.clear()
+            if plan.claims == known.claims:
+                plan = replace(plan, claims=known.claims)  # the state finds by identity what they count on
             known.plans[model] = plan
     return plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -44,8 +45,8 @@ class Outlet(Protocol):
     def is_full(self) -> bool:
         """The client reads more slowly than the provider sends: stop pushing and `drain`."""
 
-    def push(self, data: bytes) -> None:
-        """Writes body bytes now. Raises ClientGone (never after `finish_anyway`)."""
+    def push(self, data: bytes) -> bool:
+        """Writes body bytes now; True: the client is full from now on. Raises ClientGone (never after `finish_anyway`)."""
 
     async def drain(self) -> None:
         """Waits until the client has room. Raises ClientGone; after 60 s without progress too."""
@@ -57,6 +58,8 @@ class Sink(Outlet, Protocol):
     finish_anyway: bool  # set by the pipeline: when the client leaves, the call goes on and writes to nobody
     cors: RawHeaders  # for a browser page that may read the reply: said in the place of the provider's own
 
+    @property
+    def task(self) -> asyncio.Task[None] | None: ...  # what runs the call
     @property
     def is_started(self) -> bool: ...
     @property
@@ -81,6 +84,8 @@ class Sink(Outlet, Protocol):
 
 class Line(Protocol):
     """What stands between provider and client for body bytes: a watch (gives back what it got) or a line of taps."""
+
+    lag: int  # bytes that may have passed before it hears of them, in one piece, because it changes none; 0: it may change some
 
     def feed(self, data: bytes) -> bytes: ...
     def end(self) -> bytes:
@@ -169,27 +174,30 @@ class Intent:
     output_nanousd: int = 0  # its share of `nanousd`, so that a refusal can say what max_tokens would fit
 
 
-class Lessons(Protocol):
-    """What calls of a model took of their bound, kept in the state. `name`: provider and model; `kind`, `sent`: of the bound."""
+class Known(Protocol):
+    """What calls of one model took of their bound. `kind`, `sent`: of the bound."""
 
-    def input_tokens(self, name: tuple[str, str], kind: int, sent: int) -> int:
-        """What a call that brings at most `sent` tokens is likely to bring; `sent` until enough were seen."""
-        ...
-
-    def output_tokens(self, name: tuple[str, str], default: int, most: int | None) -> int:
-        """What an answer is likely to take where the call names no most; `default` until enough were seen."""
-        ...
-
-    def tier(self, name: tuple[str, str]) -> str | None:
+    @property
+    def tier(self) -> str | None:
         """The service tier that a call gets which names none; None until a reply has told."""
         ...
 
-    def saw_tier(self, name: tuple[str, str], tier: str | None) -> None:
-        """The reply to a call that named none stated it. Comes after `saw`."""
+    def input_tokens(self, kind: int, sent: int) -> int:
+        """What a call that brings at most `sent` tokens is likely to bring; `sent` until enough were seen."""
         ...
 
-    def saw(self, name: tuple[str, str], kind: int, sent: int, usage: Usage, answers: int | None) -> None:
-        """The provider's own figures of a call. `answers`: how many, of a whole reply whose call named no most; else None."""
+    def output_tokens(self, default: int, most: int | None) -> int:
+        """What an answer is likely to take where the call names no most; `default` until enough were seen."""
+        ...
+
+
+class Lessons(Protocol):
+    """The same of all models, kept in the state. `name`: provider and model."""
+
+    def of(self, name: tuple[str, str]) -> Known: ...
+    def saw(self, name: tuple[str, str], kind: int, sent: int, usage: Usage, answers: int | None, is_tierless: bool) -> None:
+        """The provider's own figures of a call. `answers`: how many, of a whole reply whose call named no most; else None.
+        `is_tierless`: it named no service tier, so that the reply tells the one that such calls get."""
         ...
 
 

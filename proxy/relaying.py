@@ -11,12 +11,12 @@ from proxy.exchange import RawHeaders, Story, Usage
 from proxy.forward.failure import OK, of_error_event
 from proxy.forward.redirect import followed_back, is_redirect
 from proxy.forward.reflection import KeyReflected, without_key
-from proxy.lines import NO_WAY, Sent, Way, last_words, way_of
+from proxy.lines import NOWHERE, Sent, last_words, way_of
 from proxy.listed import listed
 from proxy.listen.headers import answer_headers
 from proxy.listen.reply import our_lines, said_in, said_of
 from proxy.meter.tap import JOBS, Watch
-from proxy.ports import Answer, Sink
+from proxy.ports import Answer, Line, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Ready, Rooms
 from proxy.stream.coding import without_body_fields
@@ -30,59 +30,60 @@ class Relaying:
 
     async def relay(self, sent: Sent, ready: Ready, sink: Sink, story: Story) -> None:
         """Everything of this answer, then its settle. Raises Refusal only before the point of no return."""
-        answer, try_, clock = sent.answer, sent.try_, self._rooms.clock
-        began = clock.monotonic()
-        watch, way = self._watch(sent, ready), NO_WAY
-        ok: bool | None = None  # of the breaker: True, answered whole; None, nobody's fault
+        answer, plan, dialect = sent.answer, ready.plan, sent.form.dialect
+        began = self._rooms.clock.monotonic()
+        watch = self._watch(sent, ready)
+        line: Line = NOWHERE
+        form, ok = "", None
         try:
-            is_good, is_list = answer.status == 200, ready.common.op.name == "models"
-            paid = purse(self._rooms.store, ready, try_, sent.charge, watch, sent.form.dialect) if is_good and ready.plan.stopping else None
-            body = await listed(ready, sent.form.dialect, answer) if is_good and is_list else None
-            way = way_of(sent, ready, watch, paid, body)
-            self._begin(sent, ready, sink, story, way, watch)
+            paid = (
+                purse(self._rooms.store, ready, sent.try_, sent.quote, sent.most, watch, dialect)
+                if plan.stopping and answer.status == 200
+                else None
+            )
+            body = await listed(ready, dialect, answer) if ready.common.op.name == "models" and answer.status == 200 else None
+            line, form, length, is_reworded = way_of(sent, ready, watch, paid, body)
+            self._begin(sent, ready, sink, story, length, is_reworded, None if body is None else watch)
             if body is not None:
                 sink.push(body)
             else:
                 try:
-                    await answer.relay(sink if paid is None else paid.before(sink), way.line)
+                    await answer.relay(sink if paid is None else paid.before(sink), line)
                 except UpstreamCut:
-                    sink.push(way.line.end())
+                    sink.push(line.end())
                     raise
-                _end(answer, sink, way, watch)
+                if last := line.end():
+                    sink.push(last)
+                if watch.is_stream or is_reworded:
+                    _check_whole(answer, watch, is_reworded)
             sink.finish()
             ok = True
             if sink.is_gone:  # and finished anyway
-                story.end = try_.end = "client_gone"
+                story.end = sent.try_.end = "client_gone"
         except UpstreamCut as cut:
             ok = False
             self._broke_off(cut, sent, sink)
-            sink.abort(last_words(sent.form.dialect, ready, sink.last, way.form, cut.code, _CUT))
+            sink.abort(last_words(dialect, ready, sink.last, form, cut.code, _CUT))
             raise
         except MoneyEnded as ended:
-            self._stop(ended, sent, sink, story, way)
+            self._stop(ended, sent, sink, story, line, form)
         except BaseException as left:
-            try_.end = _end_of(left, sink, story)
+            sent.try_.end = _end_of(left, sink, story)
             if isinstance(left, asyncio.CancelledError) and not sink.is_gone and sink.is_started:
-                sink.push(way.line.end())
+                sink.push(line.end())
                 why = f"stopped_{story.stopping}", _STOPPED[story.stopping]
-                sink.abort(last_words(sent.form.dialect, ready, sink.last, way.form, *why))
+                sink.abort(last_words(dialect, ready, sink.last, form, *why))
             raise
         finally:
-            answer.close()
-            now = clock.monotonic()
-            story.upstream_s += now - began
-            if ok and sent.outcome is OK and watch.error is not None:
-                ok = _is_healthy(watch.error)
-            sent.turn.saw(ok, now)
-            self._settle(sent, ready, story, watch)
+            self._over(sent, ready, story, watch, ok, began)
 
-    def _stop(self, ended: MoneyEnded, sent: Sent, sink: Sink, story: Story, way: Way) -> None:
+    def _stop(self, ended: MoneyEnded, sent: Sent, sink: Sink, story: Story, line: Line, form: str) -> None:
         """The money has ended: the answer is brought to a good end, as if it had reached its largest length."""
         story.end = sent.try_.end = "stopped:money"
         story.limit = ended.limit
         self._rooms.log.event("info", "stream stopped", code="stopped_money", limit=story.limit, request_id=story.call.id)
-        sink.push(way.line.end())
-        before = gap(sink.last, way.form) if way.form else None
+        sink.push(line.end())
+        before = gap(sink.last, form) if form else None
         if before is None:
             sink.abort(b"")
             return
@@ -112,39 +113,43 @@ class Relaying:
         is_good = sent.answer.status < 300 and (sent.outcome is OK or sent.outcome.is_once)
         usage = self._watch(sent, ready).usage() if is_good else Usage()
         common = ready.common
-        reckon(self._rooms, common.generation.prices, sent.try_, sent.charge.quote, usage, common.op)
+        reckon(self._rooms, common.generation.prices, sent.try_, sent.quote, usage, common.op)
 
     # --- inside ---
 
     def _watch(self, sent: Sent, ready: Ready) -> Watch:
-        upload, most, head, common = ready.body.upload, sent.charge.most, sent.answer.said, ready.common
+        answer, most, upload = sent.answer, sent.most, ready.upload
+        head = answer.said
         return Watch(
             sent.form.dialect,
-            common.op,
-            ready.body.asked,
+            ready.common.op,
+            ready.asked,
             head.kind,
             head.coding,
-            sent.answer.status,
+            answer.status,
             most.sent_tokens,
             most.output_tokens,
             None if upload is None else upload.count,
         )
 
-    def _begin(self, sent: Sent, ready: Ready, sink: Sink, story: Story, way: Way, watch: Watch) -> None:
-        """The head: the provider's lines, but for what we say better, and ours."""
-        rooms, answer, plan, target, outcome = self._rooms, sent.answer, ready.plan, sent.target, sent.outcome
+    def _begin(
+        self, sent: Sent, ready: Ready, sink: Sink, story: Story, length: int | None, is_reworded: bool, whole: Watch | None
+    ) -> None:
+        """The head: the provider's lines, but for what we say better, and ours. `whole`: has seen all of the answer already."""
+        rooms, answer, plan = self._rooms, sent.answer, ready.plan
+        target, outcome = sent.target, sent.outcome
         tries, status, should_retry = len(story.tries), answer.status, None
         if plan.on_client_gone == "finish":
             sink.finish_anyway = True
         lines, head, key = answer.lines, answer.said, sent.form.key
         headers: RawHeaders = ()
         if (
-            lines is not None and outcome is OK and not (way.is_reworded or head.leads or (head.shares and sink.cors))
+            lines is not None and outcome is OK and not (is_reworded or head.leads or (head.shares and sink.cors))
             and not (key and key in lines)
         ):  # they travel as they are  # fmt: skip
             said = said_of(answer)
         else:
-            lines, headers = None, _headers(sent, ready, way)
+            lines, headers = None, _headers(sent, ready, is_reworded)
             if outcome is not OK and (tries > 1 or outcome.credential_fault):
                 should_retry, headers = False, tuple([line for line in headers if line[0].lower() != b"x-should-retry"])
             said = said_in(headers)
@@ -162,46 +167,52 @@ class Relaying:
             tries,
             target.model if target.model != plan.model else None,
             sent.try_.held_nanousd,
-            None if way.body is None else ready.common.generation.prices.priced(sent.charge.quote, watch.usage()).cost_nanousd,
+            None if whole is None else ready.common.generation.prices.priced(sent.quote, whole.usage()).cost_nanousd,
             story.found,
             should_retry,
             None,
             lines,
         )
-        sink.start(status, answer.reason, headers, way.length, ours)  # NO RETURN
+        sink.start(status, answer.reason, headers, length, ours)  # NO RETURN
         story.started, story.status = now, status
         if sent.turn.state == "half_open" and outcome is OK:
             sent.turn.saw(True, now)  # a probe is decided by its first content, not by a stream's end
 
-    def _settle(self, sent: Sent, ready: Ready, story: Story, watch: Watch) -> None:
-        rooms, common, try_, charge, plan = self._rooms, ready.common, sent.try_, sent.charge, ready.plan
+    def _over(self, sent: Sent, ready: Ready, story: Story, watch: Watch, ok: bool | None, began: float) -> None:
+        """`ok`, as the breaker hears it: True, answered whole; None, nobody's fault."""
+        rooms, common = self._rooms, ready.common
         op, prices = common.op, common.generation.prices
+        try_, quote = sent.try_, sent.quote
+        sent.answer.close()
+        now = rooms.clock.monotonic()
+        story.upstream_s += now - began
+        if ok and sent.outcome is OK and watch.error is not None:
+            ok = _is_healthy(watch.error)
+        sent.turn.saw(ok, now)
         job = watch.job(ready.call.route.path) if op.name in JOBS else None
         if job is not None and op.is_billed and not job.is_over:
-            return defer(rooms, story, try_, charge.quote, job)
+            return defer(rooms, story, try_, quote, job)
         usage = watch.usage()
-        learn(rooms, try_, charge.most, usage, ready.body.asked)
-        reckon(rooms, prices, try_, charge.quote, usage, op)
+        learn(rooms, try_, sent.most, usage, ready.asked)
+        reckon(rooms, prices, try_, quote, usage, op)
         rooms.books.settle(story, try_)
         # of results, no line tells that it is the last
         if job is not None and job.is_over and not op.is_billed and (op.variant != RESULTS or try_.end == "done"):
-            settle_job(rooms, prices, plan.pricing, sent.target.provider, job)
-        if try_.cost_nanousd > charge.nanousd and rooms.alerts.is_on:  # no hold has shown so much
+            settle_job(rooms, prices, ready.plan.pricing, sent.target.provider, job)
+        if try_.cost_nanousd > sent.held_nanousd and rooms.alerts.is_on:  # no hold has shown so much
             stopped = story.limit if try_.end == "stopped:money" else None
-            rooms.alerts.saw(plan.claims, rooms.store.standings(plan.claims), stopped)
+            rooms.alerts.saw(ready.plan.claims, rooms.store.standings(ready.plan.claims), stopped)
 
 
-def _end(answer: Answer, sink: Sink, way: Way, watch: Watch) -> None:
+def _check_whole(answer: Answer, watch: Watch, is_reworded: bool) -> None:
     """The provider has sent all. Raises UpstreamCut where that is not all of the answer."""
-    if last := way.line.end():
-        sink.push(last)
     if watch.is_stream and answer.status == 200 and not watch.ended and watch.error is None:
         raise UpstreamCut("upstream_cut", "the stream ended without its last event")
-    if way.is_reworded and watch.is_cut_short:
+    if is_reworded and watch.is_cut_short:
         raise UpstreamCut("upstream_cut", "the content coding of the answer ended too early")
 
 
-def _headers(sent: Sent, ready: Ready, way: Way) -> RawHeaders:
+def _headers(sent: Sent, ready: Ready, is_reworded: bool) -> RawHeaders:
     """The provider's lines as they may travel, one by one."""
     answer, status, method = sent.answer, sent.answer.status, ready.call.method
     headers = answer_headers(answer.headers, method == "HEAD" or status == 304)
@@ -211,7 +222,7 @@ def _headers(sent: Sent, ready: Ready, way: Way) -> RawHeaders:
         headers = followed_back(headers, status, sent.target.provider, ready.call)
     if sent.form.key:
         headers = without_key(headers, sent.form.key)
-    return without_body_fields(headers) if way.is_reworded else headers
+    return without_body_fields(headers) if is_reworded else headers
 
 
 def _end_of(left: BaseException, sink: Sink, story: Story) -> str:

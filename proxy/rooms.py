@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from proxy.dialect.wire import Asked, Dialect, Operation
-from proxy.exchange import Call, value
+from proxy.exchange import Call
 from proxy.forward.attempts import Budgets, Dice
 from proxy.forward.breaker import Breakers
 from proxy.forward.shape import Shaping
@@ -20,6 +20,8 @@ from proxy.record.alerts import Alerts
 from proxy.record.books import Books
 from proxy.record.log import Log
 from proxy.under_way import UnderWay
+
+ANY_TEXT = ("**",)  # of a JSON body whose operation we do not know: every string may be text
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,27 +73,29 @@ class Common:
     shaping: Shaping
     may_keep: bool  # the policy looks at nothing that differs between calls of one head and one caller
     is_met: bool = False  # by a second call: what is worked out from it is worth keeping
+    is_json: bool = field(init=False)  # the body is JSON of an operation that we know: it is held and read
+    surface: tuple[str, ...] = field(init=False)  # where such a body holds text
+
+    def __post_init__(self) -> None:
+        is_known = self.op.name != "other"
+        self.is_json = is_known and self.op.body == "json"
+        self.surface = (self.dialect.surface(self.op) if is_known else ()) or ANY_TEXT
 
 
-@value(frozen=True, slots=True)
-class Held:
-    """A request body as far as it is held, and what it asks for."""
-
-    raw: bytes | None = field(repr=False)  # as it travels; None: `upload` streams through
-    plain: bytes | None = field(repr=False)  # the same without its content coding, where it could be read
-    doc: dict[str, object] | None = field(repr=False)
-    asked: Asked
-    upload: Peeked | None = None
-    is_reworded: bool = False  # by the guard: it goes out without the coding it came in
-
-
-@value(frozen=True, slots=True)
 class Ready:
-    """A call that passed every room before forward: each attempt is shaped from this, unchanged."""
+    """A call on its way through the rooms before forward: its body as far as it is held and what that asks for, then its plan.
+    From there on nothing of it changes: each attempt is shaped from it."""
 
-    call: Call
-    common: Common
+    __slots__ = ("asked", "call", "common", "is_json", "is_reworded", "plain", "plan", "raw", "size", "upload", "vault")
+
     plan: Plan
-    body: Held
     size: int  # bytes of text for the estimate
-    vault: Vault | None
+
+    def __init__(
+        self, call: Call, common: Common, asked: Asked, raw: bytes | None, plain: bytes | None, is_json: bool, upload: Peeked | None = None
+    ) -> None:
+        self.call, self.common, self.asked = call, common, asked
+        self.raw, self.upload = raw, upload  # as it travels; None: `upload` streams through
+        self.plain, self.is_json = plain, is_json  # the same without its content coding, where that could be read; and is that JSON?
+        self.is_reworded = False  # by the guard: it goes out without the coding it came in
+        self.vault: Vault | None = None

@@ -225,11 +225,11 @@ class Session:
         try_.credential = credential[0].name if credential and not plan.caller.brings_own_key else None
         try_.at_ns, try_.began = rooms.clock.now_ns(), rooms.clock.monotonic()
         story.tries.append(try_)
-        charge = await hold(
+        quote, most = await hold(
             rooms, self._generation.prices, plan, story, try_, target.provider, realtime.REALTIME, NOTHING_NAMED, min(self._sent, MAX_INPUT)
         )
         try_.status, try_.is_sent = 101, True
-        return try_, charge.quote, charge.most
+        return try_, quote, most
 
     def _settle(self, turn: Turn, usage: Usage) -> None:
         try_, quote, most = turn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from proxy.admit.keyring import Kept
 from proxy.exchange import Call, Story
@@ -15,31 +16,25 @@ from proxy.refusal import Refusal
 REVOKED = "revoked"
 
 
-class UnderWay:
-    """All calls of this process, each with the task that runs it."""
+class Run(Protocol):
+    """What knows the task that runs a call: its sink, or aiohttp's request."""
 
-    def __init__(self) -> None:
-        self._calls: dict[int, tuple[Story, asyncio.Task[object] | None]] = {}
+    @property
+    def task(self) -> asyncio.Task[Any] | None: ...
 
-    def __len__(self) -> int:
-        return len(self._calls)
 
-    def begin(self, story: Story) -> None:
-        """Called by the task that runs the call."""
-        self._calls[id(story)] = story, asyncio.current_task()
-
-    def end(self, story: Story) -> None:
-        del self._calls[id(story)]
+class UnderWay(dict[Story, Run]):
+    """All calls of this process."""
 
     def revoked(self, keys: Iterable[KeyRecord]) -> int:
         """Ends what came with these keys, as `stopped:revoked`; how many calls that were."""
         dead = {key.digest: key.name for key in keys}
         names = set(dead.values())
-        found = [it for it in self._calls.values() if it[0].caller is not None and it[0].caller.key in names]
-        ended = [(story, task) for story, task in found if story.stopping != REVOKED and _digest(story.call) in dead]
-        for story, task in ended:
+        found = [story for story in self if story.caller is not None and story.caller.key in names]
+        ended = [story for story in found if story.stopping != REVOKED and _digest(story.call) in dead]
+        for story in ended:
             story.stopping = REVOKED
-            if task is not None:
+            if (task := self[story].task) is not None:
                 task.cancel()
         return len(ended)
 

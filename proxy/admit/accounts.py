@@ -10,7 +10,7 @@ from proxy.admit.windows import Ring
 from proxy.exchange import value
 
 if TYPE_CHECKING:
-    from proxy.admit.lines import Line
+    from proxy.admit.lines import Place
 
 RateKind = Literal["requests", "tokens"]
 
@@ -38,7 +38,8 @@ class Account:
     spend: dict[str, Balance] = field(default_factory=dict)  # by period id
     in_flight: int = 0
     stay_ns: int = 0  # how long calls keep a slot, a moving average
-    line: Line | None = None  # the limit that counted here last, with where; None: what it found, or all of this, may be forgotten since
+    forgot: int = 0  # how often it has forgotten something, or was forgotten: who has found a window here before looks again
+    place: Place | None = None  # of the claims that came last and whose first is on this account, while it is good
 
     def ring(self, kind: RateKind, period_s: int) -> Ring:
         ring = self.rings.get((kind, period_s))
@@ -55,14 +56,12 @@ class Account:
     def is_idle(self, now: Moment) -> bool:
         """Nothing counts here any more, so that forgetting it changes no answer. Drops what is past on the way."""
         past = [id for id, it in self.spend.items() if not it.held and (not it.settled or now.periods.is_past(id))]
-        over = [key for key, ring in self.rings.items() if not ring.used(now.ns) and not ring.buckets]
-        if past or over:
-            self.line = None  # it holds what goes
+        over = [key for key, ring in self.rings.items() if not ring.used(now.ns) and ring.is_empty]
         for id in past:
             del self.spend[id]
         for key in over:
             del self.rings[key]
         is_idle = not (self.in_flight or self.spend or self.rings)
-        if is_idle:
-            self.line = None  # what found it before does not count on it once it is forgotten
+        if past or over or is_idle:
+            self.forgot, self.place = self.forgot + 1, None
         return is_idle

@@ -10,10 +10,10 @@ from proxy.admit.accounts import Moment
 from proxy.admit.counters import Charge, Counters, Hold
 from proxy.admit.growth import has_room
 from proxy.admit.journal import Journal
-from proxy.admit.limits import denied_entry, denied_hold, standings, worst
-from proxy.admit.lines import Place, Places, is_far_from_full, lines_made, may_enter, may_hold, standings_on
+from proxy.admit.limits import denied_entry, denied_hold, worst
+from proxy.admit.lines import Place, Places, is_far_from_full, may_enter, may_hold, standings_on
 from proxy.admit.moments import Moments
-from proxy.admit.records import MOST, Values, charge_said, encode, entry_record, grown, hold_record, uncount_record, values_of
+from proxy.admit.records import MOST, Values, encode, grown, hold_record, uncount_record, values_of
 from proxy.admit.sync import JournalDown
 from proxy.admit.wording import refusal, unavailable
 from proxy.exchange import Row
@@ -28,7 +28,7 @@ class Admission:
     def __init__(self, counters: Counters, moments: Moments, index: sqlite.Index) -> None:
         self._counters, self._moments, self._index = counters, moments, index
         self.now, self.periods = moments.now, moments.periods
-        self._places = Places(counters.books)
+        self._places = Places(counters, moments)
         self._journal: Journal | None = None
 
     @property
@@ -44,35 +44,36 @@ class Admission:
         return [self._counters.name_of(claim, now) for claim in claims]
 
     def peek(self, claims: Sequence[Claim]) -> None:
-        """Raises the Refusal that `enter` or a hold of nothing would raise now; changes nothing."""
-        if self._is_down():
+        """Raises the Refusal that `enter` or a hold of nothing would raise now; counts nothing."""
+        journal = self._journal
+        if (journal is None or journal.is_down or self._index.was_behind) and self._is_down():
             raise unavailable()
-        if is_far_from_full(self._counters.books, claims):
-            return
-        now = self.now()
-        names = self._names(claims, now)
-        entry, hold = denied_entry(self._counters, claims, names, now), denied_hold(self._counters, claims, names, now, 0, 0)
-        if no := worst([it for it in (entry, hold) if it]):
-            raise refusal(no)
+        place = self._places.of(claims)
+        if place is None or not is_far_from_full(place):
+            now = self.now()
+            names = self._names(claims, now)
+            entry, hold = denied_entry(self._counters, claims, names, now), denied_hold(self._counters, claims, names, now, 0, 0)
+            if no := worst([it for it in (entry, hold) if it]):
+                raise refusal(no)
 
     async def enter(self, call_uid: str, claims: Sequence[Claim]) -> None:
         """One request and one slot on every claim, or none. Raises Refusal 429, 503."""
-        counters, moments = self._counters, self._moments
+        counters, journal = self._counters, self._journal
         if call_uid in counters.stays or not claims:
             return
-        if self._is_down():
+        if (journal is None or journal.is_down or self._index.was_behind) and self._is_down():
             raise unavailable()
-        ns = moments.ns()
-        place = self._places.of(claims, moments.present)
-        if place is None or not may_enter(place.lines, ns):
-            now = moments.now()
+        ns = self._moments.ns()
+        place = self._places.of(claims)
+        if place is None or not may_enter(place, ns):
+            now = self.now()
             names, ns = self._names(claims, now), now.ns
             if no := denied_entry(counters, claims, names, now):
                 raise refusal(no)
-            place = Place(claims, lines_made(counters, claims, names, now))
-        counters.enter_on(call_uid, place.lines, place.entered, ns)
-        if place.entry and self._journal is not None:
-            self._journal.append(entry_record(ns, place.entry))
+            place = self._places.made(claims, names, now)
+        counters.enter_on(call_uid, place, ns)
+        if journal is not None and place.entry:
+            journal.append(b'["e",%d,[%b]]' % (ns, place.entry))
 
     async def decide(self, call_uid: str) -> None:
         """Nothing: `enter` notes nothing that it does not decide."""
@@ -86,34 +87,37 @@ class Admission:
     async def hold(self, intent: Intent, also: Sequence[Charge] = ()) -> None:
         """Tokens and money on every claim, or none; the intent is in the journal when it returns. Raises Refusal 400, 402, 429, 503.
         `also`: what a shared state has decided already, held with it."""
-        counters, moments = self._counters, self._moments
-        id = intent.id
+        counters, journal, id = self._counters, self._journal, intent.id
         if id in counters.holds:
             return await self._durable(id)
-        if self._is_down():
+        if (journal is None or journal.is_down or self._index.was_behind) and self._is_down():
             raise unavailable()
-        claims, tokens, nanousd, ns = intent.claims, intent.tokens, intent.nanousd, moments.ns()
+        tokens, nanousd, ns = intent.tokens, intent.nanousd, self._moments.ns()
         if tokens > MOST or nanousd > MOST:
             tokens, nanousd = min(tokens, MOST), min(nanousd, MOST)
-        place = self._places.of(claims, moments.present)
-        if place is None or not may_hold(place.lines, ns, tokens, nanousd):
-            now = moments.now()
-            names, ns = self._names(claims, now), now.ns
-            if no := denied_hold(counters, claims, names, now, tokens, nanousd):
-                raise refusal(no, intent)
-            place = Place(claims, lines_made(counters, claims, names, now))
+        place = self._places.of(intent.claims)
+        if place is None or not may_hold(place, ns, tokens, nanousd):
+            place, ns = self._looked_at(intent, tokens, nanousd)
         if also:
-            return await self._book(intent, (*place.attempts, *also), ns, tokens, nanousd)
-        journal, record, durable = self._journal, b"", None
+            return await self._book(intent, (*place.shape.held(place.names), *also), ns, tokens, nanousd)
+        record, durable = b"", None
         if journal is not None:
-            record = hold_record(id, ns, tokens, nanousd, place.attempts, values_of(intent.row), place.held)
+            record = hold_record(id, ns, tokens, nanousd, place.held, values_of(intent.row))
             try:
                 durable = journal.hold(record)
             except JournalDown:
                 raise unavailable() from None
-        counters.hold_on(id, Hold(ns, tokens, nanousd, place.attempts, record, place.lines))
+        counters.hold_on(id, Hold(ns, tokens, nanousd, place, record), place)
         if durable is not None:
             await self._durable(id, durable)
+
+    def _looked_at(self, intent: Intent, tokens: int, nanousd: int) -> tuple[Place, int]:
+        """Where it counts, and when, by a closer look. Raises Refusal 400, 402, 429."""
+        claims, now = intent.claims, self.now()
+        names = self._names(claims, now)
+        if no := denied_hold(self._counters, claims, names, now, tokens, nanousd):
+            raise refusal(no, intent)
+        return self._places.made(claims, names, now), now.ns
 
     async def _book(self, intent: Intent, charges: tuple[Charge, ...], at_ns: int, tokens: int, nanousd: int) -> None:
         """Holds on these charges, whoever decided it."""
@@ -162,11 +166,10 @@ class Admission:
             return NO_STANDINGS
         moments = self._moments
         ns = moments.ns()
-        place = self._places.of(claims, moments.present)
-        if place is not None:
-            return standings_on(place.lines, ns, moments.wall_ns())
-        counters = self._counters
-        return standings(counters, claims, [counters.name_of(claim) for claim in claims], moments.now())
+        place = self._places.of(claims)
+        if place is None:
+            place = self._places.named(claims, [self._counters.name_of(claim) for claim in claims], moments.present)
+        return standings_on(place, ns, moments.wall)
 
     def leave(self, call_uid: str) -> None:
         """The call's slots are free. Idempotent."""
@@ -178,7 +181,11 @@ class Admission:
             tokens, nanousd = min(tokens, MOST), min(nanousd, MOST)
         if self._counters.close(id, tokens, nanousd):
             values = values_of(row)
-            self.note(("s", id, tokens, nanousd, values), values)
+            record = ("s", id, tokens, nanousd, values)
+            if self._journal is None:
+                self.note(record, values)
+            else:
+                self._journal.append(encode(record), values)
 
     def void(self, id: str, row: Row | None) -> None:
         """Nothing was sent: all goes back. An id that is not held changes nothing."""
@@ -203,7 +210,7 @@ class Admission:
             return
         self._counters.enter(call_uid, charges, at_ns, now or self.now())
         if self._journal is not None and any(charge.rates for charge in charges):
-            self._journal.append(entry_record(at_ns, b",".join(map(charge_said, charges))))
+            self._journal.append(encode(("e", at_ns, list(map(tuple, charges)))))
 
     async def book(self, intent: Intent, charges: Sequence[Charge], at_ns: int) -> None:
         """Holds without a check, in the windows and periods of `charges`; durable when it returns. Idempotent. Raises Refusal 503."""

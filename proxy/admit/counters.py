@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from proxy.admit.accounts import Account, Moment, RateKind
 from proxy.admit.windows import Bucket
 from proxy.exchange import value
-from proxy.policy.plan import Claim, Limit
+from proxy.policy.plan import Claim
 
 if TYPE_CHECKING:
-    from proxy.admit.lines import Line
+    from proxy.admit.lines import Place
 
 OTHERS = "(others)"  # the one account of unbounded identities beyond max_keys
 LATELY_NS = 600 * 10**9
@@ -34,9 +34,13 @@ class Hold:
     at: int
     tokens: int
     nanousd: int
-    charges: tuple[Charge, ...]
+    where: tuple[Charge, ...] | Place
     intent: bytes = b""
-    lines: Sequence[Line] = ()  # those that counted it, if they are at hand: each good while its account's `line` is it
+
+    @property
+    def charges(self) -> tuple[Charge, ...]:
+        where = self.where
+        return where if isinstance(where, tuple) else tuple(where.shape.held(where.names))
 
 
 @value(frozen=True, slots=True)
@@ -44,7 +48,8 @@ class Stay:
     """The slots of one call under way."""
 
     since: int
-    places: Sequence[tuple[Account, Charge]]  # with where its request was counted
+    accounts: Sequence[tuple[Account, int]]
+    where: Sequence[Charge] | Place  # its request was counted
     is_counted: bool = True
 
 
@@ -100,20 +105,20 @@ class Counters:
     # -- calls: requests and slots ------------------------------------------------------------------------------------
 
     def enter(self, uid: str, charges: Sequence[Charge], at: int, now: Moment) -> None:
-        places = []
+        accounts = []
         for charge in charges:
             account = self.account(charge.limit, charge.account, now)
             account.in_flight += 1
-            places.append((account, charge))
+            accounts.append((account, account.forgot))
         self.count_requests(charges, at)
-        self.stays[uid] = Stay(at, places)
+        self.stays[uid] = Stay(at, accounts, charges)
 
-    def enter_on(self, uid: str, lines: Sequence[Line], places: Sequence[tuple[Account, Charge]], at: int) -> None:
-        for line in lines:
-            line.account.in_flight += 1
-            for ring in line.asked:
-                ring.add(1, at)
-        self.stays[uid] = Stay(at, places)
+    def enter_on(self, uid: str, place: Place, at: int) -> None:
+        for account, _ in place.accounts:
+            account.in_flight += 1
+        for ring, _, _ in place.asked:
+            ring.add(1, at)
+        self.stays[uid] = Stay(at, place.accounts, place)
 
     def count_requests(self, charges: Sequence[Charge], at: int) -> None:
         for charge in charges:
@@ -121,13 +126,14 @@ class Counters:
             for period_s in charge.rates:
                 account.ring("requests", period_s).add(1, at)
 
-    def uncount(self, uid: str) -> tuple[int, list[Charge]] | None:
+    def uncount(self, uid: str) -> tuple[int, Sequence[Charge]] | None:
         """Takes the request of a call under way back, once; its slots stay taken. When and where it was counted; None: nowhere."""
         stay = self.stays.get(uid)
         if stay is None or not stay.is_counted:
             return None
-        self.stays[uid] = Stay(stay.since, stay.places, is_counted=False)
-        charges = [charge for _, charge in stay.places]
+        self.stays[uid] = Stay(stay.since, stay.accounts, (), is_counted=False)
+        where = stay.where
+        charges = where if isinstance(where, Sequence) else where.shape.entered(where.names)
         self.uncount_requests(charges, stay.since)
         return stay.since, charges
 
@@ -142,7 +148,7 @@ class Counters:
         if stay is None:
             return
         took = now_ns - stay.since
-        for account, _ in stay.places:
+        for account, _ in stay.accounts:
             account.in_flight -= 1
             account.stay_ns = (account.stay_ns * 7 + took) // 8 if account.stay_ns else took
 
@@ -155,13 +161,13 @@ class Counters:
                 account.ring("tokens", period_s).add(hold.tokens, hold.at)
         self.hold_again(id, hold)
 
-    def hold_on(self, id: str, hold: Hold) -> None:
+    def hold_on(self, id: str, hold: Hold, place: Place) -> None:
+        """`place`: where it is."""
         at, tokens, nanousd = hold.at, hold.tokens, hold.nanousd
-        for line in hold.lines:
-            for ring in line.used:
-                ring.add(tokens, at)
-            for balance in line.balances:
-                balance.held += nanousd
+        for ring, _, _ in place.used:
+            ring.add(tokens, at)
+        for balance, _, _ in place.money:
+            balance.held += nanousd
         self.holds[id] = hold
 
     def count_tokens(self, charges: Sequence[Charge], tokens: int, at: int) -> None:
@@ -183,23 +189,25 @@ class Counters:
         hold = self.holds.get(id)
         if hold is None:
             return False
-        lines, held, more = hold.lines, hold.nanousd, tokens - hold.tokens
-        for line in lines:
-            if line.account.line is not line:
-                lines = ()
-                break
-        if not lines:  # by name
-            self.release(id)
-            self.settle(hold, hold.charges, tokens, nanousd)
-            return True
+        place, held, more = hold.where, hold.nanousd, tokens - hold.tokens
+        if isinstance(place, tuple):
+            return self._close(id, hold, tokens, nanousd)
+        for account, forgot in place.accounts:
+            if account.forgot != forgot:
+                return self._close(id, hold, tokens, nanousd)
         del self.holds[id]
-        for line in lines:
-            for balance in line.balances:
-                balance.held -= held
-                balance.settled += nanousd
-            if more:
-                for ring in line.used:
-                    ring.adjust(hold.at, more)
+        for balance, _, _ in place.money:
+            balance.held -= held
+            balance.settled += nanousd
+        if more:
+            for ring, _, _ in place.used:
+                ring.adjust(hold.at, more)
+        return True
+
+    def _close(self, id: str, hold: Hold, tokens: int, nanousd: int) -> bool:
+        """By the names of its accounts."""
+        self.release(id)
+        self.settle(hold, hold.charges, tokens, nanousd)
         return True
 
     def release(self, id: str) -> Hold | None:
@@ -239,9 +247,9 @@ class Counters:
             account = book[name]
             rings, spend, is_stale = [], [], False
             for (kind, period_s), ring in account.rings.items():
-                if (buckets := ring.buckets) and buckets[-1][1] > now_ns - ring.period_ns:
-                    rings.append((kind, period_s, list(buckets)))
-                elif buckets and buckets[-1][1] < now_ns - LATELY_NS:
+                if ring.last > now_ns - ring.period_ns:
+                    rings.append((kind, period_s, ring.buckets))
+                elif not ring.is_empty and ring.last < now_ns - LATELY_NS:
                     is_stale = True
             for id, it in account.spend.items():
                 if id not in present and not it.held and is_past(id):
@@ -278,17 +286,3 @@ class Counters:
         """What the accounts of a limit have held and spent, each in its fullest period; nano-dollars."""
         book = self.books.get(limit) or OrderedDict[str, Account]()
         return sum(max((it.settled + it.held for it in account.spend.values()), default=0) for account in book.values())
-
-
-def charges_of(claims: Sequence[Claim], names: Sequence[str], now: Moment, kind: RateKind) -> tuple[Charge, ...]:
-    """What these claims count now: windows of `kind`, and for tokens the money of the present periods too."""
-    charges = []
-    for claim, name in zip(claims, names, strict=True):
-        periods = tuple([now.periods.span(it.period).id for it in claim.limit.spend]) if kind == "tokens" else ()
-        charges.append(Charge(claim.limit.name, name, windows_of(claim.limit, kind), periods))
-    return tuple(charges)
-
-
-def windows_of(limit: Limit, kind: RateKind) -> tuple[int, ...]:
-    rates = limit.requests if kind == "requests" else limit.tokens
-    return (rates[0].period_s,) if len(rates) == 1 else tuple({rate.period_s for rate in rates})

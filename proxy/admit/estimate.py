@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from proxy.dialect.wire import Asked, Media, Operation
+from proxy.dialect.wire import TALKS, Asked, Media, Operation
 from proxy.exchange import value
 
 # Of one image (OpenAI, Images and vision; Anthropic, Vision; Google, Understand and count tokens; read in November 2026).
@@ -27,7 +27,7 @@ MADE_IMAGE_TOKENS, MADE_PIXELS = (
 )  # of an image made, high quality (OpenAI); larger ones in proportion
 SPOKEN_TOKENS_PER_BYTE = 2  # of speech made: 20 tokens a second, at least 12 characters a second
 
-_GENERATING = frozenset({"chat", "messages", "responses", "completions", "generate", "realtime"})
+_GENERATING = TALKS | {"realtime"}
 _WINDOWED = _GENERATING | {"audio"}
 _MINI = re.compile(r"(?:ft:)?gpt-4o-mini")
 _OF_OLD = re.compile(r"(?:ft:)?(?:gpt-(?:4|5(?:$|-|\.[0-3]))|chatgpt-4o|o[134])")  # these scale an image down before they count it

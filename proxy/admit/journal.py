@@ -10,20 +10,21 @@ import asyncio
 import errno
 import os
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from zlib import crc32
 
 from proxy.admit.records import NOTHING, Position, Values
 from proxy.admit.sync import GroupCommit, JournalDown
 
 HEADER = struct.Struct("<II")  # length and CRC-32 of the payload
+_head = HEADER.pack
 SEGMENT_BYTES = 16 * 1024 * 1024
 RETRY_S = 1.0
 
 
 def framed(payload: bytes) -> bytes:
-    return HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+    return _head(len(payload), crc32(payload)) + payload
 
 
 def read_frames(data: bytes, at: int = 0) -> Iterator[tuple[bytes, int]]:
@@ -32,7 +33,7 @@ def read_frames(data: bytes, at: int = 0) -> Iterator[tuple[bytes, int]]:
         length, checksum = HEADER.unpack_from(data, at)
         end = at + HEADER.size + length
         payload = data[at + HEADER.size : end]
-        if end > len(data) or not payload or zlib.crc32(payload) != checksum:
+        if end > len(data) or not payload or crc32(payload) != checksum:
             return
         yield payload, end
         at = end
@@ -132,35 +133,39 @@ class Journal:
 
     def _flush(self) -> bool:
         """False: none of it is written, and it is kept."""
-        if not self._pending:
+        pending = self._pending
+        if not pending:
             return True
-        data = b"".join(self._pending)
+        data = b"".join(pending)
         try:
-            if self._is_torn or self._is_closed:
+            if self._is_torn:
                 self._mend()
-            self._is_torn = True
             if (done := os.write(self._fd, data)) < len(data):
                 write_all(self._fd, data[done:])
-            self._is_torn = False
         except OSError:
             self._failed()
             return False
-        self._size += len(data)
         self._pending = []
+        self._size = size = self._size + len(data)
         if rows := self._rows:
             self._rows = []
-            self._wrote(rows, (self._number, self._size))
+            self._wrote(rows, (self._number, size))
+        if size >= self._rotate_at or self._retry is not None:
+            self._written()
+        return True
+
+    def _written(self) -> None:
         if self._retry is not None:
             self._retry.cancel()
             self._retry, self.is_down = None, self._is_doubtful
         if self._size >= self._rotate_at:
             self._try_to_rotate()
-        return True
 
     def _mend(self) -> None:
         if self._is_closed:
             raise OSError(errno.EBADF, "closed")
         os.ftruncate(self._fd, self._size)  # a half record would hide all that follow it
+        self._is_torn = False
 
     def position(self) -> Position:
         """Up to here the segments hold all that was appended so far. Raises OSError if some of it cannot be written."""
@@ -170,6 +175,7 @@ class Journal:
         return self._number, self._size
 
     def _failed(self) -> None:
+        self._is_torn = True
         if self._retry is not None:
             self._retry.cancel()
         if not self._is_closed:
@@ -230,7 +236,7 @@ class Journal:
         self.flush()
         if self._retry is not None:
             self._retry.cancel()
-        self._is_closed = True
+        self._is_closed = self._is_torn = True
         if self._sync is not None:
             await self._sync.close()
         try:

@@ -21,16 +21,13 @@ class Keys:
     def __init__(self, index: sqlite.Index, now_ns: Callable[[], int]) -> None:
         self._index, self._now_ns = index, now_ns
         self._ring = Keyring()
+        self.find = self._ring.find
         self._turn = asyncio.Lock()  # what is written of a key is all that is known of it, however many change it at once
         self.on_change: Callable[[Sequence[Kept]], None] = lambda changed: None  # made here, for those who share the keys
         self.on_news: Callable[[Sequence[Kept]], None] = lambda news: None  # made anywhere, once it is valid here
 
     async def load(self) -> None:
         self._ring.learn(await asyncio.wrap_future(self._index.submit(_kept)))
-
-    def find(self, digest: bytes) -> KeyRecord | None:
-        """Also one that is revoked or past its end: whoever asks refuses it by name."""
-        return self._ring.find(digest)
 
     def has_name(self, name: str) -> bool:
         return self._ring.has_name(name)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from math import ceil, log2
 from typing import Any
 
 from proxy.exchange import Usage
@@ -17,6 +17,7 @@ EACH = 7  # and from then on one call in so many is looked at, and stands for as
 ABOVE_PCT = 5  # above the 95th percentile
 SIZE_BITS = 2  # sizes within a factor of four are alike: the smaller a body, the more of it is JSON and not text
 STEPS = 16  # buckets to a doubling: each is 4.4 % wide, and its upper edge is what is told
+OFTEN = 256  # lessons between two times that they are kept
 TIER_CHARS = 32  # of a service tier's name
 FLOOR = 1 / 16  # of the bound. Whoever pads his calls makes others be held for no less than a token in 16 bytes
 
@@ -42,7 +43,7 @@ class Spread:
         if self._skips:
             self._skips -= 1
             return
-        bucket = math.ceil(STEPS * math.log2(value if value > 1e-6 else 1e-6))
+        bucket = ceil(STEPS * log2(value if value > 1e-6 else 1e-6))
         counts, each = self.counts, 1
         if self.total >= RECENT:
             each, self._skips = EACH, EACH - 1
@@ -70,7 +71,7 @@ class Spread:
 
 
 class Model:
-    """What is known of one model."""
+    """What is known of one model: `ports.Known`."""
 
     __slots__ = ("inputs", "outputs", "tier")
 
@@ -81,54 +82,65 @@ class Model:
         self.outputs = outputs or Spread()  # tokens of one answer, where the call named no most
         self.tier = tier  # of service, as the last reply stated it whose call named none: a default of the provider's account
 
+    def input_tokens(self, kind: int, sent: int) -> int:
+        """Of a call that brings at most `sent` tokens; `sent` itself (a token a byte) until enough like it were settled."""
+        spread = self.inputs.get((kind, sent.bit_length() // SIZE_BITS))
+        if spread is None or spread.total < ENOUGH:
+            return sent
+        share = spread.quantile
+        return ceil(sent * (share if share > FLOOR else FLOOR))
+
+    def output_tokens(self, default: int, most: int | None) -> int:
+        """Of one answer whose call names no most: `default` until enough were settled; never above `most`, the model's own."""
+        told = default if self.outputs.total < ENOUGH else ceil(self.outputs.quantile)
+        return told if most is None else min(told, most)
+
+
+UNKNOWN = Model()  # nothing is ever written to it
+
 
 class Learned:
     """All models, the last learned from last."""
 
     def __init__(self) -> None:
         self._models: OrderedDict[Name, Model] = OrderedDict()
+        self._fresh = 0  # lessons since they were last kept
 
-    def input_tokens(self, name: Name, kind: int, sent: int) -> int:
-        """Of a call that brings at most `sent` tokens; `sent` itself (a token a byte) until enough like it were settled."""
-        model = self._models.get(name)
-        spread = model.inputs.get((kind, sent.bit_length() // SIZE_BITS)) if model is not None else None
-        if spread is None or spread.total < ENOUGH:
-            return sent
-        share = spread.quantile
-        return math.ceil(sent * (share if share > FLOOR else FLOOR))
+    def of(self, name: Name) -> Model:
+        """To be asked and forgotten: what is seen later may be another's."""
+        return self._models.get(name, UNKNOWN)
 
-    def output_tokens(self, name: Name, default: int, most: int | None) -> int:
-        """Of one answer whose call names no most: `default` until enough were settled; never above `most`, the model's own."""
-        model = self._models.get(name)
-        told = default if model is None or model.outputs.total < ENOUGH else math.ceil(model.outputs.quantile)
-        return told if most is None else min(told, most)
-
-    def tier(self, name: Name) -> str | None:
-        """The service tier that a call gets which names none, as far as a reply has told."""
-        model = self._models.get(name)
-        return model.tier if model else None
-
-    def saw_tier(self, name: Name, tier: str | None) -> None:
-        """A reply stated it, and its call had named none. What is not known of is not kept."""
-        if (model := self._models.get(name)) is not None:
+    def saw(self, name: Name, kind: int, sent: int, usage: Usage, answers: int | None, is_tierless: bool = False) -> None:
+        """A call was settled by its provider's own figures. `sent`: above 0; `answers`: of a whole answer whose call named no most, how
+        many; `is_tierless`: it had named no service tier, and got what the account has."""
+        models = self._models
+        try:
+            models.move_to_end(name)
+            model = models[name]
+        except KeyError:
+            model = models[name] = Model()
+            if len(models) > MODELS:
+                models.popitem(last=False)
+        if is_tierless:
+            tier = usage.tier
             model.tier = tier[:TIER_CHARS] if tier else None
-
-    def saw(self, name: Name, kind: int, sent: int, usage: Usage, answers: int | None) -> None:
-        """A call was settled by its provider's own figures. `answers`: of a whole answer whose call named no most, how many."""
-        model = self._models.get(name)
-        if model is None:
-            model = self._models[name] = Model()
-            if len(self._models) > MODELS:
-                self._models.popitem(last=False)
-        self._models.move_to_end(name)
-        if sent > 0 and usage.input > 0:
-            spread = model.inputs.get(key := (kind, sent.bit_length() // SIZE_BITS))
-            if spread is None and len(model.inputs) < CLASSES:
-                spread = model.inputs[key] = Spread()
+        if usage.input > 0:
+            inputs, key = model.inputs, (kind, sent.bit_length() // SIZE_BITS)
+            spread = inputs.get(key)
             if spread is not None:
+                spread.add(usage.input / sent)
+            elif len(inputs) < CLASSES:
+                spread = inputs[key] = Spread()
                 spread.add(usage.input / sent)
         if answers and usage.output > 0:
             model.outputs.add(usage.output / answers)
+        self._fresh += 1
+        if self._fresh >= OFTEN:
+            self._fresh = 0
+            self._written()
+
+    def _written(self) -> None:
+        """OFTEN lessons later: whoever keeps them does so now."""
 
     def as_json(self) -> list[object]:
         """For the state; `from_json` reads it back."""

@@ -10,12 +10,10 @@ from typing import Any
 
 import orjson
 
-from proxy.admit.learned import Learned, Name
-from proxy.exchange import Usage
+from proxy.admit.learned import Learned
 
 FILE = "learned.json"
 VERSION = 2
-OFTEN = 256  # lessons between two writes
 
 
 class Lessons(Learned):
@@ -26,13 +24,9 @@ class Lessons(Learned):
         if path is not None:
             self._models = _read(path / FILE)._models
         self._path, self._later = path, later
-        self._fresh = 0
 
-    def saw(self, name: Name, kind: int, sent: int, usage: Usage, answers: int | None) -> None:
-        Learned.saw(self, name, kind, sent, usage, answers)
-        self._fresh += 1
-        if self._fresh >= OFTEN and self._path is not None:
-            self._fresh = 0
+    def _written(self) -> None:
+        if self._path is not None:
             file, stored = self._path / FILE, self.as_json()
             self._later(lambda _: _write(file, stored))
 

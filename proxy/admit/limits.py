@@ -11,7 +11,8 @@ from enum import IntEnum
 
 from proxy.admit.accounts import Account, Moment, RateKind
 from proxy.admit.counters import Counters
-from proxy.admit.lines import lines_named, standings_on
+from proxy.admit.lines import Where, standings_on
+from proxy.admit.shape import shape_of
 from proxy.policy.plan import Claim, Rate, Spend
 from proxy.standings import Standings
 
@@ -123,4 +124,5 @@ def _spend(claim: Claim, account: Account, spend: Spend, want: int, now: Moment)
 
 def standings(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> Standings:
     """How a caller stands for reply headers."""
-    return standings_on(lines_named(counters, claims, names, now), now.ns, now.ns + now.skew_ns)
+    accounts = [counters.find(claim.limit.name, name) or Account() for claim, name in zip(claims, names, strict=True)]
+    return standings_on(Where(shape_of(tuple([it.limit for it in claims]), now.periods), accounts), now.ns, now.ns + now.skew_ns)

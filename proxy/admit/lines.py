@@ -1,219 +1,187 @@
-"""The straight way of a call through its limits, while none is near its end: where each counts is found once. Never says why not."""
+"""The straight way of a call through its limits, while none is near its end: where all of them count is found once. Never says why not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 
 from orjson import Fragment
 
-from proxy.admit.accounts import Account, Moment
-from proxy.admit.counters import Charge, Counters, windows_of
+from proxy.admit.accounts import Account, Balance, Moment
+from proxy.admit.counters import Counters
+from proxy.admit.moments import Moments
 from proxy.admit.periods import Periods
-from proxy.admit.records import charge_said
-from proxy.admit.windows import NS
-from proxy.policy.plan import Claim, Limit
-from proxy.standings import Standings, Term, Terms, terms_of
+from proxy.admit.shape import Shape, shape_of
+from proxy.admit.windows import NS, Ring
+from proxy.policy.plan import Claim
+from proxy.standings import Standings
 
-MOST_PLACES = 1024
-ENTRY = ("requests", "concurrency")  # what a call takes; an attempt takes tokens and spend
-
-
-class Line:
-    """One limit on one account: its windows, and its money of the present periods. Good while the account's `line` is it."""
-
-    __slots__ = (
-        "account", "asked", "attempt", "balances", "entry", "is_open", "limit", "money", "periods", "requests", "slots", "terms", "tokens",
-        "used",
-    )  # fmt: skip
-
-    def __init__(self, account: Account, name: str, limit: Limit, periods: Periods) -> None:
-        self.account, self.limit, self.periods = account, limit, periods
-        self.terms = _terms(limit, periods)
-        self.requests = [(account.ring("requests", rate.period_s), rate.count) for rate in limit.requests]
-        self.tokens = [(account.ring("tokens", rate.period_s), rate.count) for rate in limit.tokens]
-        self.slots = limit.concurrency
-        spans = [(spend.nanousd, periods.span(spend.period)) for spend in limit.spend]
-        self.money = [(account.balance(it.id), most, it.end_ns // NS) for most, it in spans]
-        self.balances = [balance for balance, _, _ in self.money]
-        self.entry = Charge(limit.name, name, windows_of(limit, "requests"), ())
-        self.attempt = Charge(limit.name, name, windows_of(limit, "tokens"), tuple([it.id for _, it in spans]))
-        self.asked = [account.ring("requests", period_s) for period_s in self.entry.rates]  # each once, whatever rates look at it
-        self.used = [account.ring("tokens", period_s) for period_s in self.attempt.rates]
-        amounts = [it.count for it in (*limit.requests, *limit.tokens)] + [it.nanousd for it in limit.spend]
-        self.is_open = 0 not in amounts and self.slots != 0  # a limit of 0 has a refusal of its own
+MOST_PLACES = 4096
 
 
-class Place:
-    """Where all of these claims count; good while each line is good."""
+class Where:
+    """What counts for some accounts that stand on the limits of a shape; of each the most it may be, and where it stands in the row."""
 
-    __slots__ = ("attempts", "claims", "entered", "entry", "held", "lines")
+    __slots__ = ("money", "requests", "shape", "slots", "tokens")
 
-    def __init__(self, claims: Sequence[Claim], lines: Sequence[Line]) -> None:
-        self.claims, self.lines = claims, lines
-        self.entered = [(line.account, line.entry) for line in lines]
-        self.attempts = tuple([line.attempt for line in lines])
-        # for the journal: of each charge that counts requests, and of all that count tokens and money
-        self.entry = b",".join([charge_said(line.entry) for line in lines if line.entry.rates])
-        self.held = Fragment(b"[%b]" % b",".join(map(charge_said, self.attempts)))
+    def __init__(self, shape: Shape, accounts: Sequence[Account]) -> None:
+        self.shape = shape
+        self.requests: list[tuple[Ring, int, int]] = []
+        self.slots: list[tuple[Account, int, int]] = []
+        self.tokens: list[tuple[Ring, int, int]] = []
+        self.money: list[tuple[Balance, int, int]] = []
+        for n, key, most, at in shape.requests:
+            it = accounts[n]
+            self.requests.append((it.rings.get(key) or it.ring(*key), most, at))
+        for n, most, at in shape.slots:
+            self.slots.append((accounts[n], most, at))
+        for n, key, most, at in shape.tokens:
+            it = accounts[n]
+            self.tokens.append((it.rings.get(key) or it.ring(*key), most, at))
+        for n, period, most, at in shape.money:
+            it = accounts[n]
+            self.money.append((it.spend.get(period) or it.balance(period), most, at))
+
+
+class Place(Where):
+    """And where what they take is counted. Good while none of the accounts has forgotten anything since."""
+
+    __slots__ = ("accounts", "asked", "claims", "entry", "held", "is_open", "names", "periods", "used")
+
+    def __init__(
+        self, claims: tuple[Claim, ...], names: Sequence[str], accounts: Sequence[Account], shape: Shape, periods: Periods
+    ) -> None:
+        Where.__init__(self, shape, accounts)
+        self.claims, self.names, self.periods, self.is_open = claims, names, periods, shape.is_open
+        self.accounts = [(account, account.forgot) for account in accounts]
+        self.asked, self.used = self.requests, self.tokens
+        if shape.has_twins:  # each window once, whatever bounds look at it
+            self.asked, self.used = list({id(it[0]): it for it in self.asked}.values()), list({id(it[0]): it for it in self.used}.values())
+        self.entry, held = shape.said(names)
+        self.held = Fragment(held)
+
+    def is_good(self) -> bool:
+        is_good = True
+        for account, forgot in self.accounts:
+            is_good = is_good and account.forgot == forgot
+        return is_good
 
 
 class Places:
-    """Those of the claims that came lately: calls of one plan come with one and the same tuple."""
+    """Of the claims that came lately: calls of one plan come with one and the same tuple."""
 
-    def __init__(self, books: Mapping[str, Mapping[str, Account]]) -> None:
-        self._books = books
-        self._known: dict[int, Place] = {}  # by the identity of the tuple, which is nobody else's while it stands here
+    def __init__(self, counters: Counters, moments: Moments) -> None:
+        self._counters, self._moments = counters, moments
+        self._known: dict[int, Place] = {}  # by the identity of the tuple, which is nobody else's while it is kept
+        self._kept: dict[int, tuple[Claim, ...]] = {}
+        moments.turned = self._forget
 
-    def of(self, claims: Sequence[Claim], periods: Periods) -> Place | None:
-        """None where one of these claims has no account of its own yet."""
+    def of(self, claims: Sequence[Claim]) -> Place | None:
+        """What is not there is made. None where it might have to share the account of others."""
         place = self._known.get(id(claims))
         if place is None:
-            return self._find(claims, periods)
-        for line in place.lines:
-            if line.account.line is not line or line.periods is not periods:
-                return self._find(claims, periods)
+            return self._find(claims)
+        for account, forgot in place.accounts:
+            if account.forgot != forgot:
+                return self._find(claims)
         return place
 
-    def _find(self, claims: Sequence[Claim], periods: Periods) -> Place | None:
-        lines = lines_of(self._books, claims, periods)
-        if lines is None:
-            self._known.pop(id(claims), None)
-            return None
-        place = Place(claims, lines)
+    def _find(self, claims: Sequence[Claim]) -> Place | None:
+        place, present = None, self._moments.present
+        if claims:
+            account = self._counters.find(claims[0].limit.name, claims[0].account)
+            place = None if account is None else account.place
+        if place is None or place.periods is not present or place.claims != tuple(claims) or not place.is_good():
+            place = self._made(claims)
+            if place is None:
+                self._known.pop(id(claims), None)
+                return None
         if type(claims) is tuple:  # nothing else is surely the same the next time
             if len(self._known) >= MOST_PLACES:
-                self._known.clear()
-            self._known[id(claims)] = place
+                self._forget()
+            self._known[id(claims)], self._kept[id(claims)] = place, claims
         return place
 
-
-def lines_named(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> list[Line]:
-    """Of the accounts with these names; what is not there stands as if nothing ever counted, and is not made."""
-    found = []
-    for claim, name in zip(claims, names, strict=True):
-        account = counters.find(claim.limit.name, name) or Account()
-        found.append(line_of(account, name, claim.limit, now.periods))
-    return found
-
-
-def lines_made(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> list[Line]:
-    """As `lines_named`; what is not there is made. All are there before the first is looked at: making one may forget another."""
-    for claim, name in zip(claims, names, strict=True):
-        counters.account(claim.limit.name, name, now)
-    for claim, name in zip(claims, names, strict=True):
-        counters.account(claim.limit.name, name)
-    return lines_named(counters, claims, names, now)
-
-
-def line_of(account: Account, name: str, limit: Limit, periods: Periods) -> Line:
-    line = account.line
-    if line is None or line.limit is not limit or line.periods is not periods:
-        line = account.line = Line(account, name, limit, periods)
-    return line
-
-
-def lines_of(books: Mapping[str, Mapping[str, Account]], claims: Iterable[Claim], periods: Periods) -> list[Line] | None:
-    """None where one of these claims has no account of its own yet."""
-    found = []
-    for claim in claims:
-        limit = claim.limit
-        book = books.get(limit.name)
-        account = None if book is None else book.get(claim.account)
-        if account is None:
+    def _made(self, claims: Sequence[Claim]) -> Place | None:
+        names, find = [claim.account for claim in claims], self._counters.find
+        if None not in [find(claim.limit.name, claim.account) for claim in claims]:
+            place = self.named(claims, names, self._moments.present)
+        elif any([claim.limit.is_unbounded for claim in claims]):
             return None
-        line = account.line
-        if line is None or line.limit is not limit or line.periods is not periods:
-            line = line_of(account, claim.account, limit, periods)
-        found.append(line)
-    return found
+        else:
+            place = self.made(claims, names, self._moments.now())
+        for account, _ in place.accounts[:1]:
+            account.place = place
+        return place
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._kept.clear()
+
+    def named(self, claims: Sequence[Claim], names: Sequence[str], periods: Periods) -> Place:
+        """Of the accounts with these names; what is not there stands as if nothing ever counted, and is not made."""
+        find = self._counters.find
+        accounts = [find(claim.limit.name, name) or Account() for claim, name in zip(claims, names, strict=True)]
+        return Place(tuple(claims), names, accounts, shape_of(tuple([claim.limit for claim in claims]), periods), periods)
+
+    def made(self, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> Place:
+        """As `named`; what is not there is made. All are there before the first is looked at: making one may forget another."""
+        for claim, name in zip(claims, names, strict=True):
+            self._counters.account(claim.limit.name, name, now)
+        for claim, name in zip(claims, names, strict=True):
+            self._counters.account(claim.limit.name, name)
+        return self.named(claims, names, now.periods)
 
 
-def is_far_from_full(books: Mapping[str, Mapping[str, Account]], claims: Iterable[Claim]) -> bool:
+def is_far_from_full(place: Place) -> bool:
     """By what has counted up to now, and may be over by now: would a request and an attempt of nothing pass, surely?"""
-    for claim in claims:
-        book = books.get(claim.limit.name)
-        account = None if book is None else book.get(claim.account)
-        line = None if account is None else account.line
-        if line is None or line.limit is not claim.limit or not line.is_open:
+    for ring, most, _ in place.requests:
+        if ring.total >= most:
             return False
-        if line.slots is not None and line.account.in_flight >= line.slots:
+    for account, most, _ in place.slots:
+        if account.in_flight >= most:
             return False
-        for ring, most in line.requests:
-            if ring.total >= most:
-                return False
-        for ring, most in line.tokens:
-            if ring.total > most:
-                return False
-        for balance, most, _ in line.money:
-            if balance.settled + balance.held > most:
-                return False
-    return True
-
-
-def may_enter(lines: Iterable[Line], now_ns: int) -> bool:
-    """Has every line room for a request and a slot?"""
-    for line in lines:
-        if not line.is_open or (line.slots is not None and line.account.in_flight >= line.slots):
+    for ring, most, _ in place.tokens:
+        if ring.total > most:
             return False
-        for ring, most in line.requests:
-            if ring.total >= most and not ring.has_room(1, most, now_ns):
-                return False
-    return True
-
-
-def may_hold(lines: Iterable[Line], now_ns: int, tokens: int, nanousd: int) -> bool:
-    """I1: has every line room for these tokens, and settled + held + nanousd ≤ limit?"""
-    for line in lines:
-        if not line.is_open:
+    for balance, most, _ in place.money:
+        if balance.settled + balance.held > most:
             return False
-        for ring, most in line.tokens:
-            if ring.total + tokens > most and not ring.has_room(tokens, most, now_ns):
-                return False
-        for balance, most, _ in line.money:
-            if balance.settled + balance.held + nanousd > most:
-                return False
-    return True
+    return place.is_open
 
 
-# -- how a caller stands, for reply headers ------------------------------------------------------------------------------
+def may_enter(place: Place, now_ns: int) -> bool:
+    """Is there room for a request and a slot everywhere?"""
+    for ring, most, _ in place.requests:
+        if ring.total >= most and not ring.has_room(1, most, now_ns):
+            return False
+    for account, most, _ in place.slots:
+        if account.in_flight >= most:
+            return False
+    return place.is_open
 
 
-def standings_on(lines: Sequence[Line], now_ns: int, wall_ns: int) -> Standings:
-    """Requests and concurrency of each line, then tokens and spend (nano-dollars) of each."""
-    row: list[int] = []
+def may_hold(place: Place, now_ns: int, tokens: int, nanousd: int) -> bool:
+    """I1: is there room for these tokens everywhere, and settled + held + nanousd ≤ limit?"""
+    for ring, most, _ in place.tokens:
+        if ring.total + tokens > most and not ring.has_room(tokens, most, now_ns):
+            return False
+    for balance, most, _ in place.money:
+        if balance.settled + balance.held + nanousd > most:
+            return False
+    return place.is_open
+
+
+def standings_on(where: Where, now_ns: int, wall_ns: int) -> Standings:
+    """How the accounts stand, for reply headers."""
+    row = where.shape.row.copy()
     now_s, to_wall_ns = wall_ns // NS, wall_ns - now_ns + NS - 1  # and up to a whole second
-    for line in lines:
-        for ring, most in line.requests:
+    for rates in (where.requests, where.tokens):
+        for ring, most, at in rates:
             used = ring.total if now_ns < ring.edge else ring.used(now_ns)  # before the edge nothing is over
-            resets_at = ((ring.buckets[-1][1] + ring.period_ns if used else now_ns) + to_wall_ns) // NS
-            row += (most - used, resets_at, resets_at - now_s)
-        if line.slots is not None:
-            row += (line.slots - line.account.in_flight, now_s, 0)
-    for line in lines:
-        for ring, most in line.tokens:
-            used = ring.total if now_ns < ring.edge else ring.used(now_ns)
-            resets_at = ((ring.buckets[-1][1] + ring.period_ns if used else now_ns) + to_wall_ns) // NS
-            row += (most - used, resets_at, resets_at - now_s)
-        for balance, most, end_s in line.money:
-            row += (most - balance.settled - balance.held, end_s, 0)
-    return Standings(lines[0].terms if len(lines) == 1 else _joined(tuple([line.terms for line in lines])), row)
-
-
-@lru_cache(maxsize=1024)
-def _terms(limit: Limit, periods: Periods) -> Terms:
-    name, is_shared = limit.name, limit.is_shared
-    found = [Term(name, "requests", rate.count, rate.period_s, is_shared) for rate in limit.requests]
-    if limit.concurrency is not None:
-        found.append(Term(name, "concurrency", limit.concurrency, 0, is_shared))
-    found += [Term(name, "tokens", rate.count, rate.period_s, is_shared) for rate in limit.tokens]
-    for spend in limit.spend:
-        span = periods.span(spend.period)
-        found.append(Term(name, "spend", spend.nanousd, (span.end_ns - span.start_ns) // NS, is_shared))
-    return terms_of(tuple(found))
-
-
-@lru_cache(maxsize=1024)
-def _joined(several: tuple[Terms, ...]) -> Terms:
-    found = [it for terms in several for it in terms.each]
-    return terms_of((*(it for it in found if it.kind in ENTRY), *(it for it in found if it.kind not in ENTRY)))
+            resets_at = (ring.last + (ring.period_ns + to_wall_ns) if used else now_ns + to_wall_ns) // NS
+            row[at], row[at + 1], row[at + 2] = most - used, resets_at, resets_at - now_s
+    for account, most, at in where.slots:
+        row[at], row[at + 1] = most - account.in_flight, now_s
+    for balance, most, at in where.money:
+        row[at] = most - balance.settled - balance.held
+    return Standings(where.shape.terms, row)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy.admit.accounts import Moment
 from proxy.admit.periods import GRACE_NS, NS, Calendar, Period, Span
 from proxy.admit.records import ClockMark
@@ -17,28 +19,29 @@ class Moments:
         self.wall_ns, self._monotonic = clock.now_ns, clock.monotonic
         self._anchor = clock.now_ns() - round(clock.monotonic() * NS)
         self.present = calendar.at(clock.now_ns())  # the periods of the last `ns`
-        self._latest = self._over = 0  # the calendar rolls only forward, also when the clock is put back
+        self.turned: Callable[[], None] = lambda: None  # hears that `present` is another
+        self.wall = self._latest = self._over = 0  # the calendar rolls only forward, also when the clock is put back
 
     def rate_ns(self) -> int:
         """Wall time as of the start, then by the monotonic clock: no jump empties or freezes a window."""
         return self._anchor + round(self._monotonic() * NS)
 
     def ns(self) -> int:
-        """This instant, as rates count it; as money counts it, it is in `present` from here on."""
-        wall = self.wall_ns()
-        if wall > self._latest:
+        """This instant, as rates count it; as money counts it, it is in `present` from here on, as the wall clock has it, in `wall`."""
+        self.wall = wall = self.wall_ns()
+        if wall >= self._over:
             self._latest = wall
-            if wall >= self._over:
-                self._turn()
+            self._turn()
         return self._anchor + round(self._monotonic() * NS)
 
     def _turn(self) -> None:
         self.present = self._calendar.at(self._latest)
         self._over = self.present.day.end_ns
+        self.turned()
 
     def now(self) -> Moment:
         ns = self.ns()
-        return Moment(ns, self.present, self.wall_ns() - ns)
+        return Moment(ns, self.present, self.wall - ns)
 
     def periods(self) -> dict[Period, tuple[Span, Span, Span]]:
         """The previous, present and next span of each kind of period that ends."""
@@ -47,7 +50,7 @@ class Moments:
 
     def mark(self) -> ClockMark:
         """For the next process."""
-        return ClockMark(self._boot_id, self._anchor, self._latest)
+        return ClockMark(self._boot_id, self._anchor, max(self._latest, self.wall))
 
     def resume(self, mark: ClockMark) -> None:
         """Goes on with the time of the process before, as far as that can be known."""

@@ -10,7 +10,6 @@ from proxy.admit.keys import Keys
 from proxy.admit.ledger import Grouping, attempts_of, billed_of, dearest_of, failed_of, figures_of, pruned_of, rows_of, usage_of
 from proxy.admit.outgoing import Outgoing
 from proxy.admit.upkeep import Kept, Upkeep
-from proxy.policy.plan_callers import KeyRecord
 from proxy.ports import Clock
 
 
@@ -20,6 +19,7 @@ class Questions:
     def __init__(self, index: sqlite.Index, clock: Clock) -> None:
         self._index = index
         self.keys = Keys(index, clock.now_ns)
+        self.find_key = self.keys.find
 
     def _flush(self) -> None:
         """Rows written before a question was asked are in its answer."""
@@ -30,9 +30,6 @@ class Questions:
         return self._index.pending
 
     # -- keys ---------------------------------------------------------------------------------------------------------
-
-    def find_key(self, digest: bytes) -> KeyRecord | None:
-        return self.keys.find(digest)
 
     def has_key_named(self, name: str) -> bool:
         return self.keys.has_name(name)

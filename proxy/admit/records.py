@@ -10,7 +10,6 @@ A segment begins with `["seg", version, columns, number of the one before, boot 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -79,29 +78,19 @@ def tame(value: object, depth: int = 50) -> object:
     return (value if isinstance(value, str) else str(value)).encode("utf-8", "replace").decode()
 
 
-def entry_record(at: int, said: bytes) -> bytes:
-    """`said`: charges (`charge_said`), joined by commas: the same for many calls."""
-    return b'["e",%d,[%b]]' % (at, said)
-
-
-def charge_said(it: Charge) -> bytes:
-    """To be kept with an account: a copy, as orjson's own bytes hold on to 4 kB however few they are."""
-    return memoryview(encode(tuple(it))).tobytes()
-
-
 def uncount_record(at: int, charges: Sequence[Charge]) -> bytes:
     """Undoes the entry made at that instant."""
     return encode(("u", at, list(map(tuple, charges))))
 
 
-def hold_record(
-    id: str, at: int, tokens: int, nanousd: int, charges: Iterable[Charge], row: Values, said: orjson.Fragment | None = None
-) -> bytes:
-    """`said`: the charges as JSON, where that is at hand."""
-    if said is not None:
-        with suppress(TypeError):
-            return orjson.dumps(("h", id, at, tokens, nanousd, said, row), default=_plain)
-    return encode(("h", id, at, tokens, nanousd, [tuple(it) for it in charges], row))
+def hold_record(id: str, at: int, tokens: int, nanousd: int, charges: orjson.Fragment | Iterable[Charge], row: Values) -> bytes:
+    """`charges`: or what they are as JSON, where that is at hand."""
+    if type(charges) is not orjson.Fragment:
+        return encode(("h", id, at, tokens, nanousd, [tuple(it) for it in charges], row))
+    try:
+        return orjson.dumps(("h", id, at, tokens, nanousd, charges, row), default=_plain)
+    except TypeError:
+        return encode(("h", id, at, tokens, nanousd, orjson.loads(orjson.dumps(charges)), row))
 
 
 def segment_record(previous: int, clock: ClockMark) -> bytes:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 BUCKETS = 60
+NONE = -1  # the index of no bucket
 NS = 1_000_000_000
 
 Bucket = list[int]  # index, instant of its last event (ns), count
@@ -17,20 +16,35 @@ class Ring:
     when `wait_ns` is 0, no window of `period_s` seconds, wherever it begins, holds more than the limit.
     """
 
-    __slots__ = ("buckets", "edge", "period_ns", "total", "width_ns")
+    __slots__ = ("count", "edge", "index", "last", "older", "period_ns", "total")
 
     def __init__(self, period_s: int) -> None:
         self.period_ns = period_s * NS
-        self.width_ns = self.period_ns // BUCKETS
-        self.buckets: deque[Bucket] = deque()
+        self.index, self.last, self.count = NONE, 0, 0  # the newest bucket
+        self.older: list[Bucket] | None = None  # all before it: most callers never have one
         self.total = 0
         self.edge = 0  # up to here nothing is over that was not, and what comes counts in the newest bucket
 
+    @property
+    def buckets(self) -> list[Bucket]:
+        """All of them, oldest first."""
+        return [] if self.index == NONE else [*(self.older or ()), [self.index, self.last, self.count]]
+
+    @property
+    def is_empty(self) -> bool:
+        """Not even what was taken back is in it."""
+        return self.index == NONE
+
     def used(self, now: int) -> int:
         """What counts at `now`; buckets that are over are forgotten."""
-        buckets, over = self.buckets, now - self.period_ns
-        while buckets and buckets[0][1] <= over:
-            self.total -= buckets.popleft()[2]
+        over = now - self.period_ns
+        if self.last <= over:  # and so is all before it
+            self.index, self.older = NONE, None
+            self.last = self.count = self.total = self.edge = 0
+            return 0
+        older = self.older
+        while older and older[0][1] <= over:
+            self.total -= older.pop(0)[2]
             self.edge = 0
         return self.total
 
@@ -41,24 +55,33 @@ class Ring:
     def add(self, count: int, now: int) -> None:
         if now >= self.edge:
             self._turn(now)
-        newest = self.buckets[-1]
-        if now > newest[1]:
-            newest[1] = now
-        newest[2] += count
+        if now > self.last:
+            self.last = now
+        self.count += count
         self.total += count
 
     def _turn(self, now: int) -> None:
         """Forgets what is over and begins a bucket, if it is time to."""
-        self.used(now)
-        index = now // self.width_ns
-        if not self.buckets or self.buckets[-1][0] < index:
-            self.buckets.append([index, now, 0])
-        self.edge = min((self.buckets[-1][0] + 1) * self.width_ns, self.buckets[0][1] + self.period_ns)
+        if self.index != NONE:
+            self.used(now)
+        width_ns = self.period_ns // BUCKETS
+        index = now // width_ns
+        if self.index < index:
+            if self.index != NONE:
+                self.older = [*(self.older or ()), [self.index, self.last, self.count]]
+            self.index, self.last, self.count = index, now, 0
+        self.edge = (self.index + 1) * width_ns
+        if self.older:
+            self.edge = min(self.edge, self.older[0][1] + self.period_ns)
 
     def adjust(self, at: int, change: int) -> None:
         """Corrects what was added at the instant `at`, if that bucket still counts."""
-        index = at // self.width_ns
-        for bucket in reversed(self.buckets):
+        index = at // (self.period_ns // BUCKETS)
+        if index == self.index:
+            self.count += change
+            self.total += change
+            return
+        for bucket in reversed(self.older or ()):
             if bucket[0] == index:
                 bucket[2] += change
                 self.total += change
@@ -82,19 +105,19 @@ class Ring:
 
     def empty_at(self, now: int) -> int:
         """The instant from which nothing of today's use counts any more; `now` for an empty window."""
-        return self.buckets[-1][1] + self.period_ns if self.used(now) else now
+        return self.last + self.period_ns if self.used(now) else now
 
     def no_later_than(self, now: int) -> None:
         """After a start with a clock that went back: what lies in the future counts as used now."""
-        late = [bucket for bucket in self.buckets if bucket[1] > now]
+        buckets = self.buckets
+        late = sum(bucket[1] > now for bucket in buckets)
         if late:
-            self.edge = 0
-            for _ in late:
-                self.buckets.pop()
-            self.buckets.append([now // self.width_ns, now, sum(bucket[2] for bucket in late)])
+            index, count = now // (self.period_ns // BUCKETS), sum(bucket[2] for bucket in buckets[-late:])
+            self.restore([*buckets[:-late], [index, now, count]])
 
     def restore(self, buckets: list[Bucket]) -> None:
-        self.buckets = deque(list(bucket) for bucket in buckets)
+        *older, (self.index, self.last, self.count) = buckets or [[NONE, 0, 0]]
+        self.older = [list(bucket) for bucket in older] or None
         self.total, self.edge = sum(bucket[2] for bucket in buckets), 0
 
 

@@ -24,7 +24,7 @@ from proxy.dialect.fields import (
 )
 from proxy.dialect.figures import Figures, finished
 from proxy.dialect.media import distinct, kind_of_media, media, with_media
-from proxy.dialect.wire import NO_UNITS, NOTHING_SAID, Asked, Json, Media, Operation, Said, StreamFormat
+from proxy.dialect.wire import NAME, NO_UNITS, NOTHING_SAID, Asked, Json, Media, Operation, Said, StreamFormat, usual
 from proxy.dialect.wording import anthropic_type, credit_failure, prefixed, stream_status
 from proxy.exchange import Usage
 
@@ -97,8 +97,12 @@ class Anthropic:
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
         model, limit, found = text(doc.get("model")), output_limit(doc, LIMITS), _media(doc)
-        if not found and RARE.isdisjoint(doc):
-            return Asked(model, doc.get("stream") is True, True, limit)
+        if op.is_talk and model and len(model) <= NAME and not found and RARE.isdisjoint(doc):
+            return usual(model, doc.get("stream") is True, True, limit)
+        return self._asked(doc, model, limit, found)
+
+    def _asked(self, doc: Json, model: str | None, limit: int | None, found: list[Media]) -> Asked:
+        """The same of any call."""
         asked = Asked(
             model=model or _model_of_all(doc),
             stream=doc.get("stream") is True,

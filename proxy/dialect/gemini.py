@@ -24,7 +24,7 @@ from proxy.dialect.gemini_ending import GenerateEnding
 from proxy.dialect.gemini_paths import operation_of
 from proxy.dialect.gemini_usage import read_usage, stated
 from proxy.dialect.media import distinct, kind_of_media, media, with_media
-from proxy.dialect.wire import NOTHING_SAID, Asked, Json, Media, Operation, Path, Said, StreamFormat
+from proxy.dialect.wire import NAME, NOTHING_SAID, Asked, Json, Media, Operation, Path, Said, StreamFormat, usual
 from proxy.dialect.wording import credit_failure, google_status, openai_type, prefixed, stream_status
 from proxy.exchange import Usage
 
@@ -66,8 +66,12 @@ class Gemini:
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
         found, config = _media(doc), mapping(doc.get("generationConfig"))
-        if op.name == "generate" and not found and RARE.isdisjoint(doc) and config.keys().isdisjoint(CANDIDATES):
-            return Asked(op.model, op.variant in ("sse", "array"), True, output_limit(config, LIMITS))
+        if op.is_talk and not found and len(op.model or "") <= NAME and RARE.isdisjoint(doc) and config.keys().isdisjoint(CANDIDATES):
+            return usual(op.model, op.variant in ("sse", "array"), True, output_limit(config, LIMITS))
+        return self._asked(op, doc, config, found)
+
+    def _asked(self, op: Operation, doc: Json, config: Json, found: list[Media]) -> Asked:
+        """The same of any call."""
         configs = (config, mapping(doc.get("generation_config")))  # where both are named, the larger counts
         limits = [output_limit(config, LIMITS) for config in configs]
         used = {name for tool in _listed(doc.get("tools")) for name in mapping(tool)}

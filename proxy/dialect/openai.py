@@ -7,13 +7,13 @@ import orjson
 from proxy.dialect.ending import Ending
 from proxy.dialect.fields import at, items, mapping, output_limit, several, text
 from proxy.dialect.media import distinct, media, with_media
-from proxy.dialect.openai_asked import MORE, TALKS, added, is_searching, pixels, reads_more, reads_stored, tools_asked
+from proxy.dialect.openai_asked import MORE, SEARCHING, TALKS, added, pixels, reads_more, reads_stored, tools_asked
 from proxy.dialect.openai_ending import ChunksEnding
 from proxy.dialect.openai_paths import operation_of, with_query
 from proxy.dialect.openai_texts import ANSWERS, ENDS_ALL, SURFACES, key_of, said_of
 from proxy.dialect.openai_usage import folded, whole_usage
 from proxy.dialect.responses_ending import ResponsesEnding
-from proxy.dialect.wire import Asked, Json, Media, Operation, Said, StreamFormat
+from proxy.dialect.wire import NAME, Asked, Json, Media, Operation, Said, StreamFormat, usual
 from proxy.dialect.wording import credit_failure, error_name, openai_type, prefixed, stream_status
 from proxy.exchange import Usage
 
@@ -27,9 +27,10 @@ TERMINAL = (*ENDS_ALL, "error", "image_generation.completed", "image_edit.comple
 MARKS = tuple(name.encode() for name in TERMINAL)
 STREAMED_BODIES = {"images": "image", "audio": "audio"}
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-RARE = frozenset(  # what most chats do not say
-    {"n", "best_of", "tools", "prompt", "input", "stream_options", "service_tier", "user", "safety_identifier", *MORE, *TALKS}
+NOTED = frozenset(  # what most chats do not say, but for a limit
+    {*LIMITS, "n", "best_of", "tools", "prompt", "service_tier", "user", "safety_identifier", *MORE, *TALKS}
 )
+LIMITED = {frozenset(): LIMITS[0], **{frozenset((name,)): name for name in LIMITS}}  # one limit at most, of all these: under which name
 
 
 class OpenAI:
@@ -41,18 +42,29 @@ class OpenAI:
         return with_query(operation_of(method, path), query)
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
-        model, limit = text(doc.get("model")), output_limit(doc, LIMITS)
-        if op.name == "chat" and RARE.isdisjoint(doc) and _is_text(doc.get("messages")) and not is_searching(model):
-            return Asked(op.model or model, doc.get("stream") is True, False, limit)
+        limiting = LIMITED.get(NOTED.intersection(doc))
+        if limiting is not None and op.is_talk:
+            said, limit = doc.get("model"), doc.get(limiting)
+            if (
+                type(said) is str and said and SEARCHING not in said and (limit is None or (type(limit) is int and limit > 0))
+                and _is_text(doc.get("messages")) and ("input" not in doc or _is_text(doc["input"]))
+            ):  # fmt: skip
+                model, wants_usage = op.model or said, "stream_options" in doc and at(doc, "stream_options", "include_usage") is True
+                if len(model) <= NAME:
+                    return usual(model, doc.get("stream") is True, wants_usage, limit)
+        return self._asked(op, doc)
+
+    def _asked(self, op: Operation, doc: Json) -> Asked:
+        """The same of any call."""
         found = _media(doc)
         choices = several(doc.get("n"), doc.get("best_of"))
         if op.name == "completions":
             choices *= _prompts(doc.get("prompt"))
         asked = Asked(
-            model=op.model or model,
+            model=op.model or text(doc.get("model")),
             stream=doc.get("stream") is True,
             wants_usage=at(doc, "stream_options", "include_usage") is True,
-            max_tokens=limit,
+            max_tokens=output_limit(doc, LIMITS),
             choices=choices,
             images=choices if op.name == "images" else 0,
             pixels=pixels(doc) if op.name == "images" else 0,
@@ -86,9 +98,10 @@ class OpenAI:
         return event.get("type") in PREAMBLE
 
     def error_of(self, op: Operation, event: Json) -> str | None:
-        if event.get("type") == "error":  # the Responses API: flat, or the error object inside
+        kind = event.get("type")
+        if kind == "error":  # the Responses API: flat, or the error object inside
             return error_name(mapping(event.get("error")) or {"code": event.get("code")})
-        if event.get("type") == "response.failed":
+        if kind == "response.failed":
             return error_name(at(event, "response", "error"))
         return error_name(event["error"]) if event.get("error") else None
 
@@ -142,9 +155,12 @@ def _prompts(prompt: object) -> int:
 def _is_text(messages: object) -> bool:
     """Is each of these a message whose content is one string, and no item of another kind?"""
     if type(messages) is list:
-        for message in messages:
-            if type(message) is not dict or type(message.get("content")) is not str or "type" in message or "output" in message:
-                return False
+        try:
+            for message in messages:
+                if type(message["content"]) is not str or "type" in message or "output" in message:
+                    return False
+        except (TypeError, KeyError):
+            return False
     return True
 
 

@@ -46,8 +46,24 @@ def raw_usage(doc: Json) -> Json:
 
 
 def whole_usage(op: Operation, doc: Json) -> Usage | None:
-    if op.name == "chat" and (usual := _usual(doc)) is not None:
-        return usual
+    raw, model, tier = doc.get("usage"), doc.get("model"), doc.get("service_tier")
+    if (
+        op.name != "chat" or type(raw) is not dict or type(model) is not str or not model
+        or SEARCHING in model or "output" in doc or "status" in doc
+    ):  # fmt: skip
+        return _thorough(op, doc)
+    input, output, total = map(raw.get, THREE)
+    if (
+        type(input) is int and type(output) is int and type(total) is int and input + output == total
+        and input >= 0 and output >= 0 and total <= ABSURD and (len(raw) == 3 or _says_no_more(raw))
+    ):  # fmt: skip
+        # of most chats: tokens in and out, their total, and details that are nought
+        return Usage(input, 0, 0, 0, output, 0, "provider", "", raw, NO_UNITS, text(tier) if tier else None, None, model, True)
+    return _thorough(op, doc)
+
+
+def _thorough(op: Operation, doc: Json) -> Usage | None:
+    """The same of any answer."""
     if op.name == "count_tokens":
         return None
     raw = raw_usage(doc) or ({"seconds": doc.get("duration")} if op.name == "audio" else {})  # Whisper's verbose_json
@@ -55,19 +71,6 @@ def whole_usage(op: Operation, doc: Json) -> Usage | None:
     if found is None and op.name == "images" and (made := len(items(doc.get("data")))):
         found = Usage(source="provider", units={"images": made}, detail={"images": made}, model=text(doc.get("model")), ended=True)
     return found
-
-
-def _usual(doc: Json) -> Usage | None:
-    """Of most chats: tokens in and out, their total, and details that are nought. None: it wants a thorough look."""
-    raw, model, tier = doc.get("usage"), doc.get("model"), doc.get("service_tier")
-    if type(raw) is not dict or type(model) is not str or not model or SEARCHING in model or "output" in doc or "status" in doc:
-        return None
-    input, output, total = map(raw.get, THREE)
-    if type(input) is not int or type(output) is not int or type(total) is not int or input + output != total:
-        return None
-    if input < 0 or output < 0 or total > ABSURD or (len(raw) > 3 and not _says_no_more(raw)):
-        return None
-    return Usage(input, 0, 0, 0, output, 0, "provider", "", raw, NO_UNITS, text(tier) if tier else None, None, model, True)
 
 
 def _says_no_more(raw: Json) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -17,6 +17,8 @@ Json = Mapping[str, object]
 Path = tuple[str | int, ...]  # keys and indexes that lead to one value of a JSON document
 StreamFormat = Literal["sse", "ndjson", "json-array"]
 
+TALKS = frozenset({"chat", "messages", "responses", "completions", "generate"})  # operations
+NAME = 256  # characters of a model's name that is remembered
 OperationName = Literal[
     "chat", "messages", "responses", "completions", "generate", "count_tokens", "embeddings", "rerank", "images", "audio",
     "moderations", "files", "batches", "realtime", "models", "other",
@@ -35,6 +37,11 @@ class Operation:
     variant: str = ""  # the dialect's own business: "v2", "array", "azure" …
     model: str | None = None  # where the path names it
     speaks: str = ""  # a path in another wire format than its provider's (Gemini's and Cohere's OpenAI-compatible paths: "openai")
+    is_talk: bool = field(init=False, compare=False)  # text in, text out, billed by what its reply states
+
+    def __post_init__(self) -> None:
+        is_usual = self.body == "json" and self.is_billed and self.is_metered and not self.is_read_back
+        object.__setattr__(self, "is_talk", is_usual and self.name in TALKS)
 
 
 @value(frozen=True, slots=True)
@@ -67,6 +74,13 @@ class Asked:
     added: int = 0  # tokens that the provider puts in front by itself: its prompt for tools
     reads_more: bool = False  # the model may read what is not in this body: results of the provider's tools, a stored conversation
     reads_stored: bool = False  # the latter: it may fill the model's window
+    is_usual: bool = False  # a billed call for one answer from text: nothing but the first four fields differs from the defaults
+
+
+@lru_cache(maxsize=1024)  # names come from outside, whole numbers too; each name is short
+def usual(model: str | None, stream: bool, wants_usage: bool, max_tokens: int | None) -> Asked:
+    """What most calls ask for: many ask for the same. The operation `is_talk`, and `model` has at most NAME characters."""
+    return Asked(model, stream, wants_usage, max_tokens, is_usual=True)
 
 
 @value(frozen=True, slots=True)

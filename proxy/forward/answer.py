@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from httptools import HttpParserError
 
-from proxy.exchange import RawHeaders
+from proxy.exchange import RawHeaders, Spoken
 from proxy.forward.connection import Connection
 from proxy.forward.known import lines_of
 from proxy.forward.parse import Malformed
@@ -21,9 +21,17 @@ class Reply:
     """`ports.Answer`. It lets go of its connection once, in `close`; from then on nothing of the wire can reach it."""
 
     __slots__ = (
-        "_block", "_connection", "_headers", "_parser", "_sink", "_through", "_waiter", "failure", "is_sent", "length", "lines", "reason",
-        "said", "status",
+        "_connection", "_is_flowing", "_parser", "_waiter", "block", "failure", "is_sent", "length", "lines", "reason", "said", "split",
+        "status",
     )  # fmt: skip
+
+    status: int  # this and what follows are the parser's to tell: see `parse.Told`
+    reason: bytes
+    said: Spoken
+    length: int | None
+    split: RawHeaders
+    block: bytes | None
+    lines: bytes | None
 
     def __init__(self, connection: Connection) -> None:
         self.is_sent = True  # False while an upload is still going out
@@ -31,7 +39,7 @@ class Reply:
         self._parser = connection.parser  # of this answer until `close`
         self.failure: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._sink: Outlet | None = None
+        self._is_flowing = False  # while `_flow` gets what arrives
 
     @property
     def is_idle(self) -> bool:
@@ -41,37 +49,7 @@ class Reply:
     # --- what the connection tells ---
 
     def feed(self, data: bytes) -> None:
-        """One read of the socket: all pieces of the body in it go out in one write."""
-        sink, parser = self._sink, self._parser
-        if sink is None:
-            self._feed_unread(data)
-            return
-        slices = parser.slices
-        try:  # as `parser.feed` does after a head
-            parser.read(data)
-        except HttpParserError as error:
-            self._faulty(error)
-        if not parser.due:
-            parser.is_over, self._sink = True, None
-        if slices:
-            parser.has_body, parser.no_body = True, 0
-            if len(slices) > 1:
-                slices[:] = (b"".join(slices),)
-            try:
-                if out := self._through(slices.pop()):
-                    sink.push(out)
-            except Exception as fault:  # whatever it is, it belongs to the task that waits in `relay`, not to the event loop
-                self.broken(fault)
-        else:
-            self._noise(data)
-        if sink.is_full:
-            self._pause()
-            self._wake()
-        elif parser.is_over:
-            self._wake()
-
-    def _feed_unread(self, data: bytes) -> None:
-        """Nobody takes the body yet, or any more."""
+        """One read of the socket, while nobody takes the body: not yet, or no more."""
         if self.failure is not None:
             return
         parser = self._parser
@@ -112,7 +90,8 @@ class Reply:
     def broken(self, error: BaseException) -> None:
         """Nothing more comes: whoever waits gets `error`, and the connection ends."""
         if self.failure is None:
-            self.failure, self._sink = error, None
+            self.failure = error
+            self._unattended()
             self._abort()
             self._wake()
 
@@ -125,20 +104,14 @@ class Reply:
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         return waiter
 
-    def begun(self) -> None:
-        """The head is complete."""
-        parser = self._parser
-        self.status, self.reason, self.length, self.said = parser.status, parser.reason, parser.length, parser.said
-        self.lines, self._block, self._headers = parser.lines, parser.block, parser.headers
-
     # --- what the pipeline calls ---
 
     @property
     def headers(self) -> RawHeaders:
         """See `ports.Answer`."""
-        if self._block is not None:
-            self._headers, self._block = lines_of(self._block), None
-        return self._headers
+        if self.block is not None:
+            self.split, self.block = lines_of(self.block), None
+        return self.split
 
     async def preamble(self, is_decided: Callable[[bytes], bool], limit: int, wait_s: float) -> bytes:
         """See `ports.Answer`. Raises UpstreamCut where the provider dies undecided: nothing was relayed, another attempt may be made."""
@@ -163,13 +136,14 @@ class Reply:
 
     async def relay(self, sink: Outlet, line: Line) -> None:
         """See `ports.Answer`."""
-        parser = self._parser
-        self._through = line.feed
+        parser, connection = self._parser, self._connection
+        late: list[bytes] = []
         try:
             if parser.slices:
                 self._pass_on(sink, line)
-            if not parser.is_over and self.failure is None:
-                self._sink = sink
+            if not parser.is_over and self.failure is None and connection is not None:
+                self._is_flowing = True
+                connection.attend(self._flow(sink, line, late))
                 sink.push(b"")  # the head, where nothing has come with it
             while True:
                 if self.failure is not None:
@@ -184,27 +158,85 @@ class Reply:
         except BaseException:
             self._abort()
             raise
+        finally:
+            if late:
+                line.feed(_all_of(late))
 
     def close(self) -> None:
         """See `ports.Answer`."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            parser = self._parser
-            del self._parser  # from now on another answer's
-            self._sink = None
-            if parser.slices:
-                parser.slices.clear()
-            is_clean = parser.is_over and parser.keeps_alive and not parser.is_dirty
-            connection.end(is_clean and self.is_sent and self.failure is None)
+        connection = self._connection
+        if connection is None:
+            return
+        if self._is_flowing:
+            self._unattended()
+        self._connection, parser = None, self._parser
+        del self._parser  # from now on another answer's
+        if parser.slices:
+            parser.slices.clear()
+        connection.end(parser.is_over and parser.keeps_alive and not parser.is_dirty and self.is_sent and self.failure is None)
 
     # --- inside ---
 
+    def _flow(self, sink: Outlet, line: Line, late: list[bytes]) -> Callable[[bytes], None]:
+        """What gets each read of the socket while the client takes the body: all pieces in it go out in one write.
+
+        `late`: pieces that the client has, and the line has not heard of.
+        """
+        parser, lag = self._parser, line.lag
+        read, due, slices, take, keep, feed, push = (
+            parser.read, parser.due, parser.slices, parser.slices.pop, late.append, line.feed, sink.push
+        )  # fmt: skip
+        room = lag
+
+        def flow(data: bytes) -> None:
+            nonlocal room
+            try:  # as `parser.feed` does after a head
+                read(data)
+            except HttpParserError as error:
+                self._faulty(error)
+            if due and len(slices) == 1:  # as nearly always
+                piece = take()
+            elif not (piece := self._other(data)):
+                return
+            parser.has_body = True
+            parser.no_body = 0
+            try:
+                if lag:
+                    keep(piece)
+                    room -= len(piece)
+                    if room < 0:
+                        room = lag
+                        feed(_all_of(late))
+                else:
+                    piece = feed(piece)
+                if piece and push(piece):
+                    self._pause()
+                    self._wake()
+            except Exception as fault:  # whatever it is, it belongs to the task that waits in `relay`, not to the event loop
+                self.broken(fault)
+
+        return flow
+
+    def _other(self, data: bytes) -> bytes:
+        """The body in a read that was the last one, or brought nothing of it, or more than one piece."""
+        parser = self._parser
+        if not parser.due:
+            parser.is_over = True
+            self._unattended()
+            self._wake()
+        if not parser.slices:
+            self._noise(data)
+        return _all_of(parser.slices)
+
+    def _unattended(self) -> None:
+        """Reads come by `feed` again."""
+        if self._is_flowing and self._connection is not None:
+            self._is_flowing = False
+            self._connection.attend(None)
+
     def _pass_on(self, sink: Outlet, line: Line) -> None:
         """What is held already. Not in `relay`, which would keep it to the stream's end."""
-        slices = self._parser.slices
-        data = b"".join(slices)  # one piece is itself
-        slices.clear()
-        if out := line.feed(data):
+        if out := line.feed(_all_of(self._parser.slices)):
             sink.push(out)
 
     def _malformed(self, detail: str) -> None:
@@ -229,8 +261,9 @@ class Reply:
             raise self.failure
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _pause(self) -> None:
         if self._connection is not None:
@@ -239,3 +272,10 @@ class Reply:
     def _abort(self) -> None:
         if self._connection is not None:
             self._connection.abort()
+
+
+def _all_of(pieces: list[bytes]) -> bytes:
+    """In one, and taken; one piece is itself."""
+    data = b"".join(pieces)
+    pieces.clear()
+    return data

@@ -136,7 +136,8 @@ class Turn:
     state = "closed"  # for the metric
 
     def __init__(self, all: Breakers | None, key: Key, breaker: Breaker, rules: BreakerRules) -> None:
-        self._all, self._key, self._breaker, self._rules = all, key, breaker, rules
+        self._all, self._key = all, key
+        self._breaker, self._rules = breaker, rules
 
     def saw(self, ok: bool | None, now: float, retry_after_s: float | None = None) -> None:
         """True: it answered; False: a failure; None: nobody's fault (cancelled, refused, rate-limited)."""

@@ -51,12 +51,6 @@ class Budgets:
     def __init__(self) -> None:
         self._all: dict[str, Budget] = {}
 
-    def enter(self, provider: str) -> Budget:
-        """See `Budget.enter`."""
-        budget = self._all.get(provider) or self.of(provider)
-        budget.active += 1
-        return budget
-
     def of(self, provider: str) -> Budget:
         budget = self._all.get(provider)
         if budget is None:

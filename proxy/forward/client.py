@@ -64,7 +64,6 @@ class Client:
                 connection.write(head, body or b"")
             while not connection.parser.has_head:
                 await reply.news()
-            reply.begun()
             return reply
         except BaseException as error:
             pool.leave()

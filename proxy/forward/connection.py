@@ -24,8 +24,10 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_deadline", "_head_by", "_is_paused", "_last", "_pending", "_poll", "_reply", "_room", "_timeouts", "_transport", "born",
-        "idle_since", "on_end", "parser",
+        "data_received", "idle_since", "on_end", "parser",
     )  # fmt: skip
+
+    data_received: Callable[[bytes], None]  # type: ignore[assignment]  # asyncio's is a method; ours says where reads go just now
 
     def __init__(self, now: float, on_end: Callable[[Connection, bool], None], heads: KnownHeads | None = None) -> None:
         self.born = self.idle_since = now
@@ -35,6 +37,7 @@ class Connection(asyncio.Protocol):
         self._reply: Reply | None = None
         self._room: asyncio.Future[None] | None = None
         self._is_paused = False
+        self.data_received = self._arrived
         self.parser = AnswerParser(heads)
 
     # --- asyncio.Protocol ---
@@ -49,7 +52,7 @@ class Connection(asyncio.Protocol):
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
 
-    def data_received(self, data: bytes) -> None:
+    def _arrived(self, data: bytes) -> None:
         reply = self._reply
         if reply is None:
             self.abort()  # nobody asked
@@ -59,6 +62,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         reply, self._transport = self._reply, None
         self.parser.let_go()
+        del self.data_received
         self._make_room()
         if reply is not None:
             reply.lost(exc)
@@ -73,19 +77,26 @@ class Connection(asyncio.Protocol):
 
     def begin(self, reply: Reply, timeouts: Timeouts, now: float, deadline: float, is_to_head: bool) -> None:
         """From here on what arrives is `reply`'s, and `check` holds it to its deadlines."""
-        self.parser.begin(is_to_head)
+        self.parser.begin(reply, is_to_head)
         self._reply, self._timeouts, self._deadline = reply, timeouts, deadline
         self._head_by, self._last, self._pending = now + timeouts.first_byte, now, 0
+
+    def attend(self, receive: Callable[[bytes], None] | None) -> None:
+        """What arrives goes straight to `receive`; None: to the reply again."""
+        if self._transport is not None:
+            self.data_received = receive or self._arrived
+            self._transport.set_protocol(self)  # uvloop looks the method up once, here
 
     def end(self, is_reusable: bool) -> None:
         """The answer lets go."""
         self._reply = None
         transport = self._transport
-        is_reusable = is_reusable and transport is not None and not transport.is_closing() and not transport.get_write_buffer_size()
-        if not is_reusable:
+        if is_reusable and transport is not None and not transport.get_write_buffer_size():
+            if self._is_paused:
+                self.resume()
+        else:
+            is_reusable = False
             self.abort()
-        elif self._is_paused:
-            self.resume()
         self.on_end(self, is_reusable)
 
     def check(self, now: float) -> None:

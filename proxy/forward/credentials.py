@@ -13,26 +13,26 @@ class Credentials:
     """Keyed by (provider, name of the credential): both are names of the policy, so this is bounded."""
 
     def __init__(self) -> None:
-        self._strikes: dict[tuple[str, str], tuple[int, float]] = {}  # refusals in a row, resting until
+        self.strikes: dict[tuple[str, str], tuple[int, float]] = {}  # refusals in a row, resting until; empty: nothing is to be chosen
 
     def order(self, provider: Provider, now: float) -> tuple[Credential | None, ...]:
         """All of them, rested ones last; (None,) where there are none. None is ever left out: the last one's answer tells what is wrong."""
         mine = provider.credentials
-        if len(mine) < 2 or not self._strikes:
+        if len(mine) < 2 or not self.strikes:
             return mine or (None,)
         return tuple(sorted(mine, key=lambda one: max(0.0, self._until(provider, one) - now)))
 
     def saw(self, provider: Provider, credential: Credential | None, outcome: Outcome, now: float) -> None:
         """How an attempt with it ended."""
-        if credential is None or not (self._strikes or outcome.credential_fault):
+        if credential is None or not (self.strikes or outcome.credential_fault):
             return
         key = (provider.name, credential.name)
         if outcome.credential_fault:
-            strikes = self._strikes.get(key, (0, 0.0))[0] + 1
+            strikes = self.strikes.get(key, (0, 0.0))[0] + 1
             is_resting = outcome.kind == "credit" or strikes >= STRIKES
-            self._strikes[key] = (strikes, now + REST_S if is_resting else 0.0)
+            self.strikes[key] = (strikes, now + REST_S if is_resting else 0.0)
         elif outcome.is_failure_for_breaker is False:
-            self._strikes.pop(key, None)
+            self.strikes.pop(key, None)
 
     def _until(self, provider: Provider, credential: Credential) -> float:
-        return self._strikes.get((provider.name, credential.name), (0, 0.0))[1]
+        return self.strikes.get((provider.name, credential.name), (0, 0.0))[1]

@@ -42,12 +42,12 @@ def said_by(headers: RawHeaders) -> Spoken:
 class Known:
     """All that is the same in heads of this form. `match(data)` has the lines as its first group, then the rest in their order."""
 
-    __slots__ = ("ends_at_close", "keeps_alive", "length_at", "match", "reason", "run_at", "said", "status")
+    __slots__ = ("facts", "length_at", "match", "run_at")
 
     def __init__(self, start: bytes, headers: RawHeaders, travelling: RawHeaders, reason: bytes, *, keeps_alive: bool) -> None:
-        self.status, self.reason, self.keeps_alive, self.said = int(start[9:12]), reason, keeps_alive, said_by(headers)
         names = [name.lower() for name, _ in headers]
-        self.ends_at_close = b"content-length" not in names and b"transfer-encoding" not in names
+        ends_at_close = b"content-length" not in names and b"transfer-encoding" not in names
+        self.facts = int(start[9:12]), reason, said_by(headers), keeps_alive, ends_at_close
         self.length_at = 0  # among the groups; 0: no length is said
         self.run_at: list[int] = []  # lines that travel, as on the wire
         reach = set(map(id, travelling))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import httptools
 
-from proxy.exchange import RawHeaders
+from proxy.exchange import RawHeaders, Spoken
 from proxy.forward.known import LIKELY, Known, KnownHeads, said_by
 
 HEAD_BYTES = 64 * 1024  # a whole head, interim answers before it included; also the most that may come in a row and be no body
@@ -19,6 +20,18 @@ class _Swift:
     on_body: Callable[[bytes], None]
     on_message_begin: Callable[[], None]
     on_message_complete: Callable[[], None]
+
+
+class Told(Protocol):
+    """Where it is put down what a head says, once it is complete."""
+
+    status: int
+    reason: bytes
+    said: Spoken
+    length: int | None  # Content-Length; 0 where no body can be
+    split: RawHeaders  # the lines
+    block: bytes | None  # in their place, of a head of known form: as on the wire
+    lines: bytes | None  # those of them that reach the client
 
 
 class Malformed(Exception):
@@ -35,9 +48,8 @@ class AnswerParser:
     """
 
     __slots__ = (
-        "_heads", "_is_11", "_is_new", "_is_to_head", "_likely", "_lines", "_parser", "_said", "_swift", "block", "due", "ends_at_close",
-        "has_begun", "has_body", "has_head", "headers", "is_dirty", "is_over", "keeps_alive", "length", "lines", "no_body", "on_body",
-        "on_status", "read", "reason", "said", "slices", "status",
+        "_heads", "_is_11", "_is_new", "_is_to_head", "_likely", "_lines", "_parser", "_said", "_swift", "_told", "due", "ends_at_close",
+        "has_begun", "has_body", "has_head", "is_dirty", "is_over", "keeps_alive", "no_body", "on_body", "on_status", "read", "slices",
     )  # fmt: skip
 
     def __init__(self, heads: KnownHeads | None = None) -> None:
@@ -52,17 +64,14 @@ class AnswerParser:
         swift.on_body, swift.on_message_begin, swift.on_message_complete = self.on_body, self.due.pop, self.due.pop
         self._parser = self._swift = httptools.HttpResponseParser(swift)
         self.read = self._swift.feed_data
-        self.headers: RawHeaders = ()
-        self.block: bytes | None = None  # the lines of a head of known form, in the place of `headers`
-        self.lines: bytes | None = None  # those of them that reach the client
-        self.length: int | None = None  # Content-Length; 0 where no body can be
         self.is_dirty = False  # bytes came after the end: this connection is no longer to be trusted
         self.has_begun = self.has_head = self.ends_at_close = self.has_body = False
         self.no_body = 0
         self.is_over = True  # no answer is due yet
 
-    def begin(self, is_to_head: bool = False) -> None:
+    def begin(self, told: Told, is_to_head: bool = False) -> None:
         """What comes from here on is another answer. The one before it is over, and was not dirty."""
+        self._told = told
         self.due[:] = _DUE
         self.has_begun = self.has_head = self.is_over = False
         self._is_to_head = is_to_head
@@ -107,17 +116,19 @@ class AnswerParser:
             self.due[:] = _DUE
             self.slices.clear()
             return False
-        said = found.groups()
-        self.has_begun = self.has_head = True
-        self.status, self.reason, self.said, self.keeps_alive = known.status, known.reason, known.said, known.keeps_alive
-        self.length = int(said[known.length_at]) if known.length_at else None
-        self.ends_at_close = known.ends_at_close
-        self.block, self.headers = said[0], ()
+        groups, told = found.groups(), self._told
+        told.status, told.reason, told.said, self.keeps_alive, self.ends_at_close = known.facts
+        told.length = int(groups[known.length_at]) if known.length_at else None
+        told.block = groups[0]
         runs = known.run_at
-        self.lines = said[runs[0]] if len(runs) == 1 else b"\r\n".join([said[at] for at in runs])
+        told.lines = groups[runs[0]] if len(runs) == 1 else b"\r\n".join([groups[at] for at in runs])
+        self.has_begun = self.has_head = True
         self.is_over = not self.due
-        self.no_body, self.has_body = 0, bool(self.slices)  # of the latter whoever asks may say False again
-        if not self.has_body:
+        self.no_body = 0
+        if self.slices:
+            self.has_body = True  # whoever asks may say False again
+        else:
+            self.has_body = False
             self.noise(data)
         return True
 
@@ -134,7 +145,6 @@ class AnswerParser:
             self.has_begun, self._is_11 = True, data.startswith(b"HTTP/1.1 ")
             self._parser, self._lines = httptools.HttpResponseParser(self), []
             self.read = self._parser.feed_data  # llhttp's own
-            self.block, self.lines = None, None
             self.ends_at_close = self.has_body = False
             self.no_body = 0
             self._said.clear()
@@ -159,10 +169,11 @@ class AnswerParser:
     def _learn(self, data: bytes) -> None:
         """The next head of this form will be known by it."""
         assert self._heads is not None
-        if self.status in (204, 304) or not self._is_11:
+        told = self._told
+        if told.status in (204, 304) or not self._is_11:
             return
         start = data.partition(b"\r\n")[0]
-        known = self._heads.learn(start, self.headers, self.reason, keeps_alive=self.keeps_alive)
+        known = self._heads.learn(start, told.split, told.reason, keeps_alive=self.keeps_alive)
         if known is not None and known not in self._likely and known.match(data):
             self._likely = [known, *self._likely[: LIKELY - 1]]
 
@@ -180,7 +191,7 @@ class AnswerParser:
         self._lines.append((name, value.rstrip()))  # llhttp leaves blanks and tabs at its end. Trailers come too: nobody looks at them
 
     def on_headers_complete(self) -> None:
-        parser, lines = self._parser, self._lines
+        parser, lines, told = self._parser, self._lines, self._told
         status = parser.get_status_code()
         if status < 200 and status != 101:
             return
@@ -191,21 +202,21 @@ class AnswerParser:
             raise Malformed("the head has too many lines")
         if self.no_body > HEAD_BYTES and sum([len(name) + len(value) + 4 for name, value in lines]) > HEAD_BYTES:
             raise Malformed("the head is too large")
-        self.status, self.headers, self.reason = status, tuple(lines), b"".join(self._said)
+        told.status, told.reason, told.split = status, b"".join(self._said), tuple(lines)
+        told.said, told.block, told.lines = said_by(told.split), None, None
         self.keeps_alive = parser.should_keep_alive()
         said = dict(lines).get(b"Content-Length")  # llhttp lets neither another length nor a coding stand beside one, nor what is no number
         if said is None:
             said = self._other_framing(is_http10=not is_11)
-        self.length = None if said is None else int(said)
-        self.said = said_by(self.headers)
+        told.length = None if said is None else int(said)
         if self._is_to_head or status in (204, 304):
-            self.length = 0
+            told.length = 0
             self.due.clear()
         self.has_head, self.no_body = True, 0
 
     def _other_framing(self, *, is_http10: bool) -> bytes | None:
         """RFC 9112, 6.3. A length in another spelling; None: there is none, the body is chunked, or ends with the connection."""
-        fields = [(name.lower(), value) for name, value in self.headers]
+        fields = [(name.lower(), value) for name, value in self._lines]
         length = dict(fields).get(b"content-length")
         codings = [value.lower() for name, value in fields if name == b"transfer-encoding"]
         if codings and (codings != [b"chunked"] or is_http10 or length is not None):

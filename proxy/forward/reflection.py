@@ -21,6 +21,8 @@ def without_key(headers: RawHeaders, secret: bytes) -> RawHeaders:
 class NoReflection:
     """A `ports.Line` around another one. A beginning of the key at the end of a chunk waits for the next; all else passes at once."""
 
+    lag = 0
+
     def __init__(self, line: Line, secret: bytes) -> None:
         self._line, self._secret = line, secret
         self._first, self._most = secret[:1], len(secret) - 1  # bytes of a beginning

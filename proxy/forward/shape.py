@@ -13,7 +13,7 @@ from proxy.forward.head import Head
 from proxy.forward.limit import field_for, with_limit
 from proxy.forward.target import target_for, without_parameter
 from proxy.policy.plan import Credential, Plan, Provider, Target
-from proxy.ports import Address, Outgoing
+from proxy.ports import Address
 from proxy.refusal import Refusal
 from proxy.stream.coding import OF_BODY
 from proxy.stream.spans import edit, insert_key, top_level
@@ -48,10 +48,10 @@ class Shaping:
         self._forms: dict[tuple[object, ...], Form] = {}
 
     def shape(
-        self, call: Call, plan: Plan, target: Target, credential: Credential | None, asked: Asked,
+        self, plan: Plan, target: Target, credential: Credential | None, asked: Asked,
         body: bytes | None, plain: bytes | None, is_reworded: bool = False,
-    ) -> tuple[Outgoing, Form]:  # fmt: skip
-        """Call again for each attempt: every one starts from the same call.
+    ) -> tuple[Form, bytes | None, bool]:  # fmt: skip
+        """The form, the body, and whether a wish for usage was put in. Call again for each attempt: every one starts from the same call.
 
         plain: the body decoded, the same object where it travels without a Content-Encoding. is_reworded: it is not the caller's any more.
         Raises Refusal 403 `not_allowed` where the caller's own key would go to another provider, 400 or 415 where the request cannot be
@@ -68,7 +68,7 @@ class Shaping:
             raise Refusal(403, "not_allowed", f"your own provider key is not sent to {provider.name}", should_retry=False)
         key = (provider.name, target.theirs, None if credential is None else credential.secret, own_key, asks, is_reworded)
         form = self._forms.get(key) or self._formed(key, target, credential, own_key, asks, is_reworded)
-        return Outgoing(form.to, form.head.of(call.headers), body, asked_usage), form
+        return form, body, asked_usage
 
     def _reworded(self, plan: Plan, target: Target, asked: Asked, plain: bytes | None, asks: bool) -> tuple[bytes | None, bool]:
         """The body as the target is to have it, None where it travels as it came; and whether a wish for usage was put in."""

@@ -105,7 +105,7 @@ class Finder:
     def find(self, text: bytes, families: Sequence[Family] | None = None) -> list[Hit]:
         """Every value in UTF-8 text, in order, none overlapping: the earlier begin wins, then the longer, then the order of `ALL`."""
         among = self._all if families is None else families
-        return list(_without_overlaps(sorted([found for family in among for found in family.find(text)])))
+        return _without_overlaps(sorted([found for family in among for found in family.find(text)]))
 
 
 def _matching(pattern: str) -> Any:
@@ -113,12 +113,13 @@ def _matching(pattern: str) -> Any:
     return re2.compile(pattern)._regexp.Match
 
 
-def _without_overlaps(found: Iterable[tuple[int, int, int, str]]) -> Iterable[Hit]:
-    reached = 0
+def _without_overlaps(found: Iterable[tuple[int, int, int, str]]) -> list[Hit]:
+    hits, reached = [], 0
     for start, minus_end, _, entity in found:
         if start >= reached:
             reached = -minus_end
-            yield Hit(start, reached, entity)
+            hits.append(Hit(start, reached, entity))
+    return hits
 
 
 @lru_cache(maxsize=64)

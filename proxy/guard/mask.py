@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from itertools import accumulate
-from types import MappingProxyType
+from operator import attrgetter
 from typing import Any
 
 import re2
 
 from proxy.exchange import value
-from proxy.guard.find import Finder, Hit, finder
+from proxy.guard.find import Family, Finder, Hit, finder
 from proxy.guard.texts import texts
 from proxy.guard.vault import Vault
 from proxy.policy.plan import GuardRules
@@ -21,9 +21,8 @@ from proxy.refusal import Refusal
 from proxy.stream.spans import Edit, Text, edit
 
 _PLACEHOLDER = re2.compile(rb"\[[A-Z_]{3,20}_[0-9]{1,9}\]")
+_ENTITY = attrgetter("entity")
 Found = Mapping[tuple[str, str, str], int]  # (entity, direction, action) → count
-_NOTHING: Found = MappingProxyType({})
-_EMPTY = Vault()  # of all bodies that nothing is taken out of
 
 
 @value(frozen=True, slots=True)
@@ -41,20 +40,22 @@ class Blocked(Refusal):
         self.found = found
 
 
-def inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules) -> Inspected:
-    """A JSON body (accepted by `read_json`) as it may leave. Only what `surface` reaches is read.
+def inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules) -> Inspected | None:
+    """A JSON body (accepted by `read_json`) as it may leave; None where nothing was found in it. Only what `surface` reaches is read.
 
     Raises Blocked (`content_blocked`) where an entity's action is block; a fault of our own is a Refusal 500 `internal`
     under `on_error: block`, and a flagged pass under `on_error: pass`.
     """
     try:
-        return _inspect(raw, surface, rules)
+        eyes, _ = rules.sight or _sight(rules)
+        families = eyes.look(raw)
+        return _inspect(raw, surface, rules, families) if families and surface else None
     except Refusal:
         raise
     except Exception as fault:
         if rules.on_error == "block":
             raise Refusal(500, "internal", "the body could not be inspected; nothing was sent") from fault
-        return Inspected(raw, {("uninspected", "in", "flag"): 1}, _EMPTY)
+        return Inspected(raw, {("uninspected", "in", "flag"): 1}, Vault())
 
 
 def inspect_other(kinds: tuple[str, ...], rules: GuardRules) -> Found:
@@ -69,39 +70,37 @@ def inspect_other(kinds: tuple[str, ...], rules: GuardRules) -> Found:
     return found
 
 
-def _inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules) -> Inspected:
-    eyes, is_ignored = _sight(rules)
-    families = eyes.look(raw)
-    if not families or not surface:
-        return Inspected(raw, _NOTHING, _EMPTY)
+def _inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules, families: Sequence[Family]) -> Inspected | None:
+    """`families`: those that may find something in it."""
+    eyes, is_ignored = rules.sight
     pieces = [text for text, _ in texts(raw, surface)]
     joined = b"\n".join([piece.text for piece in pieces])
     if not eyes.is_sure(families):
         families = eyes.look(joined)
-    hits = [hit for hit in eyes.find(joined, families) if not is_ignored(joined[hit.start : hit.end])]
+    hits = eyes.find(joined, families)
+    if rules.ignore:
+        hits = [hit for hit in hits if not is_ignored(joined[hit.start : hit.end])]
     if not hits:
-        return Inspected(raw, _NOTHING, _EMPTY)
-    found: dict[tuple[str, str, str], int] = {}
-    for hit in hits:
-        kind = hit.entity, "in", rules.entities[hit.entity]
-        found[kind] = found.get(kind, 0) + 1
+        return None
+    found: Found = {(entity, "in", rules.entities[entity]): count for entity, count in Counter(map(_ENTITY, hits)).items()}
     if blocked := {entity: count for (entity, _, action), count in found.items() if action == "block"}:
         raise Blocked("content_blocked", f"the request holds {_listed(blocked)}, which the policy does not let out (guard.pii)", found)
     taken = {*_PLACEHOLDER.findall(joined), *_PLACEHOLDER.findall(raw)}
     vault = Vault(taken.__contains__)
-    masked = [hit for hit in hits if rules.entities[hit.entity] == "mask"]
-    return Inspected(edit(raw, _edits(pieces, joined, masked, vault)), found, vault)
+    if any(action != "mask" for _, _, action in found):
+        hits = [hit for hit in hits if rules.entities[hit.entity] == "mask"]
+    return Inspected(edit(raw, _edits(pieces, joined, hits, vault)), found, vault)
 
 
 def _edits(pieces: list[Text], joined: bytes, hits: list[Hit], vault: Vault) -> list[Edit]:
     begins = list(accumulate((len(piece.text) + 1 for piece in pieces), initial=0))
     edits: list[Edit] = []
-    for hit in hits:
-        number = bisect_right(begins, hit.start) - 1
+    for start, end, entity in hits:
+        number = bisect_right(begins, start) - 1
         piece, begin = pieces[number], begins[number]
-        token = vault.placeholder(hit.entity, joined[hit.start : hit.end].decode())
+        token = vault.placeholder(entity, joined[start:end].decode())
         if not piece.is_number:
-            edits.append((piece.raw_at(hit.start - begin), piece.raw_at(hit.end - begin), token))
+            edits.append((piece.raw_at(start - begin), piece.raw_at(end - begin), token))
         elif not edits or edits[-1][0] != piece.raw_at(0):  # a number gives way whole, to a string
             quote = _quote(piece)
             edits.append((piece.raw_at(0), piece.raw_at(len(piece.text)), quote + token + quote))
@@ -129,17 +128,8 @@ class _Ignore:
         return self._pattern is not None and self._pattern.fullmatch(value) is not None
 
 
-_SIGHTS: dict[int, tuple[Mapping[str, str], tuple[str, ...], tuple[Finder, _Ignore]]] = {}
-_MOST_SIGHTS = 64
-
-
 def _sight(rules: GuardRules) -> tuple[Finder, _Ignore]:
-    """What these rules want looked for, compiled: once for a mapping of entities, which is kept and so keeps its id."""
-    kept = _SIGHTS.get(id(rules.entities))
-    if kept is not None and kept[0] is rules.entities and kept[1] == rules.ignore:
-        return kept[2]
-    if len(_SIGHTS) >= _MOST_SIGHTS:
-        _SIGHTS.clear()
+    """What these rules want looked for, compiled, and kept with them."""
     sight = finder(frozenset([entity for entity, action in rules.entities.items() if action != "off"])), _Ignore(rules.ignore)
-    _SIGHTS[id(rules.entities)] = rules.entities, rules.ignore, sight
+    object.__setattr__(rules, "sight", sight)
     return sight

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from operator import eq
+from typing import Any
 
 from proxy.exchange import Call, Caller
 from proxy.identify.claims import issuer_of, unknown
-from proxy.identify.keys import PREFIX, KeyTable, credential_of, digest_of, expired, invalid, is_well_formed
+from proxy.identify.keys import PLACE, PREFIX, KeyTable, credential_of, digest_of, expired, invalid, is_well_formed
 from proxy.identify.tokens import KeySource, Tokens
 from proxy.policy.plan_callers import CallerRules, KeyRecord, TokenRecord
 from proxy.ports import Clock
@@ -25,11 +26,14 @@ SEND_ONE = "send a Sluice key (slk-…) or a token as `Authorization: Bearer`, x
 
 @dataclass(frozen=True, slots=True)
 class _Met:
-    """A credential that was found good, with the records that made it so."""
+    """A credential that was found good under these rules, with the records that made it so."""
 
+    rules: CallerRules
+    digest: bytes
     minted: KeyRecord | None
     declared: KeyRecord | None
     caller: Caller
+    until: int | None  # it is dead from this instant on, in ns
 
 
 class Identify:
@@ -40,7 +44,34 @@ class Identify:
         self._tokens = Tokens(clock, jwks)
         self._table = KeyTable(CallerRules())
         self._met: dict[bytes, _Met] = {}  # under the rules of the table, by digest; b"" is nobody's
-        self._strangers: dict[bytes, Caller] = {}  # those with a key of a provider
+        self._strangers: dict[bytes, _Met] = {}  # those with a key of a provider
+
+    def met(self, call: Call, rules: CallerRules) -> Caller | None:
+        """Whose credential was found good before, and still is: what `who` would say. None: ask that."""
+        seen = call.seen
+        met: Any = None if seen is None else seen.get(_Met)
+        if met is None:
+            met = self._met_by_digest(call)
+        if met is None or met.rules is not rules or self._find_key(met.digest) is not met.minted:  # of which a change is another record
+            return None
+        caller: Caller = met.caller
+        return caller if met.until is None or self._clock.now_ns() < met.until else None
+
+    def _met_by_digest(self, call: Call) -> _Met | None:
+        """No form of the credential is looked at: it is another one, and not met, unless it has the digest of a good one."""
+        place: Any = call.kept.get(PLACE)
+        if not place:
+            return None
+        said = call.fields[place]
+        if place == "authorization":
+            if said[:7] != "Bearer ":
+                return None
+            said = said[7:]
+        digest = sha256(said.encode()).digest()
+        met = self._met.get(digest) or self._strangers.get(digest)
+        if met is not None and call.seen is not None:
+            call.seen[_Met] = met
+        return met
 
     async def who(self, call: Call, rules: CallerRules, is_own_provider: Callable[[str, str], bool] = eq) -> Caller:
         """The caller, its tier and team checked against `rules`. Of one key the same object each time, while nothing of it changes.
@@ -49,12 +80,18 @@ class Identify:
         401 `missing_credentials`, `invalid_credentials`, `expired_credentials`; 403 `bad_signature`, `not_allowed`, `unknown_tier`,
         `unknown_team`; 503 `state_unavailable`.
         """
+        if call.seen is not None:
+            call.seen.clear()  # of what `met` saw, something has changed
         if self._table.rules is not rules:
             self._table, self._met, self._strangers = KeyTable(rules), {}, {}
         credential = credential_of(call)
         if credential is None or credential == ANONYMOUS_KEY:
-            nobody = self._met.get(b"")
-            return nobody.caller if nobody is not None else self._remember(b"", None, None, _placed(_anonymous(rules), rules))
+            if b"" not in self._met:
+                self._remember(b"", None, None, _placed(_anonymous(rules), rules))
+            nobody = self._met[b""]
+            if call.seen is not None:
+                call.seen[_Met] = nobody
+            return nobody.caller
         digest = digest_of(credential)
         minted = self._find_key(digest)
         if minted is not None:
@@ -71,7 +108,8 @@ class Identify:
     def _remember(self, digest: bytes, minted: KeyRecord | None, declared: KeyRecord | None, caller: Caller) -> Caller:
         if len(self._met) >= MAX_MET:
             self._met.clear()
-        self._met[digest] = _Met(minted, declared, caller)
+        ends = [record.expires_ns for record in (minted, declared) if record is not None and record.expires_ns is not None]
+        self._met[digest] = _Met(self._table.rules, digest, minted, declared, caller, min(ends, default=None))
         return caller
 
     async def _named(
@@ -95,7 +133,8 @@ class Identify:
             return _placed(await self._tokens.caller(credential, issuer), rules)
         if token is not None:
             return _placed(self._of_own_key(token, call.route.provider, is_own_provider), rules)
-        return self._strangers.get(digest) or self._pass_through(credential, digest, rules)
+        stranger = self._strangers.get(digest)
+        return stranger.caller if stranger is not None else self._pass_through(credential, digest, rules)
 
     def _of_key(self, key: str, digest: bytes, minted: KeyRecord | None) -> tuple[KeyRecord | None, Caller]:
         if not is_well_formed(key):
@@ -129,7 +168,7 @@ class Identify:
         caller = _placed(Caller(name=name, kind="pass_through", tier=rules.pass_through or None, key=name), rules)
         if len(self._strangers) >= MAX_STRANGERS:
             self._strangers.clear()
-        self._strangers[digest] = caller
+        self._strangers[digest] = _Met(rules, digest, None, None, caller, None)
         return caller
 
 
@@ -175,4 +214,4 @@ def end_user(fields: Mapping[str, str], body_user: str | None, rules: CallerRule
 
 
 def _keyed_hash(secret: bytes, purpose: str, value: str) -> str:
-    return hmac.new(secret, f"{purpose}\0{value}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+    return hmac.new(secret, f"{purpose}\0{value}".encode("utf-8", "surrogatepass"), sha256).hexdigest()

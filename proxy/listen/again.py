@@ -4,83 +4,91 @@ parser has not taken by itself, from its first byte to its last, is never known 
 from __future__ import annotations
 
 import re
-from collections import deque
+from itertools import accumulate
 
 from aiohttp import HttpVersion11
 from aiohttp.http import RawRequestMessage
 
-from proxy.listen.headers import lower
+from proxy.exchange import Call, RawHeaders
+from proxy.listen.headers import CREDENTIALS, lower
 
 LARGEST = 4096  # bytes of a head that is kept, for as long as its connection lives
 _END = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ?([0-9]{1,15})\r\n")
-_MOST_DIGITS = 15
+_LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
+_CREDENTIAL = re.compile(rb"[!-~]+(?: [!-~]+)?")  # perhaps with its scheme; the parser takes off no byte of it, and adds none
 _NONE = (None, 0)
 
 
-class Whole:
-    """A body that has all come; the part of aiohttp's StreamReader that one request needs."""
+class Known:
+    """A request whose head is known, as the parser would tell it: what it made of the head before, but for the length of the body and for
+    the credential, where one line holds it. It tells the newest request, until the next one is read."""
 
-    __slots__ = ("_buffer", "_exception", "length")
+    __slots__ = (
+        "_end", "_head", "_holes", "_size", "_until_first", "_until_last", "cors", "fields", "id", "kept", "length", "method", "path",
+        "raw_headers", "route", "seen", "under",
+    )  # fmt: skip
+    version, should_close, upgrade, chunked = HttpVersion11, False, False, False
 
-    def __init__(self, body: bytes) -> None:
-        self._buffer, self.length = deque((body,)), len(body)
-        self._exception: BaseException | None = None
+    def __init__(self, data: bytes, message: RawRequestMessage, holes: list[tuple[int, int, int]], length: int) -> None:
+        """`data`: the head. `holes`: which of the lines, and from where to where its value stands."""
+        self._head, self._end, self._size, self.length = data, len(data), len(data) + length, length
+        self.method, self.path, self.raw_headers = message.method, message.path, message.raw_headers
+        ends = [*(start for _, start, _ in holes[1:]), len(data)]
+        self._until_first, self._until_last = data[: holes[0][1]], data[: holes[-1][1]]
+        self._holes = [
+            (at, key := lower(self.raw_headers[at][0]), _LENGTH if key == "content-length" else _CREDENTIAL, data[until:end])
+            for (at, _, until), end in zip(holes, ends, strict=True)
+        ]  # and what follows each
+        self.seen: dict[object, object] = {}  # see `Call.seen`
+        self.under: object = None  # the settings under which the edge has told what follows from it, see `means`
+        self.fields: dict[str, str] = {}
 
-    def is_eof(self) -> bool:
-        """Is there no more to come? As aiohttp's: what has come may be unread."""
+    def means(self, under: object, call: Call, cors: RawHeaders) -> None:
+        """What every request of this head is, but for its number and its time."""
+        self.route, self.kept, self.cors, self.fields = call.route, call.kept, cors, {**call.fields}
+        self.id = call.id if call.id_is_callers else ""
+        self.under = under
+
+    def read(self, data: bytes) -> tuple[bytes, int] | None:
+        """What has come of the body of the request that `data` begins and no other follows, and how many bytes are due. None: it wants the
+        parser."""
+        if not data.startswith(self._head) and not self._is_with_others(data):
+            return None
+        due = self._size - len(data)
+        return (data[self._end :], due) if due >= 0 else None
+
+    def _is_with_others(self, data: bytes) -> bool:
+        """Is it the same head, with another length or another credential?"""
+        start, holes = self._until_last, self._holes[-1:]
+        if not data.startswith(start):
+            start, holes = self._until_first, self._holes
+            if not data.startswith(start):
+                return False
+        raw, fields, length, begin, end = [*self.raw_headers], self.fields.copy(), self.length, 0, len(start)
+        for at, key, form, after in holes:
+            begin, end = end, data.find(b"\r", end, LARGEST)
+            name, before = raw[at]
+            said = data[begin:end]
+            if said != before:
+                if form.fullmatch(said) is None:
+                    return False
+                raw[at], fields[key] = (name, said), said.decode()
+                if key == "content-length":
+                    length = int(said)
+                else:
+                    self.seen = {}
+            if end < 0 or not data.startswith(after, end):
+                return False
+            end += len(after)
+        self._head, self._end, self._size, self._until_last = data[:end], end, end + length, data[:begin]
+        self.length, self.raw_headers, self.fields = length, tuple(raw), fields
         return True
 
-    def set_exception(self, exc: BaseException) -> None:
-        self._exception = exc
 
-    def read_nowait(self) -> bytes:
-        """The rest. Raises what the connection ended with."""
-        if self._exception is not None:
-            raise self._exception
-        return self._buffer.popleft() if self._buffer else b""
-
-    async def readany(self) -> bytes:
-        return self.read_nowait()
+Message = RawRequestMessage | Known
 
 
-class Head:
-    """The bytes of a head but for the digits of its Content-Length, and what the parser made of it."""
-
-    __slots__ = ("_after", "_at", "_before", "_digits", "_from", "_message", "_rest", "_until")
-
-    def __init__(self, before: bytes, digits: bytes, after: bytes, message: RawRequestMessage, at: int) -> None:
-        """`at`: which of the lines is the Content-Length."""
-        self._before, self._digits, self._after, self._message, self._at = before, digits, after, message, at
-        self._from, self._rest = len(before), len(after)
-        self._until = self._from + _MOST_DIGITS + self._rest
-
-    def read(self, data: bytes) -> tuple[RawRequestMessage, bytes, int] | None:
-        """The request that `data` begins and no other follows: what has come of its body, and how many bytes are due. None: it wants
-        the parser."""
-        if not data.startswith(self._before):
-            return None
-        begin = self._from
-        end = data.find(self._after, begin, self._until)
-        digits = data[begin:end]
-        if end < 0 or not digits.isdigit() or (digits[0] == 48 and end > begin + 1):  # 48: b"0"
-            return None
-        end += self._rest
-        due = end + int(digits) - len(data)
-        if due < 0:
-            return None
-        return self._message if digits == self._digits else self._with(digits), data[end:], due
-
-    def _with(self, digits: bytes) -> RawRequestMessage:
-        """The message with another length. Of its `headers` nobody asks that (`raw_headers` do tell)."""
-        it, at = self._message, self._at
-        raw = (*it.raw_headers[:at], (it.raw_headers[at][0], digits), *it.raw_headers[at + 1 :])
-        return RawRequestMessage(
-            it.method, it.path, it.version, it.headers, raw, it.should_close, it.compression, it.upgrade, it.chunked, it.url
-        )
-
-
-def head_of(data: bytes, message: RawRequestMessage) -> tuple[Head | None, int]:
+def head_of(data: bytes, message: RawRequestMessage) -> tuple[Known | None, int]:
     """`data`: one read, of which the parser made this message and no other. Its head, and how many bytes of its body are still due; None:
     it is not to be known again.
 
@@ -90,21 +98,26 @@ def head_of(data: bytes, message: RawRequestMessage) -> tuple[Head | None, int]:
     end = data.find(_END, 0, LARGEST) + len(_END)
     if end < len(_END) or message.version != HttpVersion11 or message.should_close or message.upgrade or message.chunked:
         return _NONE
-    head, names = data[:end], [lower(name) for name, _ in message.raw_headers]
+    head, raw = data[:end], message.raw_headers
     first, *lines = head.split(b"\r\n")[:-2]
-    found = _LENGTH.search(head)
+    names = [lower(name) for name, _ in raw]
     if first != f"{message.method} {message.path} HTTP/1.1".encode("utf-8", "surrogateescape"):
         return _NONE
-    if found is None or names.count("content-length") != 1 or not {"transfer-encoding", "expect", "upgrade"}.isdisjoint(names):
+    if names.count("content-length") != 1 or not {"transfer-encoding", "expect", "upgrade"}.isdisjoint(names):
         return _NONE
-    due = end + int(found[1]) - len(data)
-    if head.count(b"\n") != len(lines) + 2 or due < 0 or (found[1][:1] == b"0" and len(found[1]) > 1):
+    if head.count(b"\n") != len(lines) + 2 or len(lines) != len(names) or any(map(_is_otherwise, lines, raw)):
         return _NONE
-    if len(lines) != len(names) or any(_read(line) != said for line, said in zip(lines, message.raw_headers, strict=True)):
+    length, credentials = names.index("content-length"), [at for at, name in enumerate(names) if name in CREDENTIALS]
+    holes = sorted([length, *credentials] if len(credentials) == 1 else [length])
+    starts = list(accumulate([len(line) + 2 for line in (first, *lines)]))
+    due = end + int(raw[length][1]) - len(data)
+    if due < 0 or _LENGTH.fullmatch(raw[length][1]) is None or any([lines[at] != b": ".join(raw[at]) for at in holes]):
         return _NONE
-    return Head(head[: found.start(1)], found[1], head[found.end(1) :], message, names.index("content-length")), due
+    return Known(
+        head, message, [(at, starts[at] + len(raw[at][0]) + 2, starts[at] + len(lines[at])) for at in holes], due - end + len(data)
+    ), due
 
 
-def _read(line: bytes) -> tuple[bytes, bytes]:
+def _is_otherwise(line: bytes, said: tuple[bytes, bytes]) -> bool:
     name, _, value = line.partition(b":")
-    return name, value.strip(b" \t")
+    return (name, value.strip(b" \t")) != said

@@ -6,14 +6,137 @@ import asyncio
 from collections.abc import AsyncIterator
 from time import monotonic
 
+from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestPayloadError
 
+from proxy.listen.again import Message
 from proxy.listen.connection import Connection
-from proxy.listen.straight import Content
+from proxy.listen.headers import lower, said_length
 from proxy.refusal import ClientGone, Refusal
 
 MIN_RATE = 1024  # bytes per second after the grace; faults.md D1
-_SMALL = 64 * 1024  # an unread body up to this size is read and thrown away, and the connection lives on
+SMALL = 64 * 1024  # an unread body up to this size is read and thrown away, and the connection lives on
+
+
+class Whole:
+    """`ports.Body` that has all come with its head; and the part of aiohttp's StreamReader that its connection needs."""
+
+    __slots__ = ("_body", "_connection", "expects", "length")
+    length: int  # told as soon as the head is read
+    expects: bool  # as well; never: no head that is known again does
+
+    def __init__(self, connection: Connection, body: bytes) -> None:
+        self._connection = connection
+        self._body: bytes | None = body  # None: the client is gone
+
+    @property
+    def is_harmless(self) -> bool:
+        """See ClientBody."""
+        return not self._connection.is_broken
+
+    def is_eof(self) -> bool:
+        """Is there no more to come? As aiohttp's: what has come may be unread."""
+        return True
+
+    async def readany(self) -> bytes:
+        return b""
+
+    def set_exception(self, exc: BaseException) -> None:
+        self._body = None
+
+    async def read(self, limit: int) -> bytes:
+        """Raises what ClientBody raises."""
+        if self.length > limit:
+            raise _too_long(self.length, limit)
+        if (body := self._body) is None:
+            raise ClientGone
+        if self._connection.is_broken:
+            raise _misframed()
+        self._body = b""
+        return body
+
+    async def stream(self, limit: int) -> AsyncIterator[bytes]:
+        if body := await self.read(limit):
+            yield body
+
+
+class Coming(Whole):
+    """A body under a known head, small enough to be held, of which more is to come."""
+
+    __slots__ = ("_due", "_waiter")
+
+    def __init__(self, connection: Connection, body: bytes, length: int) -> None:
+        self._connection, self._body, self.length, self._due = connection, body, length, length - len(body)
+        self._waiter: asyncio.Future[None] | None = None
+
+    def is_eof(self) -> bool:
+        return not self._due
+
+    def feed_data(self, data: bytes) -> None:
+        self._due -= len(data)
+        if self._body is not None:
+            self._body += data
+        self._wake()
+
+    def feed_eof(self) -> None:
+        """As aiohttp's; it is known when the last byte comes."""
+
+    def set_exception(self, exc: BaseException) -> None:
+        self._body = None
+        self._wake()
+
+    async def readany(self) -> bytes:
+        """What comes of a body that nobody will read."""
+        await self._news(None)
+        return b""
+
+    async def read(self, limit: int) -> bytes:
+        waited = 0.0
+        while self._due and self._body is not None and self.length <= limit:
+            waited += await self._more(waited)
+        return await Whole.read(self, limit)
+
+    async def stream(self, limit: int) -> AsyncIterator[bytes]:
+        waited = 0.0
+        while self._due and self.length <= limit:
+            if self._body:
+                piece, self._body = self._body, b""
+                yield piece
+            elif self._body is None:
+                raise ClientGone
+            else:
+                waited += await self._more(waited)
+        if piece := await Whole.read(self, limit):
+            yield piece
+
+    async def _more(self, waited: float) -> float:
+        """The seconds until the next bytes are there. Slower than the pace or silent: 408."""
+        began, deadlines = monotonic(), self._connection.deadlines
+        pace_s = deadlines.body_grace + (self.length - self._due) / MIN_RATE - waited
+        try:
+            await self._news(min(deadlines.body_idle, pace_s))
+        except TimeoutError:
+            raise _too_slow() from None
+        return monotonic() - began
+
+    async def _news(self, patience_s: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = None if patience_s is None else loop.call_later(patience_s, self._wake, TimeoutError())
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self, error: Exception | None = None) -> None:
+        if self._waiter is None or self._waiter.done():
+            return
+        if error is None:
+            self._waiter.set_result(None)
+        else:
+            self._waiter.set_exception(error)
 
 
 class ClientBody:
@@ -21,7 +144,7 @@ class ClientBody:
 
     __slots__ = ("_connection", "content", "expects", "length")
 
-    def __init__(self, connection: Connection, content: Content) -> None:
+    def __init__(self, connection: Connection, content: StreamReader) -> None:
         self._connection, self.content = connection, content
         self.length: int | None = None  # told as soon as the head is read
         self.expects = False  # the client waits for a 100 before it sends
@@ -31,7 +154,7 @@ class ClientBody:
         """May the connection serve another request after a reply that leaves this body unread?"""
         if self._connection.is_broken or self.expects:
             return False
-        return self.content.is_eof() or (self.length is not None and self.length <= _SMALL)
+        return self.content.is_eof() or (self.length is not None and self.length <= SMALL)
 
     async def read(self, limit: int) -> bytes:
         """All of it. `limit` is in bytes. Raises Refusal 413 `too_large`, 408 `request_timeout`, 400 `invalid_request`; ClientGone."""
@@ -71,9 +194,7 @@ class ClientBody:
 
     def _check_length(self, limit: int) -> None:
         if self.length is not None and self.length > limit:
-            raise Refusal(
-                413, "too_large", f"the body is {self.length} bytes and at most {limit} are taken", should_retry=False, close=True
-            )
+            raise _too_long(self.length, limit)
 
     def _check_framing(self) -> None:
         if self._connection.is_broken:
@@ -98,15 +219,32 @@ class ClientBody:
             async with asyncio.timeout(min(self._connection.deadlines.body_idle, patience_s)):
                 return await self.content.readany()
         except TimeoutError:
-            raise Refusal(408, "request_timeout", "the body came too slowly: below 1 KiB/s, or not at all", close=True) from None
+            raise _too_slow() from None
         except RequestPayloadError:
             raise _misframed() from None
         except (ConnectionError, RuntimeError) as gone:  # aiohttp: a bare ConnectionResetError, or RuntimeError("Connection closed.")
             raise ClientGone from gone
 
 
+AnyBody = ClientBody | Whole
+
+
+def foretell(message: Message, body: AnyBody) -> None:
+    """Of a head that is refused: the reply depends on whether what comes of the body is small."""
+    body.length = None if message.chunked else said_length(message.raw_headers)
+    body.expects = body.length != 0 and any([lower(name) == "expect" for name, _ in message.raw_headers])
+
+
+def _too_long(length: int, limit: int) -> Refusal:
+    return Refusal(413, "too_large", f"the body is {length} bytes and at most {limit} are taken", should_retry=False, close=True)
+
+
 def _too_large(limit: int) -> Refusal:
     return Refusal(413, "too_large", f"the body is over {limit} bytes, which is all that is taken", should_retry=False, close=True)
+
+
+def _too_slow() -> Refusal:
+    return Refusal(408, "request_timeout", "the body came too slowly: below 1 KiB/s, or not at all", close=True)
 
 
 def _misframed() -> Refusal:

@@ -14,15 +14,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 from aiohttp import HttpVersion11, web
-from aiohttp.http import RawRequestMessage
 
 from proxy.dialect import dialect_of, spoken
 from proxy.exchange import Call, value
-from proxy.listen.again import Whole
-from proxy.listen.body import ClientBody
+from proxy.listen.again import Known, Message
+from proxy.listen.body import AnyBody, ClientBody, Whole, foretell
 from proxy.listen.connection import CLOSED, Connection, Deadlines
 from proxy.listen.errors import word
-from proxy.listen.headers import check_handshake, ids, read_call, said_length
+from proxy.listen.headers import check_handshake, ids, lower, read_call
 from proxy.listen.heads import Heads
 from proxy.listen.sink import ClientSink
 from proxy.listen.straight import Content, Server, Straight
@@ -142,13 +141,11 @@ class Edge:
 
     # one request
 
-    async def serve(
-        self, connection: Straight, message: RawRequestMessage, content: Content, request: web.BaseRequest | None
-    ) -> web.StreamResponse:
+    async def serve(self, connection: Straight, message: Message, content: Content, request: web.BaseRequest | None) -> web.StreamResponse:
         """Answers one request. `request` stands in where it may become a WebSocket. Raises nothing but CancelledError."""
         if connection.transport is None:
             return CLOSED
-        body = ClientBody(connection, content)
+        body = content if isinstance(content, Whole) else ClientBody(connection, content)
         speaks_11 = message.version == HttpVersion11
         keeps = speaks_11 and not (message.should_close or self._is_closing)
         sink = ClientSink(connection, body, message.method == "HEAD", speaks_11, keeps, next(self._ids))
@@ -179,24 +176,29 @@ class Edge:
             if not sink.is_ended and sink.is_started:
                 sink.abort(b"")
 
-    def _read(self, message: RawRequestMessage, connection: Straight, body: ClientBody, sink: ClientSink) -> Call | None:
+    def _read(self, message: Message, connection: Straight, body: AnyBody, sink: ClientSink) -> Call | None:
         """The call that the head asks for; None where it was a browser's preflight, which is answered here."""
         settings = self._settings()
+        if type(message) is not Known or message.under is not settings or self._is_closing:
+            return self._read_anew(settings, message, connection, body, sink)
+        clock, uid = self._clock, sink.request_id
+        body.length, sink.cors = message.length, message.cors
+        id_ = sink.request_id = message.id or uid
+        return Call(
+            uid, id_, id_ is not uid, message.method, message.route, message.raw_headers, message.fields, connection.peer,
+            clock.now_ns(), clock.monotonic(), message.kept, message.seen,
+        )  # fmt: skip
+
+    def _read_anew(self, settings: Settings, message: Message, connection: Straight, body: AnyBody, sink: ClientSink) -> Call | None:
+        """As `_read`, of a head of which nothing is known under these settings."""
         if settings is not self._under:
             self._under, self._heads = settings, Heads(settings.hosts, settings.cors)
-        last, heads = connection.head, self._heads
+        last, connection.head = connection.head, None
         try:
-            if type(content := body.content) is Whole and last is not None and last.under is heads.mark:
-                head, fields = last, connection.fields | {"content-length": str(content.length)}
-            else:
-                connection.head = None
-                head, fields = heads.read(message, last)
-        except Refusal:  # the reply depends on whether what comes of the body is small
-            body.length = None if message.chunked else said_length(message.raw_headers)
-            body.expects = body.length != 0 and "Expect" in message.headers
+            head, fields = self._heads.read(message, last)
+        except Refusal:
+            foretell(message, body)
             raise
-        if head.count:
-            connection.head, connection.fields = head, fields
         body.length = None if message.chunked else int(fields.get("content-length", "0"))
         body.expects = head.expects and body.length != 0 and message.version == HttpVersion11
         sink.cors = head.cors
@@ -215,23 +217,27 @@ class Edge:
             raise Refusal(503, "draining", retry_after=1, close=True)
         if head.is_websocket:
             check_handshake(call)
+        if head.count:
+            connection.head = head
+            if isinstance(message, Known):
+                message.means(settings, call, head.cors)
         return call
 
-    async def _bridged(self, call: Call, request: web.BaseRequest, message: RawRequestMessage, sink: ClientSink) -> web.StreamResponse:
+    async def _bridged(self, call: Call, request: web.BaseRequest, message: Message, sink: ClientSink) -> web.StreamResponse:
         try:
             return await self._upgrade(call, request)
         except Refusal as no:  # counted where it was raised
             return self._worded(no, message, sink, request)
 
-    def _worded(self, no: Refusal, message: RawRequestMessage, sink: ClientSink, request: web.BaseRequest | None) -> web.StreamResponse:
+    def _worded(self, no: Refusal, message: Message, sink: ClientSink, request: web.BaseRequest | None) -> web.StreamResponse:
         if not sink.is_started and (request is None or not request.writer.output_size):  # a WebSocket that is open takes no HTTP reply
             sink.refuse(no, self._dialect_for(message), ())
         return sink.reply
 
-    def _dialect_for(self, message: RawRequestMessage) -> str:
+    def _dialect_for(self, message: Message) -> str:
         """The dialect that the target asks for; OpenAI's where it asks for none."""
         settings = self._settings()
-        fields = {name.lower(): value for name, value in message.headers.items()}
+        fields = {lower(name): said.decode("latin-1") for name, said in message.raw_headers}
         try:
             where = route(message.path, fields, settings.providers, settings.default_provider)
         except Refusal:

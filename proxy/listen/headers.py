@@ -14,8 +14,8 @@ from proxy.refusal import Refusal
 
 MAX_HEAD = 65_536  # bytes of all header lines together
 
-_CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
-_SINGLE = _CREDENTIALS | {"content-type", "content-length", "host", "expect"}
+CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
+_SINGLE = CREDENTIALS | {"content-type", "content-length", "host", "expect"}
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings", "proxy-connection",
      "proxy-authorization", "proxy-authenticate", "proxy-authentication-info"}
@@ -23,7 +23,7 @@ _HOP_BY_HOP = frozenset(
 _FRAMING = frozenset({"content-length", "host", "expect"})
 _OVERRIDES = frozenset({"x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"})
 _STEERS = re.compile(r"(?:.*-)?(?:custom-host|api-base|base-url|api-base-url)|x-forwarded-(?:host|server)|x-original-host")  # faults.md H60
-_END_TO_END = _CREDENTIALS | {"host", "content-length", "content-type", "content-encoding", "cookie"}
+_END_TO_END = CREDENTIALS | {"host", "content-length", "content-type", "content-encoding", "cookie"}
 _name = itemgetter(0)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # design.md section 9
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -72,7 +72,7 @@ def fields_of(raw: RawHeaders) -> dict[str, str]:
             fields[key] = value.decode("latin-1")
         elif key not in _SINGLE:
             fields[key] += ", " + value.decode("latin-1")
-        elif key in _CREDENTIALS:
+        elif key in CREDENTIALS:
             raise Refusal(400, "ambiguous_credentials", "a credential header is repeated; send exactly one", should_retry=False)
         else:
             raise Refusal(400, "invalid_request", f"the header {key} is repeated; send it once", should_retry=False, close=True)

@@ -9,9 +9,9 @@ from functools import lru_cache
 from itertools import pairwise
 
 from aiohttp import HttpVersion10, HttpVersion11
-from aiohttp.http import RawRequestMessage
 
 from proxy.exchange import RawHeaders, Route
+from proxy.listen.again import Message
 from proxy.listen.complaints import wrong_version
 from proxy.listen.headers import MAX_HEAD, check_head, fields_of, lower, too_large
 from proxy.listen.reply import cors_headers, preflight_headers
@@ -55,7 +55,7 @@ class Head:
     route: Route | None = None  # found by the first request that needs it
     kept: dict[object, object] = field(default_factory=dict)  # see `Call.kept`
 
-    def fields_of(self, message: RawRequestMessage) -> dict[str, str] | None:
+    def fields_of(self, message: Message) -> dict[str, str] | None:
         """Those of a message whose head this is; None if it is not. Raises Refusal 431."""
         raw = message.raw_headers
         if message.path != self.target or message.method != self.method or message.version != HttpVersion11 or len(raw) != self.count:
@@ -82,7 +82,7 @@ class Heads:
         self._hosts, self._cors, self.mark = hosts, cors, object()
         self._known: dict[tuple[object, ...], Head] = {}
 
-    def read(self, message: RawRequestMessage, last: Head | None) -> tuple[Head, dict[str, str]]:
+    def read(self, message: Message, last: Head | None) -> tuple[Head, dict[str, str]]:
         """What the head says, and its fields: lower-case name → value (latin-1), repeated names joined by ", ".
 
         `last`: of the request before on this connection, which is likely to be the same. Raises the Refusal of `fields_of` and
@@ -97,7 +97,7 @@ class Heads:
             return head, fields
         return self._learn(message, lines)
 
-    def _learn(self, message: RawRequestMessage, lines: Lines) -> tuple[Head, dict[str, str]]:
+    def _learn(self, message: Message, lines: Lines) -> tuple[Head, dict[str, str]]:
         method, fields = message.method, _fields_of(message)
         check_head(method, fields, self._hosts)
         cors: RawHeaders = ()
@@ -124,7 +124,7 @@ def _runs(raw: RawHeaders, breaks: list[int]) -> Iterator[tuple[int, int, RawHea
             yield before + 1, after, raw[before + 1 : after]
 
 
-def _fields_of(message: RawRequestMessage) -> dict[str, str]:
+def _fields_of(message: Message) -> dict[str, str]:
     """The fields, as far as the version of HTTP allows them."""
     if message.version not in (HttpVersion10, HttpVersion11):
         raise wrong_version()
@@ -140,7 +140,7 @@ def varies(name: str) -> bool:
     return name in VARYING or _VARIES.search(name) is not None
 
 
-def _may_be_kept(message: RawRequestMessage, fields: Mapping[str, str], lines: Lines) -> bool:
+def _may_be_kept(message: Message, fields: Mapping[str, str], lines: Lines) -> bool:
     """Is it all known by method, target and lines that do not vary, and may it be remembered?"""
     varying = [key for _, constant, key in lines if constant is None]
     is_plain = message.version == HttpVersion11 and len(set(varying)) == len(varying)  # none of them is repeated

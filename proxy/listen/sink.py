@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 from proxy.dialect import dialect_of
 from proxy.exchange import RawHeaders
-from proxy.listen.body import ClientBody
+from proxy.listen.body import AnyBody
 from proxy.listen.connection import CLOSED, KEPT, Answered
 from proxy.listen.errors import word
 from proxy.listen.straight import Straight
@@ -34,17 +34,17 @@ class ClientSink:
     """`ports.Sink` of one request. `finish_anyway` (set by the pipeline): when the client leaves, the call goes on and writes to nobody."""
 
     __slots__ = (
-        "_body", "_connection", "_head", "_is_chunked", "_is_head", "_is_silent", "_keeps", "_left", "_speaks_11", "_transport", "cors",
-        "finish_anyway", "is_ended", "is_started", "last", "request_id",
+        "_body", "_connection", "_head", "_is_chunked", "_is_flowing", "_is_head", "_is_silent", "_keeps", "_left", "_speaks_11",
+        "_transport", "cors", "finish_anyway", "is_ended", "is_started", "last", "request_id",
     )  # fmt: skip
 
-    def __init__(self, connection: Straight, body: ClientBody, is_head: bool, speaks_11: bool, may_keep: bool, request_id: str) -> None:
+    def __init__(self, connection: Straight, body: AnyBody, is_head: bool, speaks_11: bool, may_keep: bool, request_id: str) -> None:
         """The client is still there."""
         assert connection.transport is not None
         self._connection, self._body, self._transport = connection, body, connection.transport  # which is closing once the client has left
         self._is_head, self._speaks_11, self._keeps = is_head, speaks_11, may_keep
         self._head = b""  # not yet written: leaves with the first of the body, one write for both
-        self._is_chunked = False
+        self._is_chunked = self._is_flowing = False  # the latter: and the head is written
         self._is_silent = False  # a reply without a body
         self._left: int | None = None  # bytes that Content-Length still promises
         self.cors: RawHeaders = ()
@@ -101,31 +101,36 @@ class ClientSink:
         lines += _END if self._keeps else _CLOSING_END
         self._head = b"\r\n".join(lines)
 
-    def push(self, data: bytes) -> None:
-        """Body bytes, written now; none (b""): at least the head. Raises ClientGone, but never after `finish_anyway`."""
+    def push(self, data: bytes) -> bool:
+        """See `ports.Outlet`. None (b""): at least the head."""
         transport = self._transport
         if transport.is_closing():
             self._ask_for_client()
-            return
-        if data:
-            if self._is_chunked:
-                size = len(data)
-                # the whole of a small piece, which costs nothing
-                self.last = data if LONGEST <= size <= _SMALL else self._end_with(data)
-                data = b"%x\r\n%b\r\n" % (size, data)
-            elif self._left is not None:
-                size = len(data)
-                if size > self._left:
-                    self.abort(b"")
-                    raise RuntimeError("more body than Content-Length promises")
-                self._left -= size
-            elif self._is_silent:
-                data = b""
-            else:
-                self.last = self._end_with(data)
+            return False
+        if self._is_flowing and data:  # an event, as nearly always
+            size = len(data)
+            # the whole of a small piece, which costs nothing
+            self.last = data if LONGEST <= size <= _SMALL else self._end_with(data)
+            transport.write(b"%x\r\n%b\r\n" % (size, data))
+            return self._connection._paused
+        if self._left is not None and len(data) <= self._left:
+            self._left -= len(data)
+        elif data:
+            data = self._framed(data)
         if self._head:
             data, self._head = self._head + data, b""
+            self._is_flowing = self._is_chunked
         transport.write(data)
+        return self._connection._paused
+
+    def _framed(self, data: bytes) -> bytes:
+        if self._left is not None:
+            self.abort(b"")
+            raise RuntimeError("more body than Content-Length promises")
+        if self._is_silent:
+            return b""
+        self.last = self._end_with(data)
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data
 
     def _end_with(self, data: bytes) -> bytes:
         """Of what was pushed, these bytes included."""

@@ -12,20 +12,21 @@ from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
-from proxy.listen import again
+from proxy.listen.again import Known, Message, head_of
+from proxy.listen.body import SMALL, Coming, Whole
 from proxy.listen.connection import CLOSED, KEPT, Connection, Deadlines
 from proxy.listen.heads import Head
 from proxy.refusal import Refusal
 
-Content = StreamReader | again.Whole
+Content = StreamReader | Whole
 LESSONS = 4  # heads of a connection that were looked at, and did not come again, before that is given up
-Serve = Callable[["Straight", RawRequestMessage, Content, web.BaseRequest | None], Awaitable[web.StreamResponse]]
+Serve = Callable[["Straight", Message, Content, web.BaseRequest | None], Awaitable[web.StreamResponse]]
 
 
 class Straight(Connection):
     """`serve` gets aiohttp's request object only where the client asks for another protocol."""
 
-    __slots__ = ("_again", "_due", "_lessons", "_own", "_reading", "_serve", "fields", "head", "peer", "task")
+    __slots__ = ("_again", "_due", "_lessons", "_own", "_reading", "_serve", "head", "peer", "task")
 
     def __init__(
         self,
@@ -40,13 +41,12 @@ class Straight(Connection):
         self._reading: Content | None = None  # the body of the call under way
         # Of the request before. It is there only where the parser got the whole of that head, and nothing before it, in one read: where
         # nothing is due any more, the parser is between two messages
-        self._again: again.Head | None = None
+        self._again: Known | None = None
         self._due = 0  # bytes of the body under way that are still to come
-        self._own: StreamReader | None = None  # they go into this one, and not to the parser
+        self._own: StreamReader | Coming | None = None  # they go into this one, and not to the parser
         self._lessons = LESSONS
         self.task: asyncio.Task[None] | None = None  # runs all of its calls
         self.head: Head | None = None  # of its last request, if it is kept
-        self.fields: dict[str, str] = {}  # of that request
         self.peer = "unix"  # the client's IP address
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,7 +58,7 @@ class Straight(Connection):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._reading is not None:
             self._reading.set_exception(exc or ConnectionResetError("Connection lost"))
-        self._again, self._own, self.fields = None, None, {}
+        self._again = self._own = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -69,17 +69,21 @@ class Straight(Connection):
         elif waiter is None or waiter.done() or (found := known.read(data)) is None:  # it pends only while nothing is queued or closing
             self._parse(data)
         else:
-            message, body, due = found
-            content = again.Whole(body) if not due else self._begin(body, due)
-            self._messages.append((message, content))  # type: ignore[arg-type]  # nobody but us takes it from there
-            waiter.set_result(None)
+            body, due = found
+            content = Whole(self, body) if not due else self._begin(body, due, known.length)
+            waiter.set_result((known, content))  # type: ignore[arg-type]  # for us alone
             self._lessons = LESSONS
 
-    def _begin(self, body: bytes, due: int) -> StreamReader:
+    def _begin(self, body: bytes, due: int, length: int) -> Content:
         """A body of which more is to come."""
-        self._due, self._own = due, StreamReader(self, self._read_bufsize, loop=self._loop)
-        self._own.feed_data(body)
-        return self._own
+        self._due = due
+        if length <= SMALL:
+            own: StreamReader | Coming = Coming(self, body, length)
+        else:
+            own = StreamReader(self, self._read_bufsize, loop=self._loop)
+            own.feed_data(body)
+        self._own = own
+        return own
 
     def _go_on(self, data: bytes) -> None:
         """Of a body, or of what nothing is known of."""
@@ -109,7 +113,7 @@ class Straight(Connection):
             message = self._messages[0][0]
             if not isinstance(message, _ErrInfo):
                 self._lessons -= 1
-                self._again, self._due = again.head_of(data, message)
+                self._again, self._due = head_of(data, message)
 
     def pause_reading(self) -> None:
         if self._own is None:
@@ -142,23 +146,24 @@ class Straight(Connection):
     async def _take_turns(self) -> None:
         """One request after the other, until the connection is of no further use."""
         messages, loop = self._messages, self._loop
+        found: tuple[Message, Content] | None
         while not self._force_close:
-            if not messages:
-                self._waiter = loop.create_future()
+            if messages:
+                found = None
+            else:
+                waiter = self._waiter = loop.create_future()
                 try:
-                    await self._waiter
+                    found = await waiter
                 finally:
                     self._waiter = None
-            message, content = messages.popleft()
-            if self._parser is not None:
-                self._parser.message_consumed()
-            if self._buffer_paused and len(messages) <= self._msg_queue_resume_size:
-                self._resume_reading_if_drained()
-            if isinstance(message, _ErrInfo):
-                await self.refuse(message.exc)
+            if found is None and (found := await self._parsed()) is None:
                 return
+            message, content = found
             self._reading = content
-            reply = await (self._serve(self, message, content, None) if not message.upgrade else self._asked_to_upgrade(message, content))
+            if message.upgrade:
+                reply = await self._asked_to_upgrade(message, content)
+            else:
+                reply = await self._serve(self, message, content, None)
             self._reading = None
             if not content.is_eof():
                 await self._linger(content)
@@ -168,14 +173,28 @@ class Straight(Connection):
             if self._keepalive_handle is None:  # else it looks itself whether it is due
                 self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
-    async def _asked_to_upgrade(self, message: RawRequestMessage, content: Content) -> web.StreamResponse:
+    async def _parsed(self) -> tuple[Message, Content] | None:
+        """The next in the queue. None: the parser complained."""
+        message, content = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        if isinstance(message, _ErrInfo):
+            await self.refuse(message.exc)
+            return None
+        return message, content
+
+    async def _asked_to_upgrade(self, message: Message, content: Content) -> web.StreamResponse:
         """Through aiohttp's own hands: it parses on where the upgrade is declined, and ends the WebSocket where it is not."""
 
         async def serve(request: web.BaseRequest) -> web.StreamResponse:
             return await self._serve(self, message, content, request)
 
         assert self._request_factory is not None and self.task is not None
-        request = self._request_factory(message, cast(StreamReader, content), self, StreamWriter(self, self._loop), self.task)
+        request = self._request_factory(
+            cast(RawRequestMessage, message), cast(StreamReader, content), self, StreamWriter(self, self._loop), self.task
+        )
         reply, is_lost = await self._handle_request(request, None, serve)
         return reply if not is_lost else CLOSED
 

@@ -20,6 +20,7 @@ __all__ = ["PriceRow", "PriceTable", "Priced", "Prices", "Quote", "bound_cost", 
 
 _MAX_NAME = 256  # characters of those
 _MEMORY = 4096  # remembered look-ups: model names come from outside
+UNBOUNDED = 1 << 65  # tokens: more than a JSON integer can name
 _SNAPSHOT = re.compile(r"(?:[-@]latest|[-@]\d{4}-\d\d-\d\d|[-@]\d{8}|-\d{4}|-\d\d-\d{4}|-\d\d-\d\d)$")  # as in policy.match
 _POLICY = "policy"
 UNITS, TIER = "unpriced_units", "unpriced_tier"
@@ -67,6 +68,20 @@ class _Found(NamedTuple):
     quote: Quote | None  # None: no price is known
 
 
+class Tariff(NamedTuple):
+    """What text may cost at most at one target under one service tier, between two instants: `bound_cost` worked out in advance."""
+
+    since: float
+    until: float
+    quote: Quote | None  # None: nothing is said in advance
+    window: int  # tokens that the model has room for, and those that it reads: UNBOUNDED where they are not known
+    reads: int
+    short: int  # tokens in, above which it costs more
+    inward: int  # what one token in, one out and the call cost at most, per COMMON
+    outward: int
+    once: int
+
+
 class Prices:
     """Rows by target, policy first."""
 
@@ -74,6 +89,7 @@ class Prices:
         self._table, self._pricing = table, pricing
         self._overrides = [(override, _matcher(override.name)) for override in overrides]
         self._known: dict[tuple[str, str, str], _Found] = {}
+        self._tariffs: dict[tuple[str, str, str, str | None], Tariff] = {}
 
     def find(self, provider_name: str, price_id: str, model: str | None, at_ns: int) -> PriceRow | None:
         """The row for a model (our name for it) at a provider of the policy; None: unknown. `at_ns` is ns since the epoch.
@@ -81,12 +97,14 @@ class Prices:
         An entry of `prices:` named provider/model goes before one named model; exact names before those a snapshot or
         `-latest` falls under, these before globs. A discount is taken off the table's row, a rate replaces the table's.
         """
-        if not model:
-            return None
+        quote = self._found(provider_name, price_id, model, at_ns).quote if model else None
+        return None if quote is None else quote.row
+
+    def _found(self, provider_name: str, price_id: str, model: str, at_ns: int) -> _Found:
         known = self._known.get((provider_name, price_id, model))
         if known is None or not known.since <= at_ns < known.until:
             known = self._looked_up(provider_name, price_id, model, at_ns)
-        return None if known.quote is None else known.quote.row
+        return known
 
     def _looked_up(self, provider_name: str, price_id: str, model: str, at_ns: int) -> _Found:
         override, row = self._override(provider_name, model), self._table.row(price_id, model, at_ns)
@@ -98,6 +116,28 @@ class Prices:
         found = _Found(*self._table.period(price_id, model, at_ns), quote)
         if len(model) <= _MAX_NAME:
             self._known[(provider_name, price_id, model)] = found
+        return found
+
+    def tariff(self, provider: Provider, model: str, tier: str | None, at_ns: int) -> Tariff:
+        """Of calls that are billed and metered, and that bring and ask nothing but text. `tier`: as `bound_cost` has it."""
+        known = self._tariffs.get((provider.name, provider.price_id, model, tier))
+        if known is None or not known.since <= at_ns < known.until:
+            known = self._tariff(provider, model, tier, at_ns)
+        return known
+
+    def _tariff(self, provider: Provider, model: str, tier: str | None, at_ns: int) -> Tariff:
+        since, until, quote = self._found(provider.name, provider.price_id, model, at_ns)
+        row = None if quote is None else quote.row
+        if row is None or row.mark not in ("table", "override") or row.discount_ppm:
+            found = Tariff(since, until, None, 0, 0, 0, 0, 0, 0)
+        else:
+            (_, *most), *later = row.dearest(tier, has_media=False)
+            window, reads = (UNBOUNDED if it is None else it for it in (row.window, row.reads))
+            found = Tariff(since, until, quote, window, reads, later[0][0] if later else UNBOUNDED, *most)
+        if len(self._tariffs) >= _MEMORY:
+            self._tariffs.clear()
+        if len(model) <= _MAX_NAME and len(tier or "") <= _MAX_NAME:
+            self._tariffs[provider.name, provider.price_id, model, tier] = found
         return found
 
     def quote(
@@ -115,9 +155,7 @@ class Prices:
         Raises Refusal 400 `unmetered_operation` and `unpriced_model` where policy says deny.
         """
         if model and op.is_metered and op.is_billed and not op.is_read_back and not tools:
-            known = self._known.get((provider.name, provider.price_id, model))
-            if known is None or not known.since <= at_ns < known.until:
-                known = self._looked_up(provider.name, provider.price_id, model, at_ns)
+            known = self._found(provider.name, provider.price_id, model, at_ns)
             if known.quote is not None:
                 return known.quote
         row, note = self._row(pricing, is_under_spend_limit, provider, model, op, at_ns)

@@ -1,33 +1,29 @@
-"""Usage out of an answer's plain bytes, streamed or whole, read late and in large pieces. Changes nothing and keeps bounded copies."""
+"""Usage out of a streamed answer's plain bytes, read late and in large pieces. Changes nothing and keeps bounded copies."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections import deque
 from typing import Protocol
 
 import orjson
 
-from proxy.dialect.fields import mapping, texts_at
-from proxy.dialect.openai_usage import UNFINISHED
+from proxy.dialect.fields import mapping
 from proxy.dialect.wire import Dialect, Json, Operation, StreamFormat
 from proxy.exchange import Usage
-from proxy.meter.counting import BYTES_PER_TOKEN, Count, text_at
+from proxy.meter.counting import Count
 from proxy.stream.event import MAX_EVENT
 from proxy.stream.jsonarray import JsonArrayDecoder
 from proxy.stream.sse import event_of
 
 UNCOUNTED = 256 * 1024  # bytes of events kept for counting; what is older is counted and dropped
 STEP = 16 * 1024  # read, and where need be counted, at a time: less than a millisecond
-MAX_WHOLE = 4 * 1024 * 1024  # bytes of a JSON answer that are parsed; of a longer one only its end is looked at
 _LATEST = 8  # events at the end of a stream among which its terminal or error event is looked for
 _LATEST_BYTES = 64 * 1024  # of them; the last two are kept whatever their size
 
 _BLANK_LINE = re.compile(rb"(?:\r\n?+|\n)(?:\r\n?+|\n)")
 _BLANK_CRLF = b"\r\n\r\n"  # what it nearly always is, if it is not two line feeds
 _STATES_USAGE = re.compile(rb'usage(?:Metadata)?"\s*:\s*\{')
-_TAIL_USAGE = re.compile(rb'(?<!\\)"(usage|usageMetadata|meta)"\s*:\s*(?=\{)')
 
 
 class TooLong(Exception):
@@ -37,7 +33,11 @@ class TooLong(Exception):
 class Reading(Protocol):
     usage: Usage | None  # what the answer states so far
     error: str | None
-    is_odd: bool  # something could not be parsed
+
+    @property
+    def is_odd(self) -> bool:
+        """Something could not be parsed."""
+        ...
 
     def take(self, data: bytes) -> None:
         """Raises TooLong."""
@@ -70,37 +70,37 @@ class StreamReading:
     is_odd = False
     is_whole = False
     _scanned = 0  # the event under way does not end before this offset
-    _latest_bytes = _uncounted_bytes = 0
-    _first = b""
+    _recent_bytes = _uncounted_bytes = 0
+    _first = b""  # slice, or its first event
 
     def __init__(self, dialect: Dialect, op: Operation, form: StreamFormat) -> None:
         self._dialect, self._op, self._form = dialect, op, form
         self._separator = b"\n\n" if form == "sse" else b"\n"
         self._rest = bytearray()  # an event under way
         self._array = JsonArrayDecoder(MAX_EVENT + STEP) if form == "json-array" else None
-        self._latest: deque[bytes] = deque()  # the last events
+        self._recent: list[bytes] = []  # the last slices, or single events
         self._uncounted: deque[bytes] = deque()
         self._count = Count()
 
     def take(self, data: bytes) -> None:
         for whole in self._whole(data):
-            self._first = self._first or next(filter(None, self._blocks(whole)), b"")
+            self._first = self._first or (whole if len(whole) <= 2 * STEP else self._first_of(whole))
             for block in self._stating(whole):
                 self._fold(block)
             self._uncounted.append(whole)
             self._uncounted_bytes += len(whole)
-            for block in self._blocks(whole, _LATEST)[-_LATEST:]:
-                self._latest.append(block)
-                self._latest_bytes += len(block)
-            while len(self._latest) > _LATEST or (len(self._latest) > 2 and self._latest_bytes > _LATEST_BYTES):
-                self._latest_bytes -= len(self._latest.popleft())
+            self._recent.append(whole)
+            self._recent_bytes += len(whole)
+            if self._recent_bytes > _LATEST_BYTES:
+                self._recent = self._latest()
+                self._recent_bytes = sum(map(len, self._recent))
         if self._uncounted_bytes > UNCOUNTED:
             self._count_down_to(UNCOUNTED - STEP)
 
     def look(self) -> None:
         rest = bytes(self._rest)
         self._fold(rest)
-        blocks = [*self._latest, rest]  # clients read a last event without its blank line too
+        blocks = [*self._latest(), rest]  # clients read a last event without its blank line too
         for block in reversed(blocks):
             if self.is_whole:
                 break
@@ -116,10 +116,26 @@ class StreamReading:
         return self._count.tokens
 
     def doc(self) -> Json | None:
-        for block in (bytes(self._rest), *reversed(self._latest), self._first):
+        for block in (bytes(self._rest), *reversed(self._latest()), self._first_of(self._first)):
             if b'"response"' in block and (event := _json(self._payload(block))) and isinstance(event.get("response"), dict):
                 return mapping(event["response"])
         return None
+
+    def _first_of(self, whole: bytes) -> bytes:
+        return next(filter(None, self._blocks(whole)), b"")
+
+    def _latest(self) -> list[bytes]:
+        """The last events: at most so many, and of so many bytes, but two in any case."""
+        found: list[bytes] = []
+        most = _LATEST
+        for whole in reversed(self._recent):
+            found = self._blocks(whole, most)[-most:] + found
+            most = _LATEST - len(found)
+            if not most:
+                break
+        while len(found) > 2 and sum(map(len, found)) > _LATEST_BYTES:
+            del found[0]
+        return found
 
     def _whole(self, data: bytes) -> list[bytes]:
         """The events that are whole now: in one slice, those of an array one by one."""
@@ -204,55 +220,6 @@ class StreamReading:
                     self.is_odd = True
 
 
-class WholeReading:
-    """One JSON body."""
-
-    usage: Usage | None = None
-    error: str | None = None
-    is_odd = False
-    is_whole = False
-    _is_tail = False
-    _doc: Json | None = None
-    _body: bytes | bytearray = b""  # in one piece, as most answers come, or put together
-
-    def __init__(self, dialect: Dialect, op: Operation) -> None:
-        self._dialect, self._op = dialect, op
-
-    def take(self, data: bytes) -> None:
-        body = self._body
-        if not body:
-            self._body = body = data
-        else:
-            self._body = body = body if isinstance(body, bytearray) else bytearray(body)
-            body += data
-        if len(body) > 2 * MAX_WHOLE:
-            self._body, self._is_tail = bytearray(body[-MAX_WHOLE:]), True
-
-    def look(self) -> None:
-        body = self._body
-        if self._is_tail or len(body) > MAX_WHOLE:
-            self.is_whole = body.rstrip().endswith((b"}", b"]"))
-            doc = _usage_at_the_end(bytes(body[-MAX_WHOLE:]))
-        else:
-            doc = _json(body)
-            self.is_whole = doc is not None
-        self._doc, self.is_odd = doc, doc is None
-        if doc is not None:
-            self.usage = self._dialect.usage(self._op, doc)
-            self.error = self._dialect.error_of(self._op, doc)
-
-    def doc(self) -> Json | None:
-        return None if self._is_tail else self._doc
-
-    def counted(self) -> int | None:
-        if self._doc is None or self._is_tail or len(self._body) > MAX_WHOLE:
-            return None
-        if self._doc.get("status") in UNFINISHED:  # it goes on in the background: what it says so far is not what it will cost
-            return None
-        found = texts_at(self._dialect.answer_surface(self._op), self._doc)
-        return -(-sum(len(text_at(self._doc, path)) for path, _ in found) // BYTES_PER_TOKEN)
-
-
 def _json(data: bytes | bytearray) -> Json | None:
     """An object, or None for anything else."""
     try:
@@ -260,15 +227,3 @@ def _json(data: bytes | bytearray) -> Json | None:
     except orjson.JSONDecodeError:
         return None
     return doc if isinstance(doc, dict) else None
-
-
-def _usage_at_the_end(tail: bytes) -> Json | None:
-    """Of a body too long to parse: its last usage object, as all providers write it behind the content."""
-    last = deque(_TAIL_USAGE.finditer(tail), maxlen=1)
-    if not last:
-        return None
-    try:
-        found, _ = json.JSONDecoder().raw_decode(tail[last[0].end() : last[0].end() + STEP].decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
-    return {last[0].group(1).decode(): found}

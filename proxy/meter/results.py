@@ -7,7 +7,8 @@ import orjson
 from proxy.dialect.fields import mapping
 from proxy.dialect.jobs import Sums, add_results
 from proxy.exchange import Usage
-from proxy.meter.reading import MAX_WHOLE, TooLong
+from proxy.meter.reading import TooLong
+from proxy.meter.whole import MAX_WHOLE
 
 
 class LinesReading:

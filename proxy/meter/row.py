@@ -45,7 +45,6 @@ class PriceRow:
     reads: int | None = field(init=False, repr=False, compare=False)
     shown: Mapping[str, object] = field(init=False, repr=False, compare=False)  # `as_json` of a usage that states nothing unusual
     plain: Plain | None = field(init=False, repr=False, compare=False)  # what tokens cost where nothing but their number decides
-    most: Plain | None = field(init=False, repr=False, compare=False)  # what they may cost at most, likewise
     _shown: dict[str, dict[str, object]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier: what does not vary
     _factors: dict[str, tuple[Factors, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier
     _dearest: dict[tuple[str, bool], tuple[Step, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # tier, media
@@ -54,10 +53,9 @@ class PriceRow:
         object.__setattr__(self, "reads", self.window if _TIMED.isdisjoint(self.rates) else None)
         shown = self._shown[""] = self._constant("")
         object.__setattr__(self, "shown", shown)
-        factors, steps = factors_of(self.rates), steps_of(self.rates, self.rates, has_media=False)
+        factors = factors_of(self.rates)
         is_priced = self.mark in ("table", "override") and not self.discount_ppm
         object.__setattr__(self, "plain", factors[0][2:] if is_priced and len(factors) == 1 else None)
-        object.__setattr__(self, "most", steps[0][1:] if is_priced and len(steps) == 1 else None)
 
     def tier_of(self, tier: str | None) -> str:
         """The service tier as it is priced apart here; "" where it is not."""
@@ -67,6 +65,14 @@ class PriceRow:
         """The rates under a service tier; a tier without prices of its own costs the standard ones."""
         special = self.tiers.get(self.tier_of(tier))
         return {**self.rates, **special} if special else self.rates
+
+    def dearest(self, tier: str | None, has_media: bool) -> tuple[Step, ...]:
+        """What one of each may cost at most under a service tier, which the reply alone tells for sure."""
+        key = (self.tier_of(tier) if tier else "", has_media)
+        steps = self._dearest.get(key)
+        if steps is None:
+            steps = self._dearest[key] = steps_of(self.rates, self.rates_for(key[0]), has_media=has_media)
+        return steps
 
     def factors(self, tier: str | None, input_tokens: int) -> Factors:
         """What one of each unit costs, per COMMON, where it costs anything: at this many input tokens under this service tier."""
@@ -204,17 +210,9 @@ def bound_cost(
     `tier` is the service tier asked for, or what replies to calls that asked for none have told. `fees`: tools that the provider
     runs, and how often at most.
     """
-    plain = row.most
-    if plain is not None and not (images or files or fees or (tier and row.tier_of(tier))):  # most calls
-        inward, outward, total = plain
-        total += input_tokens * inward
-        return -(-(total + output_tokens * outward) // COMMON), -(-total // COMMON)
     if row.mark == "free":
         return 0, 0
-    key = (row.tier_of(tier) if tier else "", bool(images or files))
-    steps = row._dearest.get(key)
-    if steps is None:
-        steps = row._dearest[key] = steps_of(row.rates, row.rates_for(key[0]), has_media=key[1])
+    steps = row.dearest(tier, bool(images or files))
     step = steps[0] if len(steps) == 1 else next(step for step in reversed(steps) if step[0] < max(1, input_tokens))
     _, inward, outward, total = step
     total += input_tokens * inward

@@ -16,6 +16,8 @@ _LONGEST = 16 * 1024  # a usage chunk is some hundred bytes: an event longer tha
 class StripUsage:
     """A `ports.Line` around another one (the watch), which sees all bytes before."""
 
+    lag = 0
+
     def __init__(self, line: Line) -> None:
         self._line = line
         self._held = b""  # an event under way that may yet be the usage chunk

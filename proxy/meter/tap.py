@@ -9,9 +9,9 @@ from proxy.dialect.fields import plain_path
 from proxy.dialect.jobs import RESULTS, Job, job_of
 from proxy.dialect.wire import Asked, Dialect, Operation, stream_format_of
 from proxy.exchange import Usage
-from proxy.meter.reading import STEP, Reading, StreamReading, TooLong, WholeReading
+from proxy.meter.reading import STEP, Reading, StreamReading
 from proxy.meter.results import LinesReading
-from proxy.refusal import UpstreamCut
+from proxy.meter.whole import WholeReading
 from proxy.stream.coding import READABLE, Inflater
 
 MAX_DECODED = 64 * 1024 * 1024  # bytes of one compressed answer that are decoded for the meter (faults.md U23)
@@ -26,6 +26,9 @@ class Watch:
     `content_type`, `content_encoding`: of the answer's head, as sent.
     """
 
+    lag = STEP  # what it hears late: so much of a stream it reads at once anyway
+    is_stream = False  # that can be read
+    _is_json = True  # text of one kind or another
     _waiting = 0  # bytes of chunks
     _is_looked_at = False  # since the last bytes were read
     _is_blind = False
@@ -43,12 +46,10 @@ class Watch:
         output_bound: int = 0,
         uploaded: Callable[[], int] | None = None,
     ) -> None:
-        self._uploaded = uploaded
-        self._op, self._asked, self._status, self._dialect = op, asked, status, dialect
+        self._op, self._asked, self._status, self._dialect, self._uploaded = op, asked, status, dialect, uploaded
         self._input_bound, self._output_bound = input_bound, output_bound
         self._chunks: list[bytes] = []
-        self.is_stream = False  # that can be read
-        self._reading: Reading | None = None
+        self._reading: Reading | None
         form = stream_format_of(op, content_type)
         if op.variant == RESULTS and status == 200:
             self._reading = LinesReading()
@@ -56,11 +57,14 @@ class Watch:
             self._reading, self.is_stream = StreamReading(dialect, op, form), True
         elif "json" in content_type or "json" in content_type.lower():
             self._reading = WholeReading(dialect, op)
-        self._is_json = self._reading is not None
+        else:
+            self._reading, self._is_json = None, False
         if content_encoding:
             encoding = content_encoding.strip().lower()
-            self._inflater = Inflater(encoding, MAX_DECODED) if encoding in READABLE else None
-            self._is_blind = encoding not in ("", "identity", *READABLE)
+            if encoding in READABLE:
+                self._inflater = Inflater(encoding, MAX_DECODED)
+            elif encoding not in ("", "identity"):
+                self._give_up()
 
     def feed(self, data: bytes) -> bytes:
         """The same object. Costs an append; a stream is read every 16 KiB, so that memory stays bounded."""
@@ -83,22 +87,25 @@ class Watch:
     @property
     def is_cut_short(self) -> bool:
         """The content coding never came to its end, though the framing did (faults.md U22)."""
-        self._digest()
+        if self._chunks:
+            self._digest()
         return self._inflater is not None and not self._is_blind and not self._inflater.is_whole
 
     @property
     def error(self) -> str | None:
         """The type of the error event (or error object under a 200) that was seen."""
         reading = self._look()
-        return reading.error if reading else None
+        return None if reading is None else reading.error
 
     def usage(self) -> Usage:
         """The provider's own final figures; else what was counted; else the estimate. May be asked at any time, and again."""
         reading = self._look()
-        stated = reading.usage if reading else None
+        stated = None if reading is None else reading.usage
+        if reading is not None and stated is not None and stated.source == "provider":
+            if reading.is_whole and self._inflater is None and stated.ended:  # most answers
+                return stated
+            return replace(stated, ended=self._has_ended(reading))
         ended = self._has_ended(reading)
-        if stated is not None and stated.source == "provider":
-            return stated if stated.ended == ended else replace(stated, ended=ended)
         op = self._op
         is_counted = op.is_metered or op.name == "audio"  # speech: no reply states its cost, but the text sent bounds it
         if not op.is_billed or not is_counted or op.is_read_back or self._status >= 300:
@@ -142,29 +149,26 @@ class Watch:
         return reading.is_whole and (self._inflater is None or self._inflater.is_whole)
 
     def _look(self) -> Reading | None:
-        if self._chunks or not self._is_looked_at:
+        if self._chunks:
             self._digest()
+        reading = self._reading
+        if reading is not None and not self._is_looked_at:
             self._is_looked_at = True
-            if self._reading is not None:
-                try:
-                    self._reading.look()
-                except Exception:  # a failing meter costs an estimate, never the answer (design.md section 1)
-                    self._give_up()
+            try:
+                reading.look()
+            except Exception:  # a failing meter costs an estimate, never the answer (design.md section 1)
+                self._give_up()
         return self._reading
 
     def _digest(self) -> None:
         chunks, self._chunks, self._waiting = self._chunks, [], 0
-        if self._is_blind:
-            self._give_up()
-        if self._reading is None or not chunks:
+        if self._reading is None:
             return
         self._is_looked_at = False
         data = b"".join(chunks)  # of one, that one
         try:
-            self._reading.take(self._inflater.feed(data) if self._inflater else data)
-        except (TooLong, UpstreamCut):  # above a bound, or no valid coding
-            self._give_up()
-        except Exception:  # as in `_look`
+            self._reading.take(data if self._inflater is None else self._inflater.feed(data))
+        except Exception:  # as in `_look`; TooLong and UpstreamCut: above a bound, or no valid coding
             self._give_up()
 
     def _give_up(self) -> None:

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from proxy.exchange import Caller, value
 from proxy.policy.plan_callers import CallerRules
@@ -171,6 +171,7 @@ class GuardRules:
     ignore: tuple[str, ...] = ()
     uninspected: Literal["pass", "flag", "block"] = "flag"
     on_error: Literal["block", "pass"] = "block"
+    sight: Any = field(default=None, init=False, repr=False, compare=False)  # what the guard looks with, made by it once
 
     @property
     def is_on(self) -> bool:
@@ -236,6 +237,7 @@ class Plan:
     is_under_spend_limit: bool = field(init=False, compare=False)
     counts_tokens: bool = field(init=False, compare=False)
     brings_own_key: bool = field(init=False, compare=False)  # as the caller does
+    kept: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # what a room makes of it
 
     def __post_init__(self) -> None:
         """Once for all calls that have this plan."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
 from typing import Protocol
 
 from proxy.exchange import NO_DETAIL, UNCONFIRMED, Row, Story, Try
@@ -71,7 +70,7 @@ class Books:
             story.generation,
             ((ended - began) * 1e6 + WHOLE - WHOLE) / 1e3,
             None if first_byte is None else ((first_byte - began) * 1e6 + WHOLE - WHOLE) / 1e3,
-            overhead_ms if overhead_ms > 0 else 0.0,
+            overhead_ms if overhead_ms > 0.0 else 0.0,
             story.streamed,
         )
         return _row(Row, (try_.head or self._head(story, try_)) + rest)
@@ -83,13 +82,13 @@ class Books:
             overhead_ms = _untold(overhead_ms, story)
         rest = (
             None, "crashed", input, 0, 0, output, 0, NO_DETAIL, "estimate", UNCONFIRMED, try_.cost_nanousd, try_.held_nanousd,
-            try_.price_row, story.generation, 0.0, None, overhead_ms if overhead_ms > 0 else 0.0, story.streamed,
+            try_.price_row, story.generation, 0.0, None, overhead_ms if overhead_ms > 0.0 else 0.0, story.streamed,
         )  # fmt: skip
         return _row(Row, self._head(story, try_) + rest)
 
     def _head(self, story: Story, try_: Try) -> tuple[object, ...]:
         caller = story.caller
-        try_.head = (
+        head = try_.head = (
             try_.id,
             story.call.id,
             try_.number,
@@ -100,11 +99,11 @@ class Books:
             caller.team if caller else None,
             caller.tier if caller else None,
             try_.provider,
-            None if try_.model is None else _shown_model(try_.model) if len(try_.model) <= MAX_NAME else scrubbed(try_.model),
+            _shown_models[try_.model],
             story.operation,
             try_.credential,
         )
-        return try_.head
+        return head
 
     def settle(self, story: Story, try_: Try) -> None:
         """The attempt is over: its true figures go to the limits, its row into the ledger. A second time does nothing.
@@ -119,7 +118,8 @@ class Books:
         elif try_.status is None and try_.usage.source == "none":
             self._store.void(try_.id, row)
         else:
-            tokens = 0 if try_.is_read_back else try_.usage.input + try_.usage.output
+            usage = try_.usage
+            tokens = 0 if try_.is_read_back else usage.input + usage.output
             self._store.settle(try_.id, tokens, try_.cost_nanousd, row)
 
     def defer(self, story: Story, try_: Try, job: str, later: Row) -> None:
@@ -153,11 +153,8 @@ class Books:
     def close(self, story: Story) -> None:
         """The call is over. Never awaits, never raises: what is lost here is a line or a figure, never a settle or a slot."""
         for try_ in story.tries:
-            if try_.row is None and (try_.is_held or try_.began):
-                try:
-                    self.settle(story, try_)
-                except Exception as error:
-                    self._failed(error)
+            if try_.row is None:
+                self._end_with(story, try_)
         try:
             self._store.leave(story.call.uid)
         except Exception as error:
@@ -171,6 +168,15 @@ class Books:
         except Exception as error:
             self._failed(error)
 
+    def _end_with(self, story: Story, try_: Try) -> None:
+        """An attempt that the call's own end has cut short."""
+        try_.end = story.end
+        if try_.is_held or try_.began:
+            try:
+                self.settle(story, try_)
+            except Exception as error:
+                self._failed(error)
+
     def _failed(self, error: Exception) -> None:
         with suppress(Exception):
             self._log.event("error", "books", error=type(error).__name__)
@@ -181,6 +187,18 @@ def _untold(overhead_ms: float, story: Story) -> float:
     return round(overhead_ms - sum(one.row.overhead_ms for one in story.tries if one.row is not None), 3)
 
 
+class _Shown(dict[str | None, str | None]):
+    """Names of models as they show: they come from outside, and with them whatever a caller put there by mistake."""
+
+    def __missing__(self, name: str | None) -> str | None:
+        shown = None if name is None else scrubbed(name)
+        if name is None or len(name) <= MAX_NAME:
+            if len(self) >= MAX_MODELS:
+                self.clear()
+            self[name] = shown
+        return shown
+
+
 _row = tuple.__new__  # nothing is looked at: fields in their order, all of them
-MAX_NAME = 256  # characters of a model's name that is remembered
-_shown_model = lru_cache(maxsize=4096)(scrubbed)  # a name from outside: whatever a caller put there by mistake
+MAX_MODELS, MAX_NAME = 4096, 256  # names that are at hand as they show; characters of one
+_shown_models = _Shown()

@@ -133,13 +133,13 @@ class Log:
         call, one = story.call, tries[0] if tries else Try(0, "refusal", story.call.route.provider, story.model, None)
         if caller is None or len(tries) > 1 or one.error is not None:
             return self._told_at_length(story)
-        usage, first_byte = one.usage, one.first_byte
+        usage, first_byte, began = one.usage, one.first_byte, call.began
         sort = (
             caller.team, caller.tier, one.provider, one.model, story.operation, story.end, story.status, one.kind,
             usage.source, story.limit, story.streamed, story.generation, first_byte is None,
         )  # fmt: skip
         form = self._forms.get(sort) or self._form_of(sort, story)
-        asked, said, cost, began = usage.input, usage.output, one.cost_nanousd, call.began
+        asked, said, cost = usage.input, usage.output, one.cost_nanousd
         if asked + said + cost > MOST:
             return self._told_at_length(story)
         second, ns = divmod(self._clock.now_ns(), NANO)
@@ -154,9 +154,9 @@ class Log:
                 said,
                 cost,
                 _found(story.found) if story.found else b"{}",
-                (self._clock.monotonic() - began) * 1000,
-                b"null" if first_byte is None else (first_byte - began) * 1000,
-                story.upstream_s * 1000,
+                (self._clock.monotonic() - began) * 1e3,
+                b"null" if first_byte is None else (first_byte - began) * 1e3,
+                story.upstream_s * 1e3,
             )
         )
 

@@ -164,7 +164,7 @@ class Metrics:
         duration = self._clock.monotonic() - began
         overhead = duration - story.upstream_s
         sort.durations.append(duration)
-        overheads.append(overhead if overhead > 0 else 0.0)
+        overheads.append(overhead if overhead > 0.0 else 0.0)
         if len(overheads) >= MOST_WAITING:
             sort.sort_in()
         first_byte, usage = last.first_byte, last.usage

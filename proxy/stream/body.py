@@ -36,14 +36,14 @@ def read_json(raw: bytes, *, max_depth: int = MAX_DEPTH) -> dict[str, object]:
     if type(doc) is not dict:
         raise Refusal(400, "malformed_json", "the body must be one JSON object", should_retry=False)
     # where they are seldom, `replace` takes a tenth of the time of `count`
-    without = len(raw.replace(b"{", b"", max_depth + 1)) + len(raw.replace(b"[", b"", max_depth + 1))
-    if 2 * len(raw) - without > max_depth and is_deeper(doc, max_depth):
+    flat = raw.replace(b"{", b"", max_depth + 1).replace(b"[", b"", max_depth + 1)
+    if len(raw) - len(flat) > max_depth and is_deeper(doc, max_depth):
         raise Refusal(400, "malformed_json", f"the body is nested deeper than {max_depth} levels", should_retry=False)
     anew = orjson.dumps(doc)
     if anew != raw and _may_repeat_a_key(raw, anew):
         _refuse_duplicates(raw)
-    model, user = doc.get("model"), doc.get("user")
-    if (type(model) is str and "\0" in model) or (type(user) is str and "\0" in user):
+    model = doc.get("model")
+    if (type(model) is str and "\0" in model) or ("user" in doc and type(doc["user"]) is str and "\0" in doc["user"]):
         raise Refusal(400, "invalid_request", "a NUL character in model or user", should_retry=False)
     return doc
 

@@ -25,6 +25,8 @@ def streaming(form: str, taps: Sequence[Tap], coding: str = "", is_calm: Calm | 
 class Line:
     """A `ports.Line`. Events that no tap changed leave as the bytes they came in."""
 
+    lag = 0
+
     def __init__(self, decoder: Decoder, taps: Sequence[Tap], inflater: Inflater | None = None, is_calm: Calm | None = None) -> None:
         self._decoder = decoder
         self._taps = taps

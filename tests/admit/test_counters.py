@@ -38,7 +38,7 @@ def test_a_snapshot_is_told_what_counts_and_only_what_is_long_past_is_forgotten_
         account = counters.account("each", name)
         account.ring("requests", 60).add(1, clock.wall)
         account.ring("tokens", 86400)
-        account.line = "found"  # type: ignore[assignment]  # any sign
+        account.place = "found"  # type: ignore[assignment]  # any sign
     spent, held = counters.account("each", "spent"), counters.account("each", "held")
     spent.balance("2026-11-21").settled = spent.balance("total").settled = 7
     held.balance("2026-11-21").settled, held.balance("2026-11-21").held = 4, 9
@@ -47,13 +47,15 @@ def test_a_snapshot_is_told_what_counts_and_only_what_is_long_past_is_forgotten_
     assert told("counted") == [("each", "counted", [used], [])]
     clock.pass_s(61)
     assert told("spent") == [("each", "spent", [], [("2026-11-21", 7), ("total", 7)])]
-    assert (spent.line, [*spent.rings]) == ("found", [("requests", 60), ("tokens", 86400)]), "its caller was here a minute ago"
+    assert (spent.place, spent.forgot, [*spent.rings]) == ("found", 0, [("requests", 60), ("tokens", 86400)]), (
+        "its caller was here a minute ago"
+    )
     counters.account("each", "free").in_flight = 1
     assert (told("counted"), told("free"), told("nobody")) == ([], [], [])
     assert set(counters.books["each"]) == {"spent", "free", "held"}, "a call under way keeps its account"
     clock.pass_s(600)
     assert told("spent") == [("each", "spent", [], [("2026-11-21", 7), ("total", 7)])]
-    assert (spent.line, spent.rings) == (None, {})
+    assert (spent.place, spent.forgot, spent.rings) == (None, 1, {})
     clock.pass_s(3 * 86400)
     assert told("spent") == [("each", "spent", [], [("total", 7)])]
     assert [*spent.spend] == ["total"]

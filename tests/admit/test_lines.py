@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from proxy.admit import lines
 from proxy.admit.admission import Admission
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.limits import denied_entry, denied_hold
-from proxy.admit.lines import is_far_from_full, lines_of, may_enter, may_hold
+from proxy.admit.lines import is_far_from_full, may_enter, may_hold
 from proxy.policy.plan import Claim, Limit, Rate, Spend
 from proxy.refusal import Refusal
 
@@ -52,14 +53,15 @@ class Clock:
 def agrees(state: Admission, claims: tuple[Claim, ...], tokens: int, nanousd: int) -> None:
     counters, now = state._counters, state.now()
     names = state._names(claims, now)
-    lines = lines_of(counters.books, claims, now.periods)
+    place = state._places.of(claims)
+    assert place is not None
     entry, hold = (denied_entry(counters, claims, names, now), denied_hold(counters, claims, names, now, tokens, nanousd))
-    if lines is not None and all(line.is_open for line in lines):
-        assert may_enter(lines, now.ns) == (entry is None)
-        assert may_hold(lines, now.ns, tokens, nanousd) == (hold is None)
-    elif lines is not None:
-        assert not may_enter(lines, now.ns) and not may_hold(lines, now.ns, tokens, nanousd)
-    if is_far_from_full(counters.books, claims):
+    if place.is_open:
+        assert may_enter(place, now.ns) == (entry is None)
+        assert may_hold(place, now.ns, tokens, nanousd) == (hold is None)
+    else:
+        assert not may_enter(place, now.ns) and not may_hold(place, now.ns, tokens, nanousd)
+    if is_far_from_full(place):
         assert entry is None and denied_hold(counters, claims, names, now, 0, 0) is None
 
 
@@ -149,16 +151,47 @@ async def test_a_place_that_is_remembered_is_never_an_account_that_was_forgotten
     one, same = (claim(concurrency=1),), (claim(concurrency=1),)
     await state.enter("a", one)
     state.leave("a")
-    place = state._places.of(one, state._moments.present)
-    assert state._places.of(one, state._moments.present) is place and state._places.of(same, state._moments.present) is not place
+    place = state._places.of(one)
+    assert state._places.of(one) is place and state._places.of(same) is place, "equal claims count in the same place"
     for number in range(6):
         await state.enter(f"new{number}", (claim(account=f"new{number}", concurrency=1),))
         state.leave(f"new{number}")
         clock.pass_s(61)
-    assert state._places.of(one, state._moments.present) is None, "forgotten by now"
+    assert "caller=bob" not in state._counters.books["tier free"], "forgotten by now"
+    assert state._places.of(one) is not place
     await state.enter("b", one)
     with pytest.raises(Refusal):
         await state.enter("c", same)
+
+
+async def test_claims_that_are_gone_leave_their_place_to_none_that_come_where_they_were(state, claim):
+    bob, places = claim(requests=9), state._places
+    kept = (bob,)
+    await state.enter("a", kept)
+    place = places.of(kept)
+    for number in range(50):
+        assert places.of((claim(requests=9),)) is place, "of equal claims, though another tuple's"
+        assert places.of([bob]) is place
+        assert places.of((claim(account=f"caller={number}", requests=9),)).names == [f"caller={number}"]
+    assert all(id(claims) == at and places._known[at].claims == claims for at, claims in places._kept.items())
+
+
+async def test_what_counts_on_the_same_account_is_one_thing_whoever_comes_with_it(state, claim, intent, row):
+    """A window that two rates of a limit look at counts once; and names are told to the journal as they are."""
+    twice = replace(claim(requests=9, tokens=50).limit, requests=(Rate(9, 60), Rate(7, 60)), tokens=(Rate(50, 60), Rate(40, 60)))
+    both = (Claim(twice, "caller=100%b"), claim("team", "ops", tokens=30, concurrency=2, requests=4))
+    assert [at.remaining for at in await entered(state, "a", both)] == [8, 6, 3, 1]
+    assert [at.remaining for at in await held(state, intent("a/1", both, tokens=20))] == [30, 20, 10]
+    state.settle("a/1", 5, 0, row("a/1"))
+    assert [(at.limit, at.kind, at.remaining) for at in state.standings(both)] == [
+        (twice.name, "requests", 8), (twice.name, "requests", 6), ("team", "requests", 3), ("team", "concurrency", 1),
+        (twice.name, "tokens", 45), (twice.name, "tokens", 35), ("team", "tokens", 25),
+    ]  # fmt: skip
+    place = state._places.of(both)
+    assert orjson.loads(b"[%b]" % place.entry) == [[twice.name, "caller=100%b", [60], []], ["team", "ops", [60], []]]
+    assert orjson.loads(orjson.dumps(place.held)) == [
+        [limit, name, [*rates], [*periods]] for limit, name, rates, periods in place.shape.held(place.names)
+    ]
 
 
 async def test_places_of_many_claims_are_told_apart_and_bounded(state, claim, monkeypatch):

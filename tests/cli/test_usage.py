@@ -46,6 +46,7 @@ async def used(tmp_path):
     async with Provider(answer) as provider, sidecar(tmp_path, POLICY.format(url=provider.url), ENV) as one:
         for who, model in (("ADA", "gpt-4o"), ("ADA", "gpt-4o"), ("BOB", "gpt-4o-mini")):
             await call(one, who, model)
+            await asyncio.sleep(0.002)  # rows tell when they began to the millisecond
         yield one
 
 

@@ -114,9 +114,9 @@ def test_the_start_is_a_token_a_byte_and_what_is_learned_comes_near_the_truth():
         for number in range(times * len(found)):
             one = found[number % len(found)]
             if number < ENOUGH:
-                assert learned.input_tokens(model, one.most.kind, one.most.sent_tokens) == one.most.sent_tokens
+                assert learned.of(model).input_tokens(one.most.kind, one.most.sent_tokens) == one.most.sent_tokens
             if number >= (times - 1) * len(found):
-                estimate = learned.input_tokens(model, one.most.kind, one.most.sent_tokens)
+                estimate = learned.of(model).input_tokens(one.most.kind, one.most.sent_tokens)
                 held, true, first = held + estimate, true + one.usage.input, first + one.most.sent_tokens
                 calls, under = calls + 1, under + (estimate < one.usage.input)
             learned.saw(model, one.most.kind, one.most.sent_tokens, one.usage, None)
@@ -132,11 +132,11 @@ def test_the_95th_percentile_of_answers_is_learned_and_covers_them():
     learned, above, seen = Learned(), 0, 0
     for turn in range(3):
         for output in lengths:
-            told = learned.output_tokens(("p", "m"), DEFAULT, None)
+            told = learned.of(("p", "m")).output_tokens(DEFAULT, None)
             if turn:
                 seen, above = seen + 1, above + (output > told)
             learned.saw(("p", "m"), 0, 1, Usage(output=output, source="provider"), 1)
-    assert learned.output_tokens(("p", "m"), DEFAULT, None) < DEFAULT
+    assert learned.of(("p", "m")).output_tokens(DEFAULT, None) < DEFAULT
     assert above <= 0.06 * seen, (above, seen)
 
 

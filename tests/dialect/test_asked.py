@@ -1,12 +1,14 @@
 """What a request body asks for. A wrong output limit is refused; every other oddity passes and is left to the provider."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialect import DIALECTS, dialect_of
+from proxy.dialect.wire import Asked, usual
 from proxy.refusal import Refusal
 
 PATHS = {
@@ -104,6 +106,58 @@ def test_the_other_wishes_are_read():
 def test_only_true_is_a_wish_to_stream():
     for odd in ("true", 1, None, [], {}):
         assert not asked("openai", {"stream": odd}).stream
+
+
+MESSAGE = st.fixed_dictionaries({"role": st.just("user"), "content": st.sampled_from(["hi", "", None, 1, [{"type": "text", "text": "hi"}],
+    [{"type": "image_url", "image_url": {"url": "https://a"}}], [{"type": "image", "source": {"data": "aa"}}]])},
+    optional={"type": st.sampled_from(["message", "item_reference"]), "output": st.just("x"), "id": st.just("i")})  # fmt: skip
+TURNS = st.lists(MESSAGE | st.sampled_from([None, "text", 7, [], {"role": "user"}, {"id": "i"}]), max_size=3) | st.sampled_from([None, "x"])
+LIMIT = st.sampled_from([None, 0, -1, 7, 2**64 - 1])
+ASKED = st.fixed_dictionaries({"model": st.sampled_from(["m", "gpt-4o-search-preview", "", None, 3, "m" * 257])}, optional={
+    "messages": TURNS, "input": TURNS, "contents": st.sampled_from([[{"parts": [{"text": "hi"}]}], [{"parts": [{"inlineData": {}}]}], "x"]),
+    "max_tokens": LIMIT, "max_completion_tokens": LIMIT, "max_output_tokens": LIMIT, "max_tokens_to_sample": LIMIT,
+    "generationConfig": st.fixed_dictionaries({}, optional={"maxOutputTokens": LIMIT, "candidateCount": st.just(2), "topK": st.just(1)}),
+    "stream": st.sampled_from([True, False, 1]), "stream_options": st.sampled_from([{"include_usage": True}, {}, None]),
+    "temperature": st.just(0.5), "n": st.just(2), "user": st.just("u"), "tools": st.just([{"type": "web_search_20250305"}]),
+    "previous_response_id": st.just("r"), "prompt": st.just({"id": "p"}), "requests": st.just([]),
+    "metadata": st.just({"user_id": "u"})})  # fmt: skip
+EACH = [(name, path) for name in ("openai", "azure-openai", "anthropic", "gemini", "vertex") for path in (PATHS[name], *MORE.get(name, []))]
+
+
+@pytest.mark.parametrize(("dialect", "path"), EACH)
+@given(body=ASKED)
+def test_what_most_calls_ask_told_straight_is_what_the_thorough_way_tells(dialect, path, body):
+    found, thorough = asked(dialect, body, path), asked(dialect, body | {"service_tier": None}, path)
+    assert not thorough.is_usual and replace(found, is_usual=False) == thorough
+    if found.is_usual:
+        assert replace(thorough, model=None, stream=False, wants_usage=False, max_tokens=None) == Asked()
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "body"),
+    [
+        ("openai", None, {"model": "m", "max_completion_tokens": 9}),
+        ("openai", None, {"model": "m", "stream": True, "stream_options": {"include_usage": True}}),
+        ("openai", "/v1/responses", {"model": "m", "input": "hi", "max_output_tokens": 9}),
+        ("openai", "/v1/responses", {"model": "m", "input": [{"role": "user", "content": "hi"}], "instructions": "be kind"}),
+        ("anthropic", None, {"model": "m", "max_tokens": 9, "system": "be kind"}),
+        ("gemini", None, {"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {"maxOutputTokens": 9}}),
+    ],
+)
+def test_a_call_for_text_from_text_is_usual_and_alike_ones_share_what_they_ask(dialect, path, body):
+    found = asked(dialect, body, path)
+    assert found.is_usual and asked(dialect, dict(body), path) is found
+    for differing in ({"model": "n"}, {"stream": not body.get("stream")}, {"max_tokens": 10, "max_output_tokens": 10}):
+        if dialect != "gemini":  # its path says these
+            assert asked(dialect, body | differing, path) != found
+    assert usual.cache_info().maxsize == 1024
+
+
+def test_what_is_not_billed_or_read_back_is_never_usual():
+    for path in ("/v1/chat/completions/chatcmpl-1", "/v1/responses/input_tokens", "/v1/embeddings", "/v1/moderations"):
+        assert not asked("openai", {"model": "m", "messages": [], "input": "hi"}, path).is_usual
+    assert not asked("anthropic", {"model": "m"}, "/v1/messages/count_tokens").is_usual
+    assert not asked("gemini", {}, "/v1beta/models/m:countTokens").is_usual
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner,

@@ -90,6 +90,7 @@ class Got:
         self.data += data
         self.pushes += bool(data)  # nothing: the head alone
         self.is_full = self.slow
+        return self.is_full
 
     async def drain(self):
         self.drains += 1
@@ -98,6 +99,8 @@ class Got:
 
 
 class AsIs:
+    lag = 0
+
     def feed(self, data):
         return data
 

@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -102,9 +103,10 @@ async def test_each_piece_passes_before_the_next_is_sent(provider, send, got, as
 
     class Telling(got):
         def push(self, data):
-            super().push(data)
+            is_full = super().push(data)
             if data:  # nothing: the head alone
                 seen.put_nowait(data)
+            return is_full
 
     async with provider(script) as there:
         sink = Telling()
@@ -112,6 +114,51 @@ async def test_each_piece_passes_before_the_next_is_sent(provider, send, got, as
         await reply.relay(sink, as_is)
         reply.close()
     assert (sink.data, sink.pushes) == (b"000001002003004", 5)
+
+
+class Late:
+    """A line that changes nothing, and may hear late of what has passed."""
+
+    lag = 10
+
+    def __init__(self):
+        self.heard = []
+
+    def feed(self, data):
+        self.heard.append(data)
+        return data
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_a_line_that_may_hear_late_hears_all_in_order_before_the_relay_ends(provider, send, got, is_cut):
+    seen, line = asyncio.Queue(), Late()
+
+    class Telling(got):
+        def push(self, data):
+            is_full = super().push(data)
+            seen.put_nowait(data)
+            return is_full
+
+    async def script(reader, writer, self):
+        await self.read(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert await seen.get() == b""
+        for number in range(7):
+            writer.write(b"3\r\n%03d\r\n" % number)
+            assert await seen.get() == b"%03d" % number
+            assert sum(map(len, line.heard)) >= 3 * number - line.lag
+        if not is_cut:
+            writer.write(b"0\r\n\r\n")
+            await reader.read()
+
+    async with provider(script) as there:
+        sink = Telling()
+        reply = await send(there.ask())
+        with pytest.raises(UpstreamCut) if is_cut else nullcontext():
+            await reply.relay(sink, line)
+        reply.close()
+    assert b"".join(line.heard) == sink.data == b"000001002003004005006"
+    assert len(line.heard) == 2
 
 
 async def test_all_pieces_of_one_read_leave_in_one_write(answering, send, got, as_is):
@@ -203,6 +250,8 @@ async def test_reading_stops_at_its_limit(answering, send):
 
 async def test_what_the_line_raises_reaches_the_relay(answering, send, got):
     class Broken:
+        lag = 0
+
         def feed(self, data):
             raise UpstreamCut("upstream_cut", "line too long")
 

@@ -12,6 +12,7 @@ from proxy.dialect.wire import Asked, Operation
 from proxy.exchange import Call, Caller, Route
 from proxy.forward.shape import MAX_NAME, MOST_FORMS, Shaping
 from proxy.policy.plan import BreakerRules, Credential, GuardRules, Origin, Plan, Pricing, Provider, RetryRules, Target, Timeouts
+from proxy.ports import Outgoing
 from proxy.refusal import Refusal
 
 
@@ -32,6 +33,12 @@ CHAT = Operation("chat")
 OURS = Caller("bot", "key")
 
 
+def shape(shaping, call, *more):
+    """The request as it leaves, and its form."""
+    form, body, asks = shaping.shape(*more)
+    return Outgoing(form.to, form.head.of(call.headers), body, asks), form
+
+
 def shaped(
     body=b'{"model":"m"}', path="/v1/chat/completions", query="", source=OPENAI, provider=None, theirs="m", op=CHAT, asked=None, **more
 ):
@@ -44,7 +51,7 @@ def shaped(
     plan = Plan(1, caller, op.name, "m", (target,), (), GuardRules(), RetryRules(), BreakerRules(), Timeouts(), Pricing())
     shaping = Shaping(call, op, source, headers, more.pop("accept_encoding", None))
     plain = more.pop("plain", None if (b"Content-Encoding", b"gzip") in headers else body)
-    request, form = shaping.shape(call, plan, target, credential, asked or Asked(model=None if op.model else "m"), body, plain)
+    request, form = shape(shaping, call, plan, target, credential, asked or Asked(model=None if op.model else "m"), body, plain)
     assert not more and form.key == (b"" if credential is None else credential.secret.encode())
     return request
 
@@ -278,9 +285,9 @@ def planned(target, caller=OURS):
 def test_a_form_is_worked_out_once_and_what_varies_is_of_this_call():
     shaping, call = shaping_of()
     plan = planned(Target(OPENAI, "m", "m"))
-    first, form = shaping.shape(call, plan, plan.targets[0], KEY, Asked(model="m"), b"{}", b"{}")
+    first, form = shape(shaping, call, plan, plan.targets[0], KEY, Asked(model="m"), b"{}", b"{}")
     said = (SAID[0], (b"X-Request-Id", b"2"), SAID[2])
-    second, again = shaping.shape(replace(call, headers=said), plan, plan.targets[0], KEY, Asked(model="m"), b"{}", b"{}")
+    second, again = shape(shaping, replace(call, headers=said), plan, plan.targets[0], KEY, Asked(model="m"), b"{}", b"{}")
     assert again is form and second.to is first.to
     assert [dict(it.headers)[b"X-Request-Id"] for it in (first, second)] == [b"1", b"2"]
     assert b"slk-x" not in first.head
@@ -301,7 +308,7 @@ def test_what_a_form_rests_on_is_told_apart():
         heads = []
         for provider, credential, model, caller in ways:
             plan = planned(Target(provider, model, model), caller)
-            heads.append(shaping.shape(call, plan, plan.targets[0], credential, Asked(model=model), b"{}", b"{}")[0].head)
+            heads.append(shape(shaping, call, plan, plan.targets[0], credential, Asked(model=model), b"{}", b"{}")[0].head)
         assert len(set(heads)) == len(ways)
         assert [b"slk-x" in head for head in heads] == [False, False, False, True, False]
 
@@ -309,7 +316,7 @@ def test_what_a_form_rests_on_is_told_apart():
 def test_a_callers_own_key_is_kept_nowhere():
     shaping, call = shaping_of()
     plan = planned(Target(OPENAI, "m", "m"), Caller("pass-through:1", "pass_through"))
-    request, form = shaping.shape(call, plan, plan.targets[0], None, Asked(model="m"), b"{}", b"{}")
+    request, form = shape(shaping, call, plan, plan.targets[0], None, Asked(model="m"), b"{}", b"{}")
     assert b"slk-x" in request.head
     assert not any(b"slk-x" in piece for piece in form.head._pieces)
 
@@ -319,7 +326,7 @@ def test_forms_are_bounded_whatever_models_are_called():
     for number in range(3 * MOST_FORMS):
         name = f"m{number}" if number % 2 else "m" * (MAX_NAME + 1)
         target = Target(OPENAI, name, name)
-        shaping.shape(call, planned(target), target, KEY, Asked(model=name), b"{}", b"{}")
+        shape(shaping, call, planned(target), target, KEY, Asked(model=name), b"{}", b"{}")
     assert 0 < len(shaping._forms) <= MOST_FORMS
     assert all(len(key[1]) <= MAX_NAME for key in shaping._forms)
 

@@ -9,7 +9,7 @@ import pytest
 from proxy.identify import who as room
 from proxy.identify.keys import KEY_PROTOCOL, digest_of
 from proxy.identify.who import Identify
-from proxy.policy.plan_callers import CallerRules, KeyRecord
+from proxy.policy.plan_callers import CallerRules, KeyRecord, TokenRecord
 from proxy.refusal import Refusal
 
 KEY = "slk-" + "k" * 43
@@ -112,3 +112,115 @@ async def test_a_key_among_the_websocket_protocols_is_seen_though_a_head_like_it
     with pytest.raises(Refusal) as no:
         await identify.who(replace(call(bearer(KEY), ("Sec-WebSocket-Protocol", f"{KEY_PROTOCOL}sk-other")), kept=kept), RULES)
     assert no.value.code == "ambiguous_credentials"
+
+
+# -- met: the short way --------------------------------------------------------------------------------------------------
+
+
+async def test_who_was_met_is_told_at_once_and_a_stranger_is_not(identify, call, state):
+    state.mint(KEY, tier="free")
+    asked = call(bearer(KEY))
+    assert identify.met(asked, RULES) is None
+    caller = await identify.who(asked, RULES)
+    assert identify.met(asked, RULES) is caller
+    assert identify.met(call(bearer("slk-" + "x" * 43)), RULES) is None
+    assert identify.met(asked, replace(RULES, tiers=frozenset({"free"}))) is None
+
+
+@pytest.mark.parametrize("change", [{"is_revoked": True}, {"tier": "gold"}, {"expires_ns": 1}, None])
+async def test_who_was_met_is_told_no_more_once_its_key_has_changed(identify, call, state, change):
+    state.mint(KEY)
+    asked = call(bearer(KEY))
+    await identify.who(asked, RULES)
+    if change:
+        state.mint(KEY, **change)
+    else:
+        state.keys.clear()
+    assert identify.met(asked, RULES) is None
+
+
+@pytest.mark.parametrize("places", [("state",), ("policy",), ("state", "policy"), ("policy", "state")])
+async def test_who_was_met_is_told_no_more_once_a_record_of_its_key_has_ended(identify, call, state, clock, places):
+    ends = {place: clock.now_ns() + number * 10**9 for number, place in enumerate(places, 1)}
+    if "state" in ends:
+        state.mint(KEY, expires_ns=ends["state"])
+    rules = replace(RULES, keys=(KeyRecord("bot", digest_of(KEY), expires_ns=ends["policy"]),)) if "policy" in ends else RULES
+    asked = call(bearer(KEY))
+    caller = await identify.who(asked, rules)
+    clock.forward(0.999)
+    assert identify.met(asked, rules) is caller
+    clock.forward(0.001)
+    assert identify.met(asked, rules) is None
+
+
+FORMS = [bearer(KEY), ("authorization", f"bearer {KEY}"), ("Authorization", f"Bearer  {KEY}"), ("Authorization", KEY), ("x-api-key", KEY),
+         ("x-api-key", f"Bearer {KEY}"), ("api-key", f"bearer {KEY}"), ("Authorization", f"Basic {KEY}"), ("x-goog-api-key", KEY),
+         ("Authorization", "Bearer "), ("Authorization", "Bearer"), ("x-api-key", ""), ("x-api-key", "sluice")]  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", [[], *[[form] for form in FORMS], [FORMS[0], FORMS[4]], [FORMS[0], ("x-api-key", "sk-other")]])
+@pytest.mark.parametrize("before", FORMS)
+async def test_whatever_form_a_credential_has_who_was_met_is_whom_the_long_way_finds(identify, call, state, before, lines):
+    state.mint(KEY)
+    tokens = tuple([TokenRecord(KeyRecord("shared", digest_of(text))) for text in (f"Bearer {KEY}", f"bearer {KEY}")])
+    rules = replace(RULES, tokens=tokens, anonymous="free")
+
+    async def found(asked):
+        try:
+            return await identify.who(asked, rules)
+        except Refusal as no:
+            return no.code
+
+    await found(call(before))
+    asked = call(*lines)
+    true = await found(asked)
+    assert identify.met(asked, rules) in (None, true)
+
+
+async def test_a_credential_that_came_before_on_its_connection_is_not_hashed_again_but_asked_for_again(
+    identify, call, state, clock, monkeypatch
+):
+    state.mint(KEY, tier="free")
+    asked = replace(call(bearer(KEY)), seen={})
+    first = await identify.who(asked, RULES)
+    assert identify.met(asked, RULES) is first and KEY not in repr(asked.seen)
+    with monkeypatch.context() as patched:
+        patched.setattr(room, "sha256", None)
+        assert identify.met(asked, RULES) is first
+    for change in ({"tier": "gold"}, {"tier": "gold", "expires_ns": clock.now_ns() + 1}):
+        state.mint(KEY, **change)
+        assert identify.met(asked, RULES) is None, "it is another record"
+        caller = await identify.who(asked, RULES)
+        assert caller.tier == "gold"
+        assert identify.met(asked, RULES) is identify.met(asked, RULES) is caller
+    assert identify.met(asked, replace(RULES, tiers=frozenset())) is None, "these are other rules"
+    clock.forward(1.0)
+    assert identify.met(asked, RULES) is None, "it has ended"
+    state.mint(KEY, is_revoked=True)
+    assert identify.met(asked, RULES) is None, "it is revoked"
+
+
+async def test_a_stranger_is_met_until_its_key_is_minted_or_strangers_are_turned_away(identify, call, state):
+    asked = replace(call(bearer("sk-other")), seen={})
+    assert identify.met(asked, RULES) is None
+    caller = await identify.who(asked, RULES)
+    assert caller.kind == "pass_through"
+    assert identify.met(asked, RULES) is identify.met(asked, RULES) is caller and "sk-other" not in repr(asked.seen)
+    assert identify.met(asked, replace(RULES, pass_through=None)) is None
+    state.mint("sk-other", is_revoked=True)
+    assert identify.met(asked, RULES) is None
+    with pytest.raises(Refusal):
+        await identify.who(asked, RULES)
+
+
+async def test_who_brings_no_credential_is_met_on_its_connection_and_nowhere_else(identify, call):
+    rules = replace(RULES, anonymous="free")
+    asked = replace(call(), seen={})
+    caller = await identify.who(asked, rules)
+    assert caller.kind == "anonymous" and identify.met(asked, rules) is caller
+    assert identify.met(call(), rules) is None and identify.met(replace(call(bearer(KEY)), seen={}), rules) is None
+    strict = replace(RULES, anonymous=None)
+    assert identify.met(asked, strict) is None
+    with pytest.raises(Refusal) as no:
+        await identify.who(asked, strict)
+    assert no.value.code == "missing_credentials" and not asked.seen

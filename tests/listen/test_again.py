@@ -7,6 +7,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser
 from hypothesis import given
+from hypothesis import settings as within
 from hypothesis import strategies as st
 
 from proxy.listen import again
@@ -53,11 +54,9 @@ def learned(loop, data):
 
 @given(first=st.binary(max_size=40), second=st.binary(max_size=200))
 def test_another_body_under_the_same_head_is_read_as_the_parser_reads_it(loop, first, second):
-    message, body, due = learned(loop, asked(first)).read(asked(second))
+    head = learned(loop, asked(first))
     ((true, true_body),) = parsed(loop, asked(second))
-    assert (told(message), body, due) == (told(true), true_body or b"", 0)
-    content = again.Whole(body)
-    assert (content.read_nowait(), content.read_nowait(), content.is_eof()) == (body, b"", True)
+    assert head.read(asked(second)) == (true_body or b"", 0) and told(head) == told(true)
 
 
 PIECES = [b"\r\n", b"\n", b"\r", b" ", b":", b"0", b"1", b"5", b"+", b"-", b",", b"Content-Length: 5", b"content-length:5",
@@ -82,10 +81,10 @@ def test_whatever_is_changed_in_either_request_nothing_is_known_again_that_the_p
         for sent in (after, changed(before, second)):
             found = None if head is None else head.read(sent)
             if found is not None:
-                message, body, due = found
+                body, due = found
                 true = parsed(loop, sent + b"x" * due)
                 assert true is not None and len(true) == 1
-                assert (told(message), body + b"x" * due) == (told(true[0][0]), true[0][1])
+                assert (told(head), body + b"x" * due) == (told(true[0][0]), true[0][1])
 
 
 @pytest.mark.parametrize(
@@ -115,8 +114,95 @@ def test_what_is_no_plain_request_of_a_said_length_is_not_kept(loop, first):
     assert learned(loop, first) is None
 
 
+# -- another caller ------------------------------------------------------------------------------------------------------
+
+NAMES = [b"Authorization", b"authorization", b"x-api-key", b"API-Key", b"x-goog-api-key"]
+LENGTH = b"Content-Length: %d\r\n"
+
+
+def head_of_callers(lines, is_length_first=False):
+    """With these lines of (name, credential) beside its length."""
+    held = b"".join([b"%b: %b\r\n" % line for line in lines]).replace(b"%", b"%%")
+    return b"POST /v1/x HTTP/1.1\r\nHost: x\r\n" + (LENGTH + held if is_length_first else held + LENGTH) + b"Accept: */*\r\n\r\n"
+
+
+PLAIN = st.tuples(st.sampled_from([b"", b"Bearer ", b"Basic "]), st.text(st.characters(codec="ascii", min_codepoint=33, max_codepoint=126),
+                  min_size=1, max_size=60)).map(lambda it: it[0] + it[1].encode())  # fmt: skip
+SLY = st.lists(st.sampled_from([b"slk-1", b" ", b"\t", b"\r\n", b"\n", b"\r", b"\0", b"\x7f", b"\xe9", b":", b",", b"Content-Length: 5",
+               b"Content-Length: 0\r\n\r\nGET / HTTP/1.1", b"Transfer-Encoding: chunked", b"Accept: */*\r\n\r\n", b"a" * 3000,
+               b"\r\nContent-Length: ", b"\r\nAccept: */*"]), max_size=5).map(b"".join)  # fmt: skip
+
+
+@given(
+    name=st.sampled_from(NAMES), first=PLAIN, others=st.lists(st.tuples(PLAIN, st.binary(max_size=40)), max_size=4), is_last=st.booleans()
+)
+def test_another_callers_request_under_the_same_head_is_read_as_the_parser_reads_it(loop, name, first, others, is_last):
+    head = learned(loop, asked(b"{}", head_of_callers([(name, first)], is_last)))
+    for credential, body in others:
+        sent = asked(body, head_of_callers([(name, credential)], is_last))
+        ((true, _),) = parsed(loop, sent)
+        assert head.read(sent) == (body, 0)
+        assert told(head) == told(true)
+        assert head.read(sent[: len(sent) - len(body)]) == (b"", len(body)) and told(head) == told(true)
+
+
+@given(
+    name=st.sampled_from(NAMES),
+    before=st.one_of(PLAIN, SLY),
+    others=st.lists(st.tuples(st.one_of(PLAIN, SLY), st.sampled_from([b"", b"abcde", asked(b"")])), min_size=1, max_size=4),
+    is_last=st.booleans(),
+    also=st.sampled_from([(), ((b"X-Api-Key", b"sk-2"),), ((b"Authorization", b"Bearer b"),), ((b"Content-Length", b"2"),)]),
+)
+def test_whatever_stands_where_a_credential_stood_nothing_is_known_again_that_the_parser_reads_otherwise(
+    loop, name, before, others, is_last, also
+):
+    head = learned(loop, asked(b"{}", head_of_callers([(name, before), *also], is_last)))
+    for credential, body in others:
+        sent = asked(body, head_of_callers([(name, credential), *also], is_last))
+        found = None if head is None else head.read(sent)
+        if found is not None:
+            body, due = found
+            true = parsed(loop, sent + b"x" * due)
+            assert true is not None and len(true) == 1
+            assert (told(head), body + b"x" * due) == (told(true[0][0]), true[0][1] or b"")
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize(
+    "credential",
+    [b"", b" x", b"x ", b"a  b", b"a b c", b"\tx", b"a\tb", b"x\0", b"x\x7f", b"caf\xe9", b"x\r\nContent-Length: 3", b"x\nA: b", b"x\rA: b",
+     b"x\r\n\r\nGET / HTTP/1.1", b"x\r\nx-api-key: y", b"x\r\n y", b"a" * again.LARGEST],
+)  # fmt: skip
+def test_a_credential_that_is_not_plainly_one_is_left_to_the_parser(loop, credential, is_last):
+    head = learned(loop, asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-1")], is_last)))
+    assert head.read(asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-2")], is_last))) == (b"{}", 0)
+    assert head.read(asked(b"{}", head_of_callers([(b"Authorization", credential)], is_last))) is None
+    assert head.read(asked(b"{}", head_of_callers([(b"Authorization", b"Bearer " + credential)], is_last))) is None
+
+
+def test_of_two_lines_that_may_hold_a_credential_none_may_hold_another(loop):
+    lines = [(b"Authorization", b"Bearer a"), (b"x-api-key", b"b")]
+    head = learned(loop, asked(b"{}", head_of_callers(lines)))
+    assert head.read(asked(b"[1]", head_of_callers(lines))) == (b"[1]", 0)
+    for others in ([lines[0], (b"x-api-key", b"c")], [(b"Authorization", b"Bearer c"), lines[1]]):
+        assert head.read(asked(b"{}", head_of_callers(others))) is None
+
+
+def test_a_line_that_holds_no_credential_may_not_hold_another_value(loop):
+    lines = [(b"Authorization", b"Bearer a"), (b"X-Request-Id", b"one")]
+    head = learned(loop, asked(b"{}", head_of_callers(lines)))
+    assert head.read(asked(b"{}", head_of_callers([lines[0], (b"X-Request-Id", b"two")]))) is None
+
+
+def test_no_credential_of_a_caller_is_kept_once_another_came(loop):
+    head = learned(loop, asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-first")])))
+    assert head.read(asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-second")]))) == (b"{}", 0)
+    kept = repr([getattr(head, name, None) for name in type(head).__slots__])
+    assert "slk-second" in kept and "slk-first" not in kept
+
+
 def test_a_body_of_which_more_is_due_is_said_to_be_so(loop):
-    assert learned(loop, asked(b"abcde")).read(HEAD % 12 + b"hello")[1:] == (b"hello", 7)
+    assert learned(loop, asked(b"abcde")).read(HEAD % 12 + b"hello") == (b"hello", 7)
 
 
 # -- any requests in any pieces ------------------------------------------------------------------------------------------
@@ -207,6 +293,7 @@ BODY = asked(b"{}")
 REQUESTS = st.one_of(
     st.sampled_from([b"", b"{}", b"abc" * 400, BODY, BODY + BODY, b"0\r\n\r\n"]).map(asked),
     st.sampled_from([b"", b"{}", BODY]).map(lambda body: asked(body, HEAD.replace(b"slk-1", b"slk-2"))),
+    st.sampled_from([b"slk-2", b"slk-333", b"slk-1 ", b"slk 1", b""]).map(lambda key: asked(b"[]", HEAD.replace(b"slk-1", key))),
     st.sampled_from([b"{}", BODY]).map(lambda body: asked(body, HEAD.replace(b"completions", b"unread"))),
     st.sampled_from([
         asked(b"x" * 1_200_000), asked(b"x" * 1_200_000, HEAD.replace(b"completions", b"unread")), asked(b"x" * 2_000_001),
@@ -220,6 +307,7 @@ REQUESTS = st.one_of(
 )  # fmt: skip
 
 
+@within(deadline=None)  # megabytes, on a machine that may be busy
 @given(
     requests=st.lists(REQUESTS, min_size=1, max_size=6),
     cuts=st.lists(st.integers(0, 400), max_size=6),
@@ -287,6 +375,82 @@ async def test_another_key_another_path_and_a_request_without_a_body_are_told_ap
         ("POST", "/v1/chat/completions", "Bearer slk-1"),
         ("POST", "/v1/chat/completions", "Bearer slk-1"),
     ]
+    writer.close()
+
+
+@pytest.mark.parametrize("is_length_first", [False, True])
+@pytest.mark.parametrize("name", [b"Authorization", b"x-api-key"])
+async def test_callers_that_take_turns_on_a_connection_are_told_apart_without_the_parser(open_edge, name, is_length_first):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    said = [
+        (b"slk-1", b"{}"),
+        (b"slk-1", b"{}"),
+        (b"slk-2", b"{}"),
+        (b"slk-33", b"[1]"),
+        (b"slk-1", b"[1]"),
+        (b"slk-1", b""),
+        (b"slk-2", b"{}"),
+    ]
+    for number, (key, body) in enumerate(said):
+        data = asked(body, head_of_callers([(name, key)], is_length_first))
+        for piece in (data, b"") if number % 2 else (data[: len(data) - len(body)], body):  # whole, or as httpx sends it
+            writer.write(piece)
+            await asyncio.sleep(0.02)
+        assert (await replies(reader, 1))[0].endswith(b" %d" % len(body))
+    (connection,) = world.edge._connections()
+    assert connection._request_count == 1
+    key, value = name.decode().lower(), [key.decode() for key, _ in said]
+    assert [call.fields[key] for call in world.calls] == value
+    assert [dict(call.headers)[name].decode() for call in world.calls] == value
+    lengths = [len(body) for _, body in said]
+    sizes = [(int(call.fields["content-length"]), int(dict(call.headers)[b"Content-Length"])) for call in world.calls]
+    assert sizes == [(size, size) for size in lengths]
+    assert len({call.uid for call in world.calls}) == len({call.id for call in world.calls}) == len(said)
+    seen = [call.seen for call in world.calls[2:]]  # of what was read anew nothing is seen
+    assert seen[2] is seen[3] and len({id(one) for one in seen}) == 4
+    writer.close()
+
+
+async def test_what_is_known_of_a_head_under_one_policy_is_worked_out_anew_under_the_next(open_edge, providers):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    for number in range(9):
+        if number == 3:
+            world.settings = Settings(providers, "together")
+        elif number == 6:
+            world.settings = Settings(providers, "openai", cors=("https://a.example",))
+        writer.write(asked(b"{}"))
+        await replies(reader, 1)
+    assert [call.route.provider for call in world.calls] == ["openai"] * 3 + ["together"] * 3 + ["openai"] * 3
+    assert [call.kept is world.calls[number // 3 * 3 + 2].kept for number, call in enumerate(world.calls)] == [True] * 9
+    assert len({id(call.kept) for call in world.calls}) == 3
+    world.settings = Settings(providers, "openai", hosts=("elsewhere",))
+    writer.write(asked(b"{}"))
+    assert b" 421 " in await reader.readuntil(b"\r\n") and len(world.calls) == 9
+    writer.close()
+
+
+async def test_a_head_that_is_known_is_refused_as_any_other_while_draining(open_edge, providers):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    for _ in range(3):
+        writer.write(asked(b"{}"))
+        await replies(reader, 1)
+    world.settings = Settings(providers, "openai", draining=True)
+    writer.write(asked(b"{}"))
+    assert b" 503 " in await reader.readuntil(b"\r\n") and world.refusals == ["draining"]
+    writer.close()
+
+
+async def test_a_callers_own_id_in_a_known_head_stays_its_own_and_ours_do_not_repeat(open_edge):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    for _ in range(3):
+        writer.write(asked(b"{}", HEAD.replace(b"Accept: */*", b"X-Request-Id: mine")))
+        await replies(reader, 1)
+    assert [(call.id, call.id_is_callers) for call in world.calls] == [("mine", True)] * 3
+    assert len({call.uid for call in world.calls}) == 3
     writer.close()
 
 
@@ -399,22 +563,94 @@ async def test_a_body_after_a_known_head_that_nobody_reads_stops_its_sender(open
     writer.close()
 
 
-async def test_a_body_after_a_known_head_that_stops_is_408_and_one_that_is_cut_reaches_no_one(open_edge):
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_body_after_a_known_head_that_stops_is_408_and_one_that_is_cut_reaches_no_one(open_edge, size):
     world = await open_edge(deadlines=Deadlines(body_idle=0.2, linger=0.1))
     reader, writer = await started(world)
-    writer.write(HEAD % 10 + b"half")
+    writer.write(HEAD % size + b"half")
     async with asyncio.timeout(20):
         assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
     writer.close()
     reader, writer = await started(world)
     served = len(world.calls)
-    writer.write(HEAD % 10 + b"half")
+    writer.write(HEAD % size + b"half")
     writer.write_eof()
     async with asyncio.timeout(20):
         assert await reader.read() == b"" and len(world.calls) <= served + 1
         while world.edge._connections():
             await asyncio.sleep(0.01)
     assert world.edge.active == 0
+    writer.close()
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_body_after_a_known_head_that_comes_below_the_pace_is_408(open_edge, size):
+    world = await open_edge(deadlines=Deadlines(body_grace=0.3, linger=0.1))
+    reader, writer = await started(world)
+    writer.write(HEAD % size)
+    async with asyncio.timeout(20):
+        for _ in range(9):
+            writer.write(b"x")
+            await asyncio.sleep(0.1)
+            if len(reader._buffer):
+                break
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_body_after_a_known_head_is_streamed_as_it_comes(open_edge, size):
+    pieces, news = [], asyncio.Event()
+
+    async def run(call, body, sink):
+        async for piece in body.stream(200_000):
+            pieces.append(piece)
+            news.set()
+        sink.answer(200, (), b"%d" % sum(map(len, pieces)))
+
+    world = await open_edge()
+    reader, writer = await started(world)
+    world.run = run
+    writer.write(HEAD % size + b"half")
+    async with asyncio.timeout(20):
+        await news.wait()
+        assert pieces == [b"half"]
+        writer.write(b"x" * (size - 4))
+        assert await replies(reader, 1) == [b"%d" % size]
+        writer.write(asked(b"{}"))
+        pieces.clear()
+        assert await replies(reader, 1) == [b"2"] and pieces == [b"{}"]
+    writer.close()
+
+
+@pytest.mark.parametrize("size", [20, 100_000])
+async def test_a_body_after_a_known_head_that_is_larger_than_what_is_taken_is_refused_before_it_comes(open_edge, size):
+    async def run(call, body, sink):
+        await body.read(10)
+
+    world = await open_edge()
+    reader, writer = await started(world)
+    world.run = run
+    writer.write(HEAD % size + b"half")
+    async with asyncio.timeout(20):
+        assert b" 413 " in await reader.readuntil(b"\r\n")
+    writer.close()
+
+
+async def test_a_small_body_that_nobody_reads_is_thrown_away_and_the_connection_lives_on(open_edge):
+    async def run(call, body, sink):
+        sink.answer(200, (), b"unread")
+
+    world = await open_edge()
+    reader, writer = await started(world)
+    world.run = run
+    for _ in range(2):
+        writer.write(HEAD % 20 + b"half")
+        assert await replies(reader, 1) == [b"unread"]
+        writer.write(b"x" * 16)
+    world.run = None
+    writer.write(asked(b"{}"))
+    assert (await replies(reader, 1))[0].endswith(b" 2")
     writer.close()
 
 

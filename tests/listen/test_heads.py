@@ -7,7 +7,7 @@ from aiohttp import HttpVersion10, HttpVersion11
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.listen.headers import _CREDENTIALS, check_head, fields_of, forwardable
+from proxy.listen.headers import CREDENTIALS, check_head, fields_of, forwardable
 from proxy.listen.heads import LARGEST, MOST, VARYING, Heads, varies
 from proxy.planning import travelling
 from proxy.refusal import Refusal
@@ -179,7 +179,7 @@ def test_what_a_head_is_judged_by_does_not_vary(name):
 
 
 def test_every_credential_varies():
-    assert all(map(varies, VARYING)) and _CREDENTIALS <= VARYING
+    assert all(map(varies, VARYING)) and CREDENTIALS <= VARYING
 
 
 NAMES = st.sampled_from(

@@ -4,6 +4,7 @@ import pytest
 
 from proxy.dialect import dialect_of
 from proxy.dialect.wire import Asked
+from proxy.meter.reading import STEP, StreamReading
 from proxy.meter.tap import Watch
 
 
@@ -20,3 +21,17 @@ def test_usage_does_not_depend_on_line_ends_and_slices(small_streams, eol, step)
             watch.feed(body[at : at + step])
         assert (watch.usage().input, watch.usage().output, watch.usage().source) == (stream.input, stream.output, "provider")
         assert watch.ended
+
+
+@pytest.mark.parametrize("size", [100, 70_000, 250_000])
+def test_the_end_of_a_stream_is_kept_in_bounded_memory_however_large_its_events(small_streams, size):
+    stream = small_streams[0]
+    reading = StreamReading(dialect_of(stream.dialect), stream.op, "sse")
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * size)
+    for _ in range(30):
+        reading.take(event * max(1, STEP // size))
+        assert sum(map(len, reading._recent)) <= max(64 * 1024, 2 * len(event))
+    assert len(reading._first) <= max(2 * STEP, len(event))
+    reading.take(stream.body)
+    reading.look()
+    assert reading.is_whole

@@ -162,6 +162,12 @@ def test_a_compressed_bomb_is_not_inflated_and_costs_the_estimate(small_streams)
     assert watch.ended, "what cannot be read cannot be called cut"
 
 
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br"])
+def test_a_stream_in_a_coding_that_nobody_reads_is_none_that_can_be_read_from_its_beginning(coding):
+    watch = Watch(dialect_of("openai"), Operation("chat"), Asked(), "text/event-stream", coding)
+    assert not watch.is_stream
+
+
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br", "gzip"])
 def test_an_answer_in_a_coding_that_cannot_be_read_costs_the_estimate(small_streams, coding):
     usage = fed(watch_of(small_streams[0], content_encoding=coding), b"\x28\xb5\x2f\xfd not what it says").usage()

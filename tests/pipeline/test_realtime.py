@@ -451,6 +451,6 @@ async def test_what_turns_take_is_learned_and_rates_are_held_for_no_more(bridged
     path = await take_turns(
         bridged, 17, {"total_tokens": 5, "input_tokens": 3, "output_tokens": 2}, "limits: [{name: few, tokens: 100k/min}]"
     )
-    lessons, name = path.store.lessons, ("openai", "gpt-4o")
-    assert lessons.output_tokens(name, 4_096, None) <= 3
-    assert lessons.input_tokens(name, 0, 300) <= 300 / 4, "a hundredth of its bytes was read, and a sixteenth is the least"
+    known = path.store.lessons.of(("openai", "gpt-4o"))
+    assert known.output_tokens(4_096, None) <= 3
+    assert known.input_tokens(0, 300) <= 300 / 4, "a hundredth of its bytes was read, and a sixteenth is the least"

@@ -1,9 +1,13 @@
 """Attempt after attempt: each is paid for and booked on its own, and the last answer is the provider's."""
 
-from support.inside import STREAM, Answer, chat, completion, error, event, talk
+from dataclasses import replace
 
+from support.inside import STREAM, Answer, Body, Sink, chat, completion, error, event, talk
+
+from proxy.policy.plan import Credential
 from proxy.refusal import UpstreamCut, UpstreamFailed
 
+NO_CREDIT = b'{"error":{"type":"insufficient_quota","code":"insufficient_quota","message":"no"}}'
 OVERLOADED = event({"error": {"type": "overloaded_error", "message": "no"}})
 
 
@@ -70,10 +74,27 @@ async def test_a_fallback_is_an_attempt_on_another_provider_with_that_ones_key(p
     await path.assert_nothing_is_left()
 
 
+async def test_calls_alike_begin_with_the_same_key_but_while_it_rests(path):
+    provider = path.rooms.current().rules.providers["openai"]
+    object.__setattr__(provider, "credentials", (Credential("A", "sk-a"), Credential("B", "sk-b")))
+    kept: dict[object, object] = {}
+
+    async def begun_with(*script):
+        path.upstream.script, before = list(script), len(path.upstream.sent)
+        await path.pipeline.run(replace(path.call(), kept=kept), Body(chat()), Sink())
+        await path.assert_nothing_is_left()
+        return [dict(request.headers)[b"Authorization"].removeprefix(b"Bearer sk-") for request in path.upstream.sent[before:]]
+
+    assert [await begun_with(completion()) for _ in range(4)] == [[b"a"]] * 4
+    assert await begun_with(Answer(429, (NO_CREDIT,), length=len(NO_CREDIT)), completion()) == [b"a", b"b"]
+    assert await begun_with(completion()) == [b"b"]
+    path.pipeline._forwarding._credentials.strikes.clear()  # the rest is over
+    assert [await begun_with(completion()) for _ in range(2)] == [[b"a"]] * 2
+
+
 async def test_a_credit_that_is_used_up_passes_and_is_not_to_be_retried(path):
-    doc = b'{"error":{"type":"insufficient_quota","code":"insufficient_quota","message":"no"}}'
-    sink = await path.run(chat(), Answer(429, (doc,), length=len(doc)))
-    assert (sink.status, sink.body, sink.headers["x-should-retry"]) == (429, doc, "false")
+    sink = await path.run(chat(), Answer(429, (NO_CREDIT,), length=len(NO_CREDIT)))
+    assert (sink.status, sink.body, sink.headers["x-should-retry"]) == (429, NO_CREDIT, "false")
     await path.assert_nothing_is_left()
 
 

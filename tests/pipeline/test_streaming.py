@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import pytest
 from support.inside import STREAM, TALK, Answer, Body, Sink, chat, completion, delta, event, talk, whole
@@ -50,6 +51,19 @@ async def test_a_whole_answer_keeps_its_length_and_its_headers_and_says_what_was
     assert headers["x-sluice-reserved-usd"] == f"{row['held_nanousd'] / 1e9:.9f}"
     assert "x-sluice-cost-usd" not in headers  # nobody knows it before the last byte
     assert {"x-sluice-limit", "x-ratelimit-limit", "ratelimit", "server-timing"} <= set(headers)
+
+
+async def test_a_body_that_was_masked_is_held_by_nobody_when_the_call_has_left(path_with):
+    path = await path_with("guard: {pii: {default: mask}, restore: true}")
+    body, held = Body(chat("write to bob@x.org")), []
+
+    def answered():
+        held.append(sys.getrefcount(body.pieces[0]))
+        return completion()
+
+    before = sys.getrefcount(body.pieces[0])
+    await path.run(body, answered)
+    assert held == [before]
 
 
 async def test_a_rewritten_answer_has_neither_the_length_nor_the_coding_it_came_with(path_with):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from proxy.exchange import Try, Usage
+from proxy.record import books as books_module
 from proxy.record.books import Books
 from proxy.refusal import Refusal
 
@@ -44,6 +45,15 @@ def told():
 @pytest.fixture
 def books(store, told, clock):
     return Books(store, told, told, clock)
+
+
+def test_an_attempt_whose_usage_was_asked_for_too_early_is_worth_its_estimate_once_it_is_held():
+    one = Try(1, "first", "openai", "gpt-4o", None)
+    assert one.usage == Usage()
+    one.held_usage = (12, 34)
+    assert (one.usage.input, one.usage.output, one.usage.source) == (12, 34, "estimate") and one.usage is one.usage
+    one.usage = Usage(1, output=2, source="provider")
+    assert (one.usage.input, one.usage.source) == (1, "provider")
 
 
 def test_a_row_has_all_fields_of_the_attempt(books, tell):
@@ -88,6 +98,19 @@ def test_times_of_a_row_are_whole_microseconds(books, tell, seconds):
     one.began, one.first_byte, one.ended = 1000.0, 1000.0 + seconds, 1000.0 + seconds
     row = books.row_of(story, one)
     assert row.duration_ms == row.first_byte_ms == round((one.ended - one.began) * 1000, 3)
+
+
+def test_names_of_models_show_without_keys_and_are_remembered_in_bounded_number(books, tell, monkeypatch):
+    monkeypatch.setattr(books_module, "MAX_MODELS", 5)
+    known = books_module._shown_models
+    known.clear()
+    for number in range(20):
+        for name in (f"m{number}", f"slk-{number:043}", f"{number}" + " m" * 200, None):
+            for _ in range(2):
+                story = tell()
+                story.tries[0].model = name
+                assert books.row_of(story, story.tries[0]).model == ("[redacted]" if name and name.startswith("slk-") else name)
+        assert len(known) <= 5 and all(len(name or "") <= books_module.MAX_NAME for name in known)
 
 
 def test_a_settle_gives_the_true_figures_once(books, store, tell):
@@ -187,6 +210,12 @@ def test_closing_settles_what_is_left_frees_the_slots_and_tells(books, store, to
     assert [entry[0] for entry in store.seen] == ["settle", "leave"]
     assert never_begun.row is None
     assert told.named("told") == [(story,), (story,)]
+
+
+def test_an_attempt_that_nobody_settled_has_ended_as_the_call_did(books, store, tell):
+    story = tell(end="client_gone")
+    books.close(story)
+    assert [entry[-1].end for entry in store.named("settle")] == ["client_gone"]
 
 
 @pytest.mark.parametrize("broken", ["settle", "leave", "told", "event"])

@@ -220,10 +220,11 @@ class Sink:
         lines = [*headers, *(tuple(line.split(b": ", 1)) for line in ours.split(b"\r\n") if line)]
         self.headers = {name.decode().lower(): value.decode() for name, value in lines}
 
-    def push(self, data: bytes) -> None:
+    def push(self, data: bytes) -> bool:
         assert self.is_started and not self.is_finished and not self.is_aborted
         self._client()
         self.body += b"" if self.is_gone else data
+        return self.is_full
 
     async def drain(self) -> None:
         self.drained += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from proxy.admit.lines import ENTRY
+from proxy.admit.shape import ENTRY
 from proxy.policy.plan import Claim
 from proxy.ports import Intent
 from proxy.standings import Standing

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from proxy.admit.counters import Charge, charges_of
+from proxy.admit.counters import Charge
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.fleet.calls import ALONE, MIRROR, Held, Stay, keys_of
 from proxy.admit.fleet.ops import Adopt, Count, Join
 from proxy.admit.fleet.shares import Shares, is_denied, localised
 from proxy.admit.fleet.space import Space
 from proxy.admit.records import MOST
+from proxy.admit.shape import charges_of
 from proxy.policy.plan import Claim, OnStateDown
 from proxy.ports import Clock, Intent
 from proxy.refusal import Refusal

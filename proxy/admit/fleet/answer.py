@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.admit.accounts import Account, Balance, Moment, RateKind
-from proxy.admit.counters import Charge, Counters, charges_of
+from proxy.admit.counters import Charge, Counters
 from proxy.admit.fleet.almanac import Around
 from proxy.admit.fleet.ops import Take, Taken
 from proxy.admit.limits import Denied, denied_entry, denied_hold, standings
-from proxy.admit.lines import ENTRY
 from proxy.admit.periods import Periods
 from proxy.admit.records import MOST
+from proxy.admit.shape import ENTRY, charges_of
 from proxy.admit.windows import Ring
 from proxy.policy.plan import Claim, Rate
 from proxy.standings import Standing
@@ -99,4 +99,4 @@ def _read_rings(numbers: Iterator[int], account: Account, kind: RateKind, rates:
         if not isinstance(ring, Seen):
             ring = account.rings[kind, rate.period_s] = Seen(rate.period_s)
         ring.total, ring.free_at, ring.waits[rate.count] = next(numbers), next(numbers) * 1000, next(numbers) * 1000
-        ring.buckets = deque([[0, ring.free_at - ring.period_ns, ring.total]])
+        ring.last = ring.free_at - ring.period_ns

@@ -6,9 +6,10 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from proxy.admit.counters import Charge, windows_of
+from proxy.admit.counters import Charge
 from proxy.admit.fleet.ops import Adopt, Count, Entry, Join, Op
 from proxy.admit.fleet.shares import Key
+from proxy.admit.shape import windows_of
 from proxy.policy.plan import Claim, Spend
 from proxy.standings import Standing
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from proxy.admit.counters import charges_of
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.fleet.alone import Alone
 from proxy.admit.fleet.calls import MIRROR, Held, Stay, entries_of, keys_of
@@ -24,6 +23,7 @@ from proxy.admit.fleet.shares import is_shared, unbounded
 from proxy.admit.fleet.space import Forgot, Space
 from proxy.admit.limits import worst
 from proxy.admit.records import MOST
+from proxy.admit.shape import charges_of
 from proxy.admit.wording import refusal
 from proxy.exchange import NANO, Row
 from proxy.policy.plan import Claim, Limit, OnStateDown

@@ -42,7 +42,8 @@ class Bridge:
     async def run(self, call: Call, request: web.BaseRequest) -> web.StreamResponse:
         """One session from its handshake to its close. Raises Refusal before the upgrade."""
         generation = self._rooms.current()
-        story = Story(call, generation.rules.generation, operation="realtime", streamed=True)
+        story = Story(call, generation.rules.generation)
+        story.operation, story.streamed = "realtime", True
         self._rooms.under_way[story] = request
         try:
             plan, facts = await self._plan(generation, call, story)

@@ -37,9 +37,9 @@ async def hold(
     try_.held_nanousd = try_.cost_nanousd = nanousd
     try_.held_usage = sent, output = most.sent_tokens, most.output_tokens
     try_.price_row = quote.row.shown
-    row = rooms.books.held(story, try_, sent, output)
+    values = rooms.books.held(story, try_, sent, output)
     each = output if asked.choices <= 1 else output // asked.choices
-    intent = Intent(try_.id, story.call.uid, plan.claims, tokens, nanousd, row, each, of_output)
+    intent = Intent(try_.id, story.call.uid, plan.claims, tokens, nanousd, values, each, of_output)
     try:
         await rooms.store.hold(intent)
     except BaseException:

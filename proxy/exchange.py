@@ -210,13 +210,17 @@ class Try:
     head: tuple[object, ...] | None = field(default=None, init=False, repr=False)  # `id` to `credential`: the same in each row of it
     row: Row | None = None  # set once, when the try is settled
 
-    def __init__(
-        self, number: int, kind: AttemptKind, provider: str, model: str | None, credential: str | None, id: str = "", **known: Any
-    ) -> None:
-        self.number, self.kind, self.provider, self.model, self.credential, self.id = number, kind, provider, model, credential, id
-        self.error, self.end, self.is_read_back, self.row = None, "done", False, None  # asked of each: what a class says is found slowly
-        for name in known:
-            setattr(self, name, known[name])
+    def __init__(self, number: int, kind: AttemptKind, provider: str, model: str | None, credential: str | None, id: str = "") -> None:
+        self.number = number
+        self.kind = kind
+        self.provider = provider
+        self.model = model
+        self.credential = credential
+        self.id = id
+        self.error = None  # these are asked of each: what a class says is found slowly
+        self.end = "done"
+        self.is_read_back = False
+        self.row = None
 
     if TYPE_CHECKING:
         usage: Usage = Usage()
@@ -245,8 +249,11 @@ class Story:
     started: float | None = None  # monotonic, head sent to the client
     upstream_s: float = 0.0  # time spent waiting for the provider, for overhead = duration - upstream
 
-    def __init__(self, call: Call, generation: int = 0, **known: Any) -> None:
-        self.call, self.generation, self.tries, self.found = call, generation, [], {}
-        self.end, self.limit, self.upstream_s = "done", None, 0.0  # asked of each: what a class says is found slowly
-        for name in known:
-            setattr(self, name, known[name])
+    def __init__(self, call: Call, generation: int = 0) -> None:
+        self.call = call
+        self.generation = generation
+        self.tries = []
+        self.found = {}
+        self.end = "done"  # these are asked of each: what a class says is found slowly
+        self.limit = None
+        self.upstream_s = 0.0

@@ -128,13 +128,14 @@ class Forwarding:
         if not turn.is_allowed:
             return _left_alone(turn, target, before)
         number = len(story.tries) + 1
-        try_ = Try(number, step.kind, provider.name, target.model, credential.name if credential else None, f"{call.uid}/{number}")
+        try_ = Try(number, step.kind, provider.name, target.model, None if credential is None else credential.name, f"{call.uid}/{number}")
         try_.at_ns, try_.began = clock.now_ns(), now
         story.tries.append(try_)
         try:
             quote, most = await hold(rooms, common.generation.prices, plan, story, try_, provider, common.op, asked, ready.size)
             form, body, asks = common.shaping.shape(plan, target, credential, asked, ready.raw, ready.plain, ready.is_reworded)
-            sent = Sent(try_, target, turn, quote, most, form, form.head.of(call.headers), body, asks)
+            head = form.head.fixed or form.head.of(call.headers)
+            sent = Sent(try_, target, turn, quote, most, form, head, body, asks)
             if ready.upload is not None:
                 _stream(sent, ready.upload, common.generation.rules.server.max_upload)
         except BaseException as no:

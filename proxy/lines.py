@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from proxy.admit.estimate import Bound
 from proxy.at_limit import Purse
 from proxy.dialect.wire import Dialect, StreamFormat
@@ -13,13 +15,18 @@ from proxy.forward.shape import Form
 from proxy.guard.restore import restoring
 from proxy.meter.price import Quote
 from proxy.meter.strip import StripUsage
-from proxy.meter.tap import Watch
 from proxy.policy.plan import Target
 from proxy.ports import Answer, Line, Outgoing
 from proxy.rooms import Ready
 from proxy.stream.coding import READABLE
 from proxy.stream.tail import gap
 from proxy.stream.taps import streaming
+
+
+class Seeing(Line, Protocol):
+    """That of the meter: it sees the provider's bytes and changes none."""
+
+    is_stream: bool  # that can be read
 
 
 class Nowhere:
@@ -72,12 +79,21 @@ class Sent(Outgoing):
         body: bytes | None,
         asked_usage: bool,
     ) -> None:
-        self.to, self.head, self.body = form.to, head, body
-        self.asked_usage, self.is_sent = asked_usage, False
-        self.upload = self.upload_length = None
-        self.try_, self.target, self.turn = try_, target, turn
-        self.quote, self.most, self.held_nanousd = quote, most, try_.held_nanousd  # before anything was added to it
-        self.form, self.outcome = form, OK
+        self.to = form.to
+        self.head = head
+        self.body = body
+        self.asked_usage = asked_usage
+        self.upload = None
+        self.upload_length = None
+        self.is_sent = False
+        self.try_ = try_
+        self.target = target
+        self.turn = turn
+        self.quote = quote
+        self.most = most
+        self.held_nanousd = try_.held_nanousd  # before anything was added to it
+        self.form = form
+        self.outcome = OK
 
 
 # How an answer reaches the client: the line its bytes pass; of a stream that we could say something into, how it is framed for the
@@ -85,7 +101,7 @@ class Sent(Outgoing):
 Way = tuple[Line, str, int | None, bool]
 
 
-def way_of(sent: Sent, ready: Ready, watch: Watch, paid: Purse | None, body: bytes | None) -> Way:
+def way_of(sent: Sent, ready: Ready, watch: Seeing, paid: Purse | None, body: bytes | None) -> Way:
     """How this answer reaches the client. `body`: the list of models that stands in its place."""
     if body is not None:
         watch.feed(body)
@@ -103,7 +119,7 @@ def way_of(sent: Sent, ready: Ready, watch: Watch, paid: Purse | None, body: byt
     return line, sent.stream or "", length, is_reworded
 
 
-def _reworded(sent: Sent, ready: Ready, purse: Purse | None, watch: Watch) -> tuple[Line, bool]:
+def _reworded(sent: Sent, ready: Ready, purse: Purse | None, watch: Seeing) -> tuple[Line, bool]:
     """The line that changes an answer where something wants that, else the watch; and whether it reads it event by event, and so uncoded.
 
     A usage that we asked for is taken out again.

@@ -17,7 +17,7 @@ from proxy.guard.mask import Blocked, inspect, inspect_other
 from proxy.identify.who import REVOKED_KEY, end_user
 from proxy.listen.peek import Peeked
 from proxy.listen.reply import Refused, reply_headers
-from proxy.planning import Known, common, early, facts_of, plan_of
+from proxy.planning import COMMON, common, early, facts_of, plan_of
 from proxy.policy.build import UNTEXTUAL
 from proxy.policy.plan import Facts, GuardRules, Plan, Rulebook
 from proxy.ports import Body, Sink
@@ -48,36 +48,38 @@ class Pipeline:
         rooms.under_way[story] = sink
         peeked: Peeked | None = None
         try:
-            shared = common(generation, call)
-            op, callers = shared.op, rules.callers
-            story.speaks, story.operation, story.model = shared.speaks, op.name, op.model
+            found: Any = call.kept.get(COMMON)
+            shared: Common = found if found is not None and found.generation is generation else common(generation, call)
+            op = shared.op
+            story.speaks = shared.speaks
+            story.operation = op.name
+            story.model = op.model
             # identify
-            caller = story.caller = rooms.identify.met(call, callers) or await rooms.identify.who(call, callers)
+            caller = story.caller = rooms.identify.met(call, rules.callers) or await rooms.identify.who(call, rules.callers)
             # policy, as far as headers tell; what is exhausted is refused before the body is read
-            user = end_user(call.fields, None, callers, rooms.secret) if callers.end_user else None
-            found: Any = caller.kept.get(shared)
-            known: Known = found or early(shared, call, caller, user)
-            story.claims = known.claims
-            rooms.store.peek(known.claims)
+            known: Any = caller.kept.get(shared) or early(shared, call, caller, self._user(call, rules, None))
+            claims = story.claims = known.claims
+            rooms.store.peek(claims)
             if shared.is_json:
                 raw = await body.read(rules.server.max_body)
                 plain = _plain(shared, call, raw) if "content-encoding" in call.fields else raw
-                ready = Ready(call, shared, shared.dialect.read_asked(op, read_json(plain)), raw, plain, True)
+                asked = shared.dialect.read_asked(op, read_json(plain))
+                ready = Ready(call, shared, asked, raw, plain, True)
                 del raw, plain  # what the guard masks is gone then
             else:
                 peeked = Peeked(body)
-                ready = await self._read(shared, call, peeked, facts_of(shared, call, caller, op.model, user))
-            model = story.model = ready.asked.model or op.model
-            story.streamed = ready.asked.stream
-            if callers.end_user:
-                user = end_user(call.fields, ready.asked.user, callers, rooms.secret)
-            plan = known.plans.get(model) or plan_of(known, shared, call, caller, model, user)
+                ready = await self._read(shared, call, peeked, facts_of(shared, call, caller, op.model, self._user(call, rules, None)))
+                asked = ready.asked
+            model = story.model = asked.model or op.model
+            story.streamed = asked.stream
+            plan: Plan = known.plans.get(model) or plan_of(known, shared, call, caller, model, self._user(call, rules, asked.user))
             if plan.degrading and (ready.raw is not None or op.model is not None):  # of a body that streams through, no name is changed
-                plan = self._degraded(ready, plan, facts_of(shared, call, caller, model, user))
+                plan = self._degraded(ready, plan, facts_of(shared, call, caller, model, self._user(call, rules, asked.user)))
             ready.plan = plan
-            story.model, story.claims = plan.model, plan.claims
+            story.model = plan.model
+            claims = story.claims = plan.claims
             # admit
-            await rooms.store.enter(call.uid, plan.claims)
+            await rooms.store.enter(call.uid, claims)
             # guard
             if plan.guard.entities:
                 self._guard(ready, plan.guard, story)
@@ -111,6 +113,11 @@ class Pipeline:
             case _:
                 return False
         return True
+
+    def _user(self, call: Call, rules: Rulebook, said: str | None) -> str | None:
+        """The end user, as far as the headers tell, or what the body `said`. What is kept of a head and a caller does not go by it."""
+        callers = rules.callers
+        return end_user(call.fields, said, callers, self._rooms.secret) if callers.end_user else None
 
     def _degraded(self, ready: Ready, plan: Plan, facts: Facts) -> Plan:
         return degraded(ready.common.generation.rules, self._rooms.store, facts, plan, lambda: _may_cost(ready, plan))

@@ -15,7 +15,7 @@ from proxy.rooms import Common, Generation
 
 MAX_HEADS, MAX_MODELS = 8, 64  # of one caller, and of one of its heads: names of models come from outside
 MAX_NAME = 256  # characters of a model's name that is remembered
-_PLACE = "what calls with this head have in common"  # in Call.kept
+COMMON = "what calls with this head have in common"  # in Call.kept; of another generation, perhaps
 
 
 @dataclass(slots=True)
@@ -28,10 +28,9 @@ class Known:
 
 
 def common(generation: Generation, call: Call) -> Common:
-    """Of a head that the edge has seen before, the same each time."""
-    known: Any = call.kept.get(_PLACE)
+    """Of a head that the edge has seen before, the same each time: hung onto what is kept of it."""
+    known: Any = call.kept.get(COMMON)
     if known is not None and known.generation is generation:
-        known.is_met = True
         found: Common = known
         return found
     rules, where = generation.rules, call.route
@@ -41,7 +40,7 @@ def common(generation: Generation, call: Call) -> Common:
     accepted = narrowed_accept_encoding(call.fields.get("accept-encoding"))
     shaping = Shaping(call, op, provider, travelling(call.headers), None if accepted is None else accepted.encode("latin-1"))
     new = Common(generation, provider, dialect, op, spoken(provider.dialect, op), shaping, not any(map(_differs, rules.reads)))
-    call.kept[_PLACE] = new
+    call.kept[COMMON] = new
     return new
 
 
@@ -74,6 +73,7 @@ def early(common: Common, call: Call, caller: Caller, end_user: str | None) -> K
             caller.kept.clear()
         caller.kept[common] = known
         known.is_kept = True
+    common.is_met = True
     return known
 
 

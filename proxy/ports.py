@@ -71,7 +71,7 @@ class Sink(Outlet, Protocol):
         """THE POINT OF NO RETURN. `headers` carry no framing fields, `ours` are more of them as on the wire, without the last line's end;
         `length` None means chunked by us. Leaves with the first push, or at the end. Raises ClientGone."""
 
-    def finish(self) -> None:
+    def finish(self) -> bool:
         """The clean end."""
 
     def abort(self, last: bytes) -> None:
@@ -162,16 +162,20 @@ class Upstream(Protocol):
 
 @value(frozen=True, slots=True)
 class Intent:
-    """One attempt about to leave: what it may cost at most. `row` is what the ledger shows should we crash now."""
+    """One attempt about to leave: what it may cost at most. `values`: of the row that the ledger shows should we crash now."""
 
     id: str  # Try.id
     call_uid: str
     claims: tuple[Claim, ...]
     tokens: int
     nanousd: int
-    row: Row  # end="crashed", usage_source="estimate", cost_nanousd=held
+    values: tuple[object, ...]  # end="crashed", usage_source="estimate", cost_nanousd=held
     max_tokens: int = 0  # what the estimate of the output rests on: as asked, or assumed
     output_nanousd: int = 0  # its share of `nanousd`, so that a refusal can say what max_tokens would fit
+
+    @property
+    def row(self) -> Row:
+        return Row._make(self.values)
 
 
 class Known(Protocol):
@@ -276,7 +280,7 @@ class Metrics(Protocol):
     def retried(self, provider: str, model: str | None, error: str) -> None: ...
     def fell_back(self, provider: str, model: str | None) -> None: ...
     def breaker(self, provider: str, model: str | None, state: str) -> None: ...
-    def limits(self, standings: Standings) -> None: ...
+    def limits(self, standings: Standings, now: float) -> None: ...
     def unpriced(self, provider: str, model: str | None, reason: str) -> None: ...
     def job(self, row: Row) -> None: ...
 

@@ -22,6 +22,7 @@ from proxy.rooms import Ready, Rooms
 from proxy.stream.coding import without_body_fields
 from proxy.stream.tail import gap
 from proxy.under_way import REVOKED
+from proxy.watching import Watching, watch_of, watching
 
 
 class Relaying:
@@ -32,13 +33,13 @@ class Relaying:
         """Everything of this answer, then its settle. Raises Refusal only before the point of no return."""
         answer, plan, dialect = sent.answer, ready.plan, sent.form.dialect
         began = self._rooms.clock.monotonic()
-        watch = self._watch(sent, ready)
+        watch = watching(sent, ready)
         line: Line = NOWHERE
         form, ok = "", None
         try:
             paid = (
                 purse(self._rooms.store, ready, sent.try_, sent.quote, sent.most, watch, dialect)
-                if plan.stopping and answer.status == 200
+                if plan.stopping and answer.status == 200 and isinstance(watch, Watch)
                 else None
             )
             body = await listed(ready, dialect, answer) if ready.common.op.name == "models" and answer.status == 200 else None
@@ -52,13 +53,13 @@ class Relaying:
                 except UpstreamCut:
                     sink.push(line.end())
                     raise
-                if last := line.end():
+                if line is not watch and (last := line.end()):  # a watch holds nothing back
                     sink.push(last)
                 if watch.is_stream or is_reworded:
                     _check_whole(answer, watch, is_reworded)
-            sink.finish()
+            is_gone = sink.finish()
             ok = True
-            if sink.is_gone:  # and finished anyway
+            if is_gone:  # and finished anyway
                 story.end = sent.try_.end = "client_gone"
         except UpstreamCut as cut:
             ok = False
@@ -111,29 +112,14 @@ class Relaying:
         """An answer nobody reads. An error costs nothing; a good one that was left, or broke, has read its input at least."""
         sent.answer.close()
         is_good = sent.answer.status < 300 and (sent.outcome is OK or sent.outcome.is_once)
-        usage = self._watch(sent, ready).usage() if is_good else Usage()
+        usage = watch_of(sent, ready).usage() if is_good else Usage()
         common = ready.common
         reckon(self._rooms, common.generation.prices, sent.try_, sent.quote, usage, common.op)
 
     # --- inside ---
 
-    def _watch(self, sent: Sent, ready: Ready) -> Watch:
-        answer, most, upload = sent.answer, sent.most, ready.upload
-        head = answer.said
-        return Watch(
-            sent.form.dialect,
-            ready.common.op,
-            ready.asked,
-            head.kind,
-            head.coding,
-            answer.status,
-            most.sent_tokens,
-            most.output_tokens,
-            None if upload is None else upload.count,
-        )
-
     def _begin(
-        self, sent: Sent, ready: Ready, sink: Sink, story: Story, length: int | None, is_reworded: bool, whole: Watch | None
+        self, sent: Sent, ready: Ready, sink: Sink, story: Story, length: int | None, is_reworded: bool, whole: Watching | None
     ) -> None:
         """The head: the provider's lines, but for what we say better, and ours. `whole`: has seen all of the answer already."""
         rooms, answer, plan = self._rooms, sent.answer, ready.plan
@@ -154,15 +140,15 @@ class Relaying:
                 should_retry, headers = False, tuple([line for line in headers if line[0].lower() != b"x-should-retry"])
             said = said_in(headers)
         standings = rooms.store.standings(plan.claims)
-        rooms.metrics.limits(standings)
         now = rooms.clock.monotonic()
+        rooms.metrics.limits(standings, now)
         overhead_s = now - ready.call.began - story.upstream_s
         ours = our_lines(
             ready.call.id,
             said,
             standings,
             status,
-            overhead_s * 1000 if overhead_s > 0 else 0.0,
+            overhead_s * 1e3 if overhead_s > 0.0 else 0.0,
             target.provider.name,
             tries,
             target.model if target.model != plan.model else None,
@@ -178,7 +164,7 @@ class Relaying:
         if sent.turn.state == "half_open" and outcome is OK:
             sent.turn.saw(True, now)  # a probe is decided by its first content, not by a stream's end
 
-    def _over(self, sent: Sent, ready: Ready, story: Story, watch: Watch, ok: bool | None, began: float) -> None:
+    def _over(self, sent: Sent, ready: Ready, story: Story, watch: Watching, ok: bool | None, began: float) -> None:
         """`ok`, as the breaker hears it: True, answered whole; None, nobody's fault."""
         rooms, common = self._rooms, ready.common
         op, prices = common.op, common.generation.prices
@@ -186,13 +172,13 @@ class Relaying:
         sent.answer.close()
         now = rooms.clock.monotonic()
         story.upstream_s += now - began
-        if ok and sent.outcome is OK and watch.error is not None:
-            ok = _is_healthy(watch.error)
+        usage, error = watch.told()
+        if ok and sent.outcome is OK and error is not None:
+            ok = _is_healthy(error)
         sent.turn.saw(ok, now)
         job = watch.job(ready.call.route.path) if op.name in JOBS else None
         if job is not None and op.is_billed and not job.is_over:
             return defer(rooms, story, try_, quote, job)
-        usage = watch.usage()
         learn(rooms, try_, sent.most, usage, ready.asked)
         reckon(rooms, prices, try_, quote, usage, op)
         rooms.books.settle(story, try_)
@@ -204,7 +190,7 @@ class Relaying:
             rooms.alerts.saw(ready.plan.claims, rooms.store.standings(ready.plan.claims), stopped)
 
 
-def _check_whole(answer: Answer, watch: Watch, is_reworded: bool) -> None:
+def _check_whole(answer: Answer, watch: Watching, is_reworded: bool) -> None:
     """The provider has sent all. Raises UpstreamCut where that is not all of the answer."""
     if watch.is_stream and answer.status == 200 and not watch.ended and watch.error is None:
         raise UpstreamCut("upstream_cut", "the stream ended without its last event")

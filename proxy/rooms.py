@@ -72,7 +72,7 @@ class Common:
     speaks: str  # the wire format that the caller speaks
     shaping: Shaping
     may_keep: bool  # the policy looks at nothing that differs between calls of one head and one caller
-    is_met: bool = False  # by a second call: what is worked out from it is worth keeping
+    is_met: bool = False  # by a call before: what is worked out from it is worth keeping
     is_json: bool = field(init=False)  # the body is JSON of an operation that we know: it is held and read
     surface: tuple[str, ...] = field(init=False)  # where such a body holds text
 
@@ -94,8 +94,12 @@ class Ready:
     def __init__(
         self, call: Call, common: Common, asked: Asked, raw: bytes | None, plain: bytes | None, is_json: bool, upload: Peeked | None = None
     ) -> None:
-        self.call, self.common, self.asked = call, common, asked
-        self.raw, self.upload = raw, upload  # as it travels; None: `upload` streams through
-        self.plain, self.is_json = plain, is_json  # the same without its content coding, where that could be read; and is that JSON?
+        self.call = call
+        self.common = common
+        self.asked = asked
+        self.raw = raw  # as it travels; None: `upload` streams through
+        self.upload = upload
+        self.plain = plain  # the same without its content coding, where that could be read
+        self.is_json = is_json  # is that JSON?
         self.is_reworded = False  # by the guard: it goes out without the coding it came in
         self.vault: Vault | None = None

@@ -51,26 +51,29 @@ class Term(NamedTuple):
 class Terms:
     """Those of all standings of a call, in order. Shared by many calls and known by identity: what follows from them is worked out once."""
 
-    __slots__ = ("each", "looks")
+    __slots__ = ("each", "first", "looks")
 
     def __init__(self, each: tuple[Term, ...]) -> None:
         self.each = each
-        # Of each: where its figures begin in `Standings.row`, what its shares are of (of nothing, none is left), and is it a rate?
-        self.looks = tuple([(3 * at, it.allowed or inf, it.is_rate) for at, it in enumerate(each)])
+        self.first = 0 if each else None
+        # Its number, what its shares are of (of nothing, none is left), and is it a rate?
+        looks = [(at, it.allowed or inf, it.is_rate) for at, it in enumerate(each)]
+        if len({it.limit for it in each}) == 1:  # whichever is the tightest, that limit is: rates alone are compared
+            looks = [it for it in looks if it[2]]
+        self.looks = tuple(looks)
 
 
 class Standings:
-    """How a caller stands on several terms. `row`: of each in turn what remains and when it resets, as `Standing` has them, and in how
-    many seconds that is (0: nobody asks, of money and slots). `shares`: of each which share remains. `first`: where the figures of the
-    tightest begin in the row; `rate`: those of the tightest rate."""
+    """How a caller stands on several terms. `row`: of each what remains, then of each when it resets, as `Standing` has them, then of each
+    in how many seconds that is (0: nobody asks, of money and slots). `first`: the number of the tightest, or of any where all are of one
+    limit; `rate`: that of the tightest rate."""
 
-    __slots__ = ("first", "rate", "row", "shares", "terms")
+    __slots__ = ("first", "rate", "row", "terms")
 
     def __init__(self, terms: Terms, row: list[int]) -> None:
-        """What remains may be below 0."""
-        first = rate = None
+        """What remains of rates and money may be below 0."""
+        first, rate = terms.first, None
         least = scarcest = inf
-        shares: list[float] = []
         for at, amount, is_rate in terms.looks:
             share = row[at] / amount
             if share <= least:
@@ -80,22 +83,27 @@ class Standings:
                     first, least = at, share
             if is_rate and share < scarcest:
                 rate, scarcest = at, share
-            shares.append(share)
-        self.terms, self.row, self.shares, self.first, self.rate = terms, row, shares, first, rate
+        self.terms = terms
+        self.row = row
+        self.first = first
+        self.rate = rate
 
     @classmethod
     def of(cls, told: Iterable[Standing], now_s: int) -> Standings:
         """`now_s`: Unix seconds."""
         each: list[Term] = []
-        row: list[int] = []
+        left: list[int] = []
+        resets: list[int] = []
         for it in told:
             each.append(Term(it.limit, it.kind, it.allowed, it.window_s, it.is_shared))
-            row += (it.remaining, it.resets_at, max(0, it.resets_at - now_s))
-        return cls(terms_of(tuple(each)), row)
+            left.append(max(0, it.remaining))
+            resets.append(it.resets_at)
+        return cls(terms_of(tuple(each)), [*left, *resets, *[max(0, at - now_s) for at in resets]])
 
     def __iter__(self) -> Iterator[Standing]:
-        for it, remaining, resets_at in zip(self.terms.each, self.row[::3], self.row[1::3], strict=True):
-            yield Standing(it.limit, it.kind, it.allowed, remaining, resets_at, it.window_s, it.is_shared)
+        each = self.terms.each
+        for at, it in enumerate(each):
+            yield Standing(it.limit, it.kind, it.allowed, max(0, self.row[at]), self.row[at + len(each)], it.window_s, it.is_shared)
 
 
 @lru_cache(maxsize=1024)  # limits have names and sizes of the policy

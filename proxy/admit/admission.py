@@ -30,6 +30,7 @@ class Admission:
         self.now, self.periods = moments.now, moments.periods
         self._places = Places(counters, moments)
         self._journal: Journal | None = None
+        self._peeked: Place | None = None  # the last, while nobody has entered since: there is room for a request and a slot
 
     @property
     def is_available(self) -> bool:
@@ -49,7 +50,9 @@ class Admission:
         if (journal is None or journal.is_down or self._index.was_behind) and self._is_down():
             raise unavailable()
         place = self._places.of(claims)
-        if place is None or not is_far_from_full(place):
+        if place is not None and is_far_from_full(place):
+            self._peeked = place
+        else:
             now = self.now()
             names = self._names(claims, now)
             entry, hold = denied_entry(self._counters, claims, names, now), denied_hold(self._counters, claims, names, now, 0, 0)
@@ -63,9 +66,10 @@ class Admission:
             return
         if (journal is None or journal.is_down or self._index.was_behind) and self._is_down():
             raise unavailable()
-        ns = self._moments.ns()
+        ns = self._moments.rate_ns()  # no money is counted here
         place = self._places.of(claims)
-        if place is None or not may_enter(place, ns):
+        peeked, self._peeked = self._peeked, None
+        if place is None or (place is not peeked and not may_enter(place, ns)):
             now = self.now()
             names, ns = self._names(claims, now), now.ns
             if no := denied_entry(counters, claims, names, now):
@@ -102,7 +106,7 @@ class Admission:
             return await self._book(intent, (*place.shape.held(place.names), *also), ns, tokens, nanousd)
         record, durable = b"", None
         if journal is not None:
-            record = hold_record(id, ns, tokens, nanousd, place.held, values_of(intent.row))
+            record = hold_record(id, ns, tokens, nanousd, place.held, values_of(intent.values))
             try:
                 durable = journal.hold(record)
             except JournalDown:
@@ -123,7 +127,7 @@ class Admission:
         """Holds on these charges, whoever decided it."""
         journal, record, durable = self._journal, b"", None
         if journal is not None:
-            record = hold_record(intent.id, at_ns, tokens, nanousd, charges, values_of(intent.row))
+            record = hold_record(intent.id, at_ns, tokens, nanousd, charges, values_of(intent.values))
             try:
                 durable = journal.hold(record)
             except JournalDown:
@@ -208,6 +212,7 @@ class Admission:
         """Counts a request and a slot on each charge. `at_ns` as in `now().ns`. Idempotent by uid; journalled with the next hold."""
         if call_uid in self._counters.stays:
             return
+        self._peeked = None
         self._counters.enter(call_uid, charges, at_ns, now or self.now())
         if self._journal is not None and any(charge.rates for charge in charges):
             self._journal.append(encode(("e", at_ns, list(map(tuple, charges)))))

@@ -43,16 +43,8 @@ class Hold:
         return where if isinstance(where, tuple) else tuple(where.shape.held(where.names))
 
 
-@value(frozen=True, slots=True)
-class Stay:
-    """The slots of one call under way."""
-
-    since: int
-    accounts: Sequence[tuple[Account, int]]
-    where: Sequence[Charge] | Place  # its request was counted
-    is_counted: bool = True
-
-
+# Of one call under way: since when, the accounts it has slots on, and where its request was counted, if it still is.
+Stay = tuple[int, Sequence[tuple[Account, int]], "Sequence[Charge] | Place | None"]
 NOBODY: OrderedDict[str, Account] = OrderedDict()
 
 
@@ -64,6 +56,7 @@ class Counters:
         self.books: dict[str, OrderedDict[str, Account]] = {}
         self.holds: dict[str, Hold] = {}
         self.stays: dict[str, Stay] = {}
+        self.forgot = 0  # how often any account has (`Account.forgot`): while it stays, all that was found here is as it was
 
     def find(self, limit: str, account: str) -> Account | None:
         book = self.books.get(limit)
@@ -92,15 +85,19 @@ class Counters:
             account = book[name] = Account()
         return account
 
-    @staticmethod
-    def _forget_some(book: OrderedDict[str, Account], now: Moment) -> None:
+    def _forget_some(self, book: OrderedDict[str, Account], now: Moment) -> None:
         """Looks at the two accounts least recently looked at: more than one per newcomer, so idle ones do not pile up."""
         for _ in range(min(2, len(book))):
             name = next(iter(book))
-            if book[name].is_idle(now):
+            if self._is_idle(book[name], now):
                 del book[name]
             else:
                 book.move_to_end(name)
+
+    def _is_idle(self, account: Account, now: Moment) -> bool:
+        forgot, is_idle = account.forgot, account.is_idle(now)
+        self.forgot += account.forgot - forgot
+        return is_idle
 
     # -- calls: requests and slots ------------------------------------------------------------------------------------
 
@@ -111,14 +108,14 @@ class Counters:
             account.in_flight += 1
             accounts.append((account, account.forgot))
         self.count_requests(charges, at)
-        self.stays[uid] = Stay(at, accounts, charges)
+        self.stays[uid] = at, accounts, charges
 
     def enter_on(self, uid: str, place: Place, at: int) -> None:
         for account, _ in place.accounts:
             account.in_flight += 1
         for ring, _, _ in place.asked:
             ring.add(1, at)
-        self.stays[uid] = Stay(at, place.accounts, place)
+        self.stays[uid] = at, place.accounts, place
 
     def count_requests(self, charges: Sequence[Charge], at: int) -> None:
         for charge in charges:
@@ -128,14 +125,13 @@ class Counters:
 
     def uncount(self, uid: str) -> tuple[int, Sequence[Charge]] | None:
         """Takes the request of a call under way back, once; its slots stay taken. When and where it was counted; None: nowhere."""
-        stay = self.stays.get(uid)
-        if stay is None or not stay.is_counted:
+        since, accounts, where = self.stays.get(uid) or (0, (), None)
+        if where is None:
             return None
-        self.stays[uid] = Stay(stay.since, stay.accounts, (), is_counted=False)
-        where = stay.where
+        self.stays[uid] = since, accounts, None
         charges = where if isinstance(where, Sequence) else where.shape.entered(where.names)
-        self.uncount_requests(charges, stay.since)
-        return stay.since, charges
+        self.uncount_requests(charges, since)
+        return since, charges
 
     def uncount_requests(self, charges: Sequence[Charge], at: int) -> None:
         for charge in charges:
@@ -147,8 +143,9 @@ class Counters:
         stay = self.stays.pop(uid, None)
         if stay is None:
             return
-        took = now_ns - stay.since
-        for account, _ in stay.accounts:
+        since, accounts, _ = stay
+        took = now_ns - since
+        for account, _ in accounts:
             account.in_flight -= 1
             account.stay_ns = (account.stay_ns * 7 + took) // 8 if account.stay_ns else took
 
@@ -186,16 +183,14 @@ class Counters:
 
     def close(self, id: str, tokens: int, nanousd: int) -> bool:
         """The true figures, in the hold's own bucket and periods. False: no such hold is open."""
-        hold = self.holds.get(id)
+        hold = self.holds.pop(id, None)
         if hold is None:
             return False
         place, held, more = hold.where, hold.nanousd, tokens - hold.tokens
-        if isinstance(place, tuple):
-            return self._close(id, hold, tokens, nanousd)
-        for account, forgot in place.accounts:
-            if account.forgot != forgot:
-                return self._close(id, hold, tokens, nanousd)
-        del self.holds[id]
+        if isinstance(place, tuple) or (place.as_of != self.forgot and not place.is_good(self.forgot)):
+            self._give_back(hold)
+            self.settle(hold, hold.charges, tokens, nanousd)
+            return True
         for balance, _, _ in place.money:
             balance.held -= held
             balance.settled += nanousd
@@ -204,21 +199,19 @@ class Counters:
                 ring.adjust(hold.at, more)
         return True
 
-    def _close(self, id: str, hold: Hold, tokens: int, nanousd: int) -> bool:
-        """By the names of its accounts."""
-        self.release(id)
-        self.settle(hold, hold.charges, tokens, nanousd)
-        return True
-
     def release(self, id: str) -> Hold | None:
         """Nothing is held under this id any more; None: nothing was. Whoever asks settles it, in the same step."""
         hold = self.holds.pop(id, None)
         if hold is not None:
-            for charge in hold.charges:
-                account = self.account(charge.limit, charge.account)
-                for period in charge.periods:
-                    account.balance(period).held -= hold.nanousd
+            self._give_back(hold)
         return hold
+
+    def _give_back(self, hold: Hold) -> None:
+        """Its money, by the names of its accounts."""
+        for charge in hold.charges:
+            account = self.account(charge.limit, charge.account)
+            for period in charge.periods:
+                account.balance(period).held -= hold.nanousd
 
     def settle(self, hold: Hold, charges: Sequence[Charge], tokens: int, nanousd: int) -> None:
         """The true figures of a released hold, on those of its charges that do not have them yet."""
@@ -256,7 +249,7 @@ class Counters:
                     is_stale = True
                 elif it.settled:
                     spend.append((id, it.settled))
-            if (is_stale or not (rings or spend)) and account.is_idle(now):
+            if (is_stale or not (rings or spend)) and self._is_idle(account, now):
                 del book[name]
             elif rings or spend:
                 told.append((limit, name, rings, spend))

@@ -91,7 +91,7 @@ class Journal:
 
     def append(self, payload: bytes, row: Values | None = None) -> None:
         """Never fails: what cannot be written now is kept and tried again."""
-        self._pending.append(framed(payload))
+        self._pending.append(_head(len(payload), crc32(payload)) + payload)  # `framed`, but for the call
         if row is not None:
             self._rows.append(row)
         if not self._is_scheduled and self._retry is None:
@@ -104,7 +104,7 @@ class Journal:
         if self._is_doubtful:
             raise JournalDown
         frames = self._pending
-        frames.append(framed(payload))
+        frames.append(_head(len(payload), crc32(payload)) + payload)  # `framed`, but for the call
         if not self._flush():
             frames.pop()
             raise JournalDown

@@ -19,7 +19,7 @@ MOST_PLACES = 4096
 
 
 class Where:
-    """What counts for some accounts that stand on the limits of a shape; of each the most it may be, and where it stands in the row."""
+    """What counts for some accounts that stand on the limits of a shape; of each the most it may be, and its number among all."""
 
     __slots__ = ("money", "requests", "shape", "slots", "tokens")
 
@@ -45,12 +45,13 @@ class Where:
 class Place(Where):
     """And where what they take is counted. Good while none of the accounts has forgotten anything since."""
 
-    __slots__ = ("accounts", "asked", "claims", "entry", "held", "is_open", "names", "periods", "used")
+    __slots__ = ("accounts", "as_of", "asked", "claims", "entry", "held", "is_open", "names", "periods", "used")
 
     def __init__(
-        self, claims: tuple[Claim, ...], names: Sequence[str], accounts: Sequence[Account], shape: Shape, periods: Periods
+        self, claims: tuple[Claim, ...], names: Sequence[str], accounts: Sequence[Account], shape: Shape, periods: Periods, as_of: int
     ) -> None:
         Where.__init__(self, shape, accounts)
+        self.as_of = as_of  # `Counters.forgot` when it was surely good
         self.claims, self.names, self.periods, self.is_open = claims, names, periods, shape.is_open
         self.accounts = [(account, account.forgot) for account in accounts]
         self.asked, self.used = self.requests, self.tokens
@@ -59,11 +60,13 @@ class Place(Where):
         self.entry, held = shape.said(names)
         self.held = Fragment(held)
 
-    def is_good(self) -> bool:
-        is_good = True
+    def is_good(self, as_of: int) -> bool:
+        """`as_of`: `Counters.forgot` now. Asked where that has changed."""
         for account, forgot in self.accounts:
-            is_good = is_good and account.forgot == forgot
-        return is_good
+            if account.forgot != forgot:
+                return False
+        self.as_of = as_of
+        return True
 
 
 class Places:
@@ -77,12 +80,9 @@ class Places:
 
     def of(self, claims: Sequence[Claim]) -> Place | None:
         """What is not there is made. None where it might have to share the account of others."""
-        place = self._known.get(id(claims))
-        if place is None:
+        place, forgot = self._known.get(id(claims)), self._counters.forgot
+        if place is None or (place.as_of != forgot and not place.is_good(forgot)):
             return self._find(claims)
-        for account, forgot in place.accounts:
-            if account.forgot != forgot:
-                return self._find(claims)
         return place
 
     def _find(self, claims: Sequence[Claim]) -> Place | None:
@@ -90,7 +90,7 @@ class Places:
         if claims:
             account = self._counters.find(claims[0].limit.name, claims[0].account)
             place = None if account is None else account.place
-        if place is None or place.periods is not present or place.claims != tuple(claims) or not place.is_good():
+        if place is None or place.periods is not present or place.claims != tuple(claims) or not place.is_good(self._counters.forgot):
             place = self._made(claims)
             if place is None:
                 self._known.pop(id(claims), None)
@@ -121,7 +121,8 @@ class Places:
         """Of the accounts with these names; what is not there stands as if nothing ever counted, and is not made."""
         find = self._counters.find
         accounts = [find(claim.limit.name, name) or Account() for claim, name in zip(claims, names, strict=True)]
-        return Place(tuple(claims), names, accounts, shape_of(tuple([claim.limit for claim in claims]), periods), periods)
+        shape = shape_of(tuple([claim.limit for claim in claims]), periods)
+        return Place(tuple(claims), names, accounts, shape, periods, self._counters.forgot)
 
     def made(self, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> Place:
         """As `named`; what is not there is made. All are there before the first is looked at: making one may forget another."""
@@ -173,15 +174,19 @@ def may_hold(place: Place, now_ns: int, tokens: int, nanousd: int) -> bool:
 
 def standings_on(where: Where, now_ns: int, wall_ns: int) -> Standings:
     """How the accounts stand, for reply headers."""
-    row = where.shape.row.copy()
+    shape = where.shape
+    row, count = shape.row.copy(), shape.count
     now_s, to_wall_ns = wall_ns // NS, wall_ns - now_ns + NS - 1  # and up to a whole second
-    for rates in (where.requests, where.tokens):
-        for ring, most, at in rates:
-            used = ring.total if now_ns < ring.edge else ring.used(now_ns)  # before the edge nothing is over
-            resets_at = (ring.last + (ring.period_ns + to_wall_ns) if used else now_ns + to_wall_ns) // NS
-            row[at], row[at + 1], row[at + 2] = most - used, resets_at, resets_at - now_s
+    for ring, most, at in where.requests + where.tokens:
+        used = ring.total if now_ns < ring.edge else ring.used(now_ns)  # before the edge nothing is over
+        resets_at = (ring.last + ring.period_ns + to_wall_ns if used else now_ns + to_wall_ns) // NS
+        row[at] = most - used
+        row[at + count] = resets_at
+        row[at + count + count] = resets_at - now_s
     for account, most, at in where.slots:
-        row[at], row[at + 1] = most - account.in_flight, now_s
+        held = account.in_flight
+        row[at] = most - held if held < most else 0
+        row[at + count] = now_s
     for balance, most, at in where.money:
         row[at] = most - balance.settled - balance.held
-    return Standings(where.shape.terms, row)
+    return Standings(shape.terms, row)

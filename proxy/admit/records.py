@@ -27,6 +27,7 @@ NOTHING = b'["n"]'
 Values = Sequence[Any]  # of a row, in the order of COLUMNS
 Position = tuple[int, int]  # in the journal: segment number, offset
 
+_INPUT, _OUTPUT, _COST = map(COLUMNS.index, ("input_tokens", "output_tokens", "cost_nanousd"))
 _HELD = ("held_nanousd", "cost_nanousd")  # of an attempt that nobody settles
 
 
@@ -39,10 +40,11 @@ class ClockMark:
     latest_ns: int = 0  # wall clock, the latest that was seen
 
 
-def values_of(row: Row) -> Values:
-    if row.cost_nanousd > MOST or row.input_tokens > MOST or row.output_tokens > MOST:
-        return [min(it, MOST) if type(it) is int and name != "at" else it for name, it in zip(COLUMNS, row, strict=True)]
-    return row[:]  # a plain tuple, as JSON has no other
+def values_of(row: tuple[Any, ...]) -> Values:
+    values = row if type(row) is tuple else row[:]  # a plain one, as JSON has no other
+    if values[_COST] > MOST or values[_INPUT] > MOST or values[_OUTPUT] > MOST:
+        return [min(it, MOST) if type(it) is int and name != "at" else it for name, it in zip(COLUMNS, values, strict=True)]
+    return values
 
 
 def encode(record: object) -> bytes:

@@ -17,10 +17,10 @@ ENTRY = ("requests", "concurrency")  # what a call takes; an attempt takes token
 
 
 class Shape:
-    """Each bound with the number of its limit, which is that of its account, where it counts there, the most it may be, and where its
-    figures begin in `Standings.row`."""
+    """Each bound with the number of its limit, which is that of its account, where it counts there, the most it may be, and its
+    number among all."""
 
-    __slots__ = ("_said", "has_twins", "is_open", "limits", "money", "periods", "requests", "row", "slots", "terms", "tokens")
+    __slots__ = ("_said", "count", "has_twins", "is_open", "limits", "money", "periods", "requests", "row", "slots", "terms", "tokens")
 
     def __init__(self, limits: Sequence[Limit], periods: Periods) -> None:
         self.limits, self.periods = limits, periods
@@ -28,22 +28,23 @@ class Shape:
         self.slots: list[tuple[int, int, int]] = []
         self.tokens: list[tuple[int, tuple[RateKind, int], int, int]] = []
         self.money: list[tuple[int, str, int, int]] = []
-        self.row: list[int] = []  # as far as it is the same for all
         terms: list[Term] = []
+        ends: dict[int, int] = {}  # of those that end, by their number: Unix seconds
         for n, limit in enumerate(limits):  # requests and slots of each limit come first
             self._rates(self.requests, "requests", n, limit, terms)
             if (most := limit.concurrency) is not None:
-                self.slots.append((n, most, len(self.row)))
-                self.row += (0, 0, 0)
+                self.slots.append((n, most, len(terms)))
                 terms.append(Term(limit.name, "concurrency", most, 0, limit.is_shared))
         for n, limit in enumerate(limits):
             self._rates(self.tokens, "tokens", n, limit, terms)
             for spend in limit.spend:
                 span = periods.span(spend.period)
-                self.money.append((n, span.id, spend.nanousd, len(self.row)))
-                self.row += (0, span.end_ns // NS, 0)
+                self.money.append((n, span.id, spend.nanousd, len(terms)))
+                ends[len(terms)] = span.end_ns // NS
                 terms.append(Term(limit.name, "spend", spend.nanousd, (span.end_ns - span.start_ns) // NS, limit.is_shared))
-        self.terms = terms_of(tuple(terms))
+        self.terms, self.count = terms_of(tuple(terms)), len(terms)
+        none = [0] * len(terms)
+        self.row = [*none, *[ends.get(at, 0) for at in range(len(terms))], *none]  # `Standings.row`, as far as it is the same for all
         self.is_open = 0 not in [it.allowed for it in terms]  # a limit of 0 has a refusal of its own
         rates = [(n, key) for n, key, _, _ in self.requests + self.tokens]
         self.has_twins = len(set(rates)) < len(rates)
@@ -53,8 +54,7 @@ class Shape:
         self, found: list[tuple[int, tuple[RateKind, int], int, int]], kind: RateKind, n: int, limit: Limit, terms: list[Term]
     ) -> None:
         for rate in limit.requests if kind == "requests" else limit.tokens:
-            found.append((n, (kind, rate.period_s), rate.count, len(self.row)))
-            self.row += (0, 0, 0)
+            found.append((n, (kind, rate.period_s), rate.count, len(terms)))
             terms.append(Term(limit.name, kind, rate.count, rate.period_s, limit.is_shared))
 
     def entered(self, names: Sequence[str]) -> list[Charge]:

@@ -8,12 +8,13 @@ so where the rows are gone a sum counts if its first row does, and days that beg
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 HOUR_NS = 3600 * 10**9
 FOR_EVER = 2**63 - 1
 STEP = 16_384  # rows of one transaction: some 40 ms, without the interpreter lock
+ROOM_KIB = 16_384  # of pages that such a step has at hand at most: the sums of some 100,000 callers
 WHO = ("caller", "team", "tier", "provider", "model", "end")  # with the day, all that sums are told apart by
 FAILED = "(\"end\" <> 'done' OR status >= 400) IS TRUE"
 
@@ -31,7 +32,6 @@ FIGURES = {
 _WHO = ", ".join(f'"{name}"' for name in WHO)
 _NAMES = ", ".join(FIGURES)
 _FRESH = ", ".join(f"COALESCE(\"{name}\", '')" for name in WHO)
-_SUMMED = ", ".join(f"SUM({figure})" for figure in FIGURES.values())
 _ADD = "ON CONFLICT DO UPDATE SET first = MIN(first, excluded.first), " + ", ".join(f"{it} = {it} + excluded.{it}" for it in FIGURES)
 _COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in FIGURES)
 
@@ -52,12 +52,13 @@ _LINES = (
 )  # as the sums are, one line for each row; a + keeps SQLite from the index of that column
 _NAMED = ", ".join(f'"{name}" AS its_{name}' for name in WHO)
 _MATCH = " AND ".join(f"its_{name} = COALESCE(\"{name}\", '')" for name in WHO)
-_STEPS = (
-    f"INSERT OR IGNORE INTO whos ({_WHO}) SELECT {_FRESH} FROM rows WHERE n > :after AND n <= :through",
-    f"""INSERT INTO sums SELECT at / {HOUR_NS}, day, who, MIN(at), {_SUMMED} FROM rows CROSS JOIN (SELECT who, {_NAMED} FROM whos)
-        WHERE n > :after AND n <= :through AND {_MATCH} GROUP BY 1, 2, 3 {_ADD}""",
-    "INSERT OR REPLACE INTO marks VALUES ('summed', :through)",
-)
+_STEP = "n > :after AND n <= :through"
+_COUNT = f"SELECT COUNT(*) FROM rows WHERE {_STEP}"
+_SUM = f"""INSERT INTO sums SELECT at / {HOUR_NS}, day, who, at, {", ".join(f"IFNULL({figure}, 0)" for figure in FIGURES.values())}
+    FROM rows CROSS JOIN (SELECT who, {_NAMED} FROM whos) WHERE {_STEP} AND {_MATCH} AND who > :met {_ADD}"""
+_MEET = f"INSERT OR IGNORE INTO whos ({_WHO}) SELECT {_FRESH} FROM rows WHERE {_STEP}"
+_MET = "SELECT COALESCE(MAX(who), 0) FROM whos"
+_SUMMED = "INSERT OR REPLACE INTO marks VALUES ('summed', :through)"
 _FOLD = (
     f"INSERT INTO sums SELECT :to, day, who, first, {_NAMES} FROM sums WHERE hour = :hour {_ADD}",
     "DELETE FROM sums WHERE hour = :hour",
@@ -84,8 +85,20 @@ def advance(connection: sqlite3.Connection, least: int = 1) -> int:
     if waiting < least:
         return waiting
     step = min(STEP, waiting)
-    _at_once(connection, _STEPS, {"after": after, "through": after + step})
+    with _roomy(connection), _at_once(connection):
+        _sum(connection, after, after + step)
     return waiting - step
+
+
+def _sum(connection: sqlite3.Connection, after: int, through: int) -> None:
+    """Each row is looked up once; only if some are of nobody met before are these met first, and then theirs are added."""
+    values = {"after": after, "through": through, "met": 0}
+    waiting: int = connection.execute(_COUNT, values).fetchone()[0]
+    if connection.execute(_SUM, values).rowcount < waiting:
+        values["met"] = connection.execute(_MET).fetchone()[0]
+        connection.execute(_MEET, values)
+        connection.execute(_SUM, values)
+    connection.execute(_SUMMED, values)
 
 
 def fold(connection: sqlite3.Connection) -> bool:
@@ -96,20 +109,33 @@ def fold(connection: sqlite3.Connection) -> bool:
     hour = connection.execute(query, (begun, gone)).fetchone()[0]
     if hour is None:
         return False
-    _at_once(connection, _FOLD, {"hour": hour, "to": hour // 24 * 24})
+    with _at_once(connection):
+        for statement in _FOLD:
+            connection.execute(statement, {"hour": hour, "to": hour // 24 * 24})
     return True
 
 
-def _at_once(connection: sqlite3.Connection, statements: Sequence[str], values: dict[str, int]) -> None:
+@contextmanager
+def _at_once(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for statement in statements:
-            connection.execute(statement, values)
+        yield
         connection.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
+
+
+@contextmanager
+def _roomy(connection: sqlite3.Connection) -> Iterator[None]:
+    """Of many callers each page is wanted again and again: it stays at hand until all is summed."""
+    usual: int = connection.execute("PRAGMA cache_size").fetchone()[0]
+    connection.execute(f"PRAGMA cache_size = {-ROOM_KIB}")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA cache_size = {usual}")
 
 
 # -- questions -----------------------------------------------------------------------------------------------------------

@@ -31,6 +31,9 @@ NOTED = frozenset(  # what most chats do not say, but for a limit
     {*LIMITS, "n", "best_of", "tools", "prompt", "service_tier", "user", "safety_identifier", *MORE, *TALKS}
 )
 LIMITED = {frozenset(): LIMITS[0], **{frozenset((name,)): name for name in LIMITS}}  # one limit at most, of all these: under which name
+# the same by all the names that a body says, in their order: most clients say the same ones each time. Names come from outside
+SHAPES: dict[tuple[str, ...], str] = {}
+MOST_SHAPES, LONGEST_SHAPE = 256, 256  # how many, and characters of all names of one
 
 
 class OpenAI:
@@ -42,7 +45,8 @@ class OpenAI:
         return with_query(operation_of(method, path), query)
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
-        limiting = LIMITED.get(NOTED.intersection(doc))
+        names = tuple(doc)
+        limiting = SHAPES.get(names) or _limiting(names)
         if limiting is not None and op.is_talk:
             said, limit = doc.get("model"), doc.get(limiting)
             if (
@@ -98,12 +102,14 @@ class OpenAI:
         return event.get("type") in PREAMBLE
 
     def error_of(self, op: Operation, event: Json) -> str | None:
-        kind = event.get("type")
-        if kind == "error":  # the Responses API: flat, or the error object inside
-            return error_name(mapping(event.get("error")) or {"code": event.get("code")})
-        if kind == "response.failed":
-            return error_name(at(event, "response", "error"))
-        return error_name(event["error"]) if event.get("error") else None
+        if "type" in event:
+            if event["type"] == "error":  # the Responses API: flat, or the error object inside
+                return error_name(mapping(event.get("error")) or {"code": event.get("code")})
+            if event["type"] == "response.failed":
+                return error_name(at(event, "response", "error"))
+        if "error" in event:
+            return error_name(event["error"]) if event["error"] else None
+        return None
 
     def is_terminal(self, op: Operation, data: bytes) -> bool:
         if data.strip() == b"[DONE]":
@@ -150,6 +156,16 @@ class OpenAI:
 def _prompts(prompt: object) -> int:
     """How many prompts a completions call carries: a list of strings or of token lists; one list of tokens is one prompt."""
     return sum(isinstance(entry, str | list) for entry in items(prompt)) or 1
+
+
+def _limiting(names: tuple[str, ...]) -> str | None:
+    """Under which name a limit stands, if one does, in a body that says no more than most chats do; None: it says more."""
+    limiting = LIMITED.get(NOTED.intersection(names))
+    if limiting is not None and sum(map(len, names)) <= LONGEST_SHAPE:
+        if len(SHAPES) >= MOST_SHAPES:
+            SHAPES.clear()
+        SHAPES[names] = limiting
+    return limiting
 
 
 def _is_text(messages: object) -> bool:

@@ -46,19 +46,20 @@ def raw_usage(doc: Json) -> Json:
 
 
 def whole_usage(op: Operation, doc: Json) -> Usage | None:
-    raw, model, tier = doc.get("usage"), doc.get("model"), doc.get("service_tier")
-    if (
-        op.name != "chat" or type(raw) is not dict or type(model) is not str or not model
-        or SEARCHING in model or "output" in doc or "status" in doc
-    ):  # fmt: skip
+    """Of most chats: tokens in and out, their total, and details that are nought."""
+    try:
+        raw, model = doc["usage"], doc["model"]
+        if op.name != "chat" or type(raw) is not dict or type(model) is not str or SEARCHING in model or "output" in doc or "status" in doc:
+            return _thorough(op, doc)
+        input, output, total = raw["prompt_tokens"], raw["completion_tokens"], raw["total_tokens"]
+    except KeyError:
         return _thorough(op, doc)
-    input, output, total = map(raw.get, THREE)
     if (
-        type(input) is int and type(output) is int and type(total) is int and input + output == total
+        model and type(input) is int and type(output) is int and type(total) is int and input + output == total
         and input >= 0 and output >= 0 and total <= ABSURD and (len(raw) == 3 or _says_no_more(raw))
     ):  # fmt: skip
-        # of most chats: tokens in and out, their total, and details that are nought
-        return Usage(input, 0, 0, 0, output, 0, "provider", "", raw, NO_UNITS, text(tier) if tier else None, None, model, True)
+        tier = text(doc["service_tier"]) if "service_tier" in doc else None
+        return Usage(input, 0, 0, 0, output, 0, "provider", "", raw, NO_UNITS, tier, None, model, True)
     return _thorough(op, doc)
 
 

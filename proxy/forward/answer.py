@@ -14,15 +14,13 @@ from proxy.forward.parse import Malformed
 from proxy.ports import Line, Outlet
 from proxy.refusal import UpstreamCut, UpstreamFailed
 
-HELD_BYTES = 256 * 1024  # body bytes kept while nobody reads them; then the provider is paused
-
 
 class Reply:
     """`ports.Answer`. It lets go of its connection once, in `close`; from then on nothing of the wire can reach it."""
 
     __slots__ = (
-        "_connection", "_is_flowing", "_parser", "_waiter", "block", "failure", "is_sent", "length", "lines", "reason", "said", "split",
-        "status",
+        "_connection", "_is_flowing", "_parser", "block", "failure", "is_sent", "length", "lines", "reason", "said", "split", "status",
+        "waiter",
     )  # fmt: skip
 
     status: int  # this and what follows are the parser's to tell: see `parse.Told`
@@ -38,7 +36,7 @@ class Reply:
         self._connection: Connection | None = connection
         self._parser = connection.parser  # of this answer until `close`
         self.failure: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self.waiter: asyncio.Future[None] | None = None  # for what comes next
         self._is_flowing = False  # while `_flow` gets what arrives
 
     @property
@@ -48,31 +46,18 @@ class Reply:
 
     # --- what the connection tells ---
 
-    def feed(self, data: bytes) -> None:
-        """One read of the socket, while nobody takes the body: not yet, or no more."""
-        if self.failure is not None:
-            return
-        parser = self._parser
-        try:
-            parser.feed(data)
-        except Malformed as error:
-            self._malformed(str(error))
-        if not parser.is_over and sum(map(len, parser.slices)) > HELD_BYTES:
-            self._pause()
-        self._wake()
-
     def _faulty(self, error: HttpParserError) -> None:
         try:
             self._parser.faulty(error)
         except Malformed as fault:
-            self._malformed(str(fault))
+            self.malformed(str(fault))
 
     def _noise(self, data: bytes) -> None:
         """A read that brought nothing of the body."""
         try:
             self._parser.noise(data)
         except Malformed as fault:
-            self._malformed(str(fault))
+            self.malformed(str(fault))
 
     def lost(self, error: Exception | None) -> None:
         """The connection is gone."""
@@ -101,7 +86,7 @@ class Reply:
         """Done as soon as something has come, or nothing more will. Raises what broke the answer already."""
         if self.failure is not None:
             raise self.failure
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        waiter = self.waiter = asyncio.get_running_loop().create_future()
         return waiter
 
     # --- what the pipeline calls ---
@@ -136,11 +121,23 @@ class Reply:
 
     async def relay(self, sink: Outlet, line: Line) -> None:
         """See `ports.Answer`."""
+        parser = self._parser
+        slices = parser.slices
+        try:
+            if slices and (out := line.feed(slices.pop() if len(slices) == 1 else _all_of(slices))):
+                sink.push(out)
+        except BaseException:
+            self._abort()
+            raise
+        if not parser.is_over or self.failure is not None:
+            out = b""  # is not kept to the stream's end
+            await self._stream(sink, line)
+
+    async def _stream(self, sink: Outlet, line: Line) -> None:
+        """What comes after that."""
         parser, connection = self._parser, self._connection
         late: list[bytes] = []
         try:
-            if parser.slices:
-                self._pass_on(sink, line)
             if not parser.is_over and self.failure is None and connection is not None:
                 self._is_flowing = True
                 connection.attend(self._flow(sink, line, late))
@@ -169,7 +166,8 @@ class Reply:
             return
         if self._is_flowing:
             self._unattended()
-        self._connection, parser = None, self._parser
+        parser = self._parser
+        self._connection = None
         del self._parser  # from now on another answer's
         if parser.slices:
             parser.slices.clear()
@@ -234,12 +232,7 @@ class Reply:
             self._is_flowing = False
             self._connection.attend(None)
 
-    def _pass_on(self, sink: Outlet, line: Line) -> None:
-        """What is held already. Not in `relay`, which would keep it to the stream's end."""
-        if out := line.feed(_all_of(self._parser.slices)):
-            sink.push(out)
-
-    def _malformed(self, detail: str) -> None:
+    def malformed(self, detail: str) -> None:
         self.broken(
             UpstreamCut("upstream_cut", detail)
             if self._parser.has_head
@@ -261,7 +254,7 @@ class Reply:
             raise self.failure
 
     def _wake(self) -> None:
-        waiter = self._waiter
+        waiter = self.waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 

@@ -30,29 +30,34 @@ _CLOSED, _OPEN, _HALF_OPEN = State  # as plain names: a member read off its clas
 
 
 class Tally:
-    """How the attempts of the window went. The one thing here that changes in place: a success costs two additions."""
+    """How the attempts of the window went. The one thing here that changes in place: a success among successes is one addition."""
 
-    __slots__ = ("_buckets", "_now", "failures_in_a_row")
+    __slots__ = ("_buckets", "_now", "failures_in_a_row", "further", "until")
 
     def __init__(self) -> None:
         self._now = [-1.0, 0, 0]  # bucket number, outcomes, failures
         self._buckets = deque([self._now], BUCKETS)
         self.failures_in_a_row = 0
+        self.further = 0  # successes in the newest bucket that are not in its outcomes yet
+        self.until = 0.0  # when it is over
 
-    def add(self, number: float, failed: int) -> None:
-        """`number`: of the bucket it is now."""
-        now = self._now
-        if number != now[0]:
-            now = self._now = [number, 0, 0]
-            self._buckets.append(now)
-        now[1] += 1
+    def add(self, now: float, failed: int, window_s: float) -> None:
+        """In the bucket it is `now`."""
+        number, bucket = now * BUCKETS // window_s, self._now
+        bucket[1] += self.further
+        self.further, self.until = 0, (number + 1) * window_s / BUCKETS
+        if number != bucket[0]:
+            bucket = self._now = [number, 0, 0]
+            self._buckets.append(bucket)
+        bucket[1] += 1
         if failed:
-            now[2] += 1
+            bucket[2] += 1
             self.failures_in_a_row += 1
         else:
             self.failures_in_a_row = 0
 
     def is_sick(self, rules: BreakerRules) -> bool:
+        """Asked when a failure was added."""
         fresh = [one for one in self._buckets if one[0] > self._now[0] - BUCKETS]
         outcomes, failures = sum(one[1] for one in fresh), sum(one[2] for one in fresh)
         return self.failures_in_a_row >= rules.consecutive or (
@@ -106,7 +111,7 @@ class Breaker:
             return self._probed(ok, now, rules, dice, retry_after_s)
         if ok is None:
             return self
-        self.tally.add(now * BUCKETS // rules.window_s, not ok)
+        self.tally.add(now, not ok, rules.window_s)
         return self if ok or not self.tally.is_sick(rules) else self._opened(now, rules, dice, retry_after_s)
 
     def _probed(self, ok: bool | None, now: float, rules: BreakerRules, dice: Dice, retry_after_s: float | None) -> Breaker:
@@ -136,19 +141,26 @@ class Turn:
     state = "closed"  # for the metric
 
     def __init__(self, all: Breakers | None, key: Key, breaker: Breaker, rules: BreakerRules) -> None:
-        self._all, self._key = all, key
-        self._breaker, self._rules = breaker, rules
+        self._all = all
+        self._key = key
+        self._breaker = breaker
+        self._rules = rules
 
     def saw(self, ok: bool | None, now: float, retry_after_s: float | None = None) -> None:
         """True: it answered; False: a failure; None: nobody's fault (cancelled, refused, rate-limited)."""
-        all, self._all = self._all, None
+        all = self._all
         if all is None:
             return
-        breaker, rules = self._breaker, self._rules
+        self._all = None
+        breaker = self._breaker
         if ok and breaker.state is _CLOSED:  # where it has opened since, nobody reads this tally any more
-            breaker.tally.add(now * BUCKETS // rules.window_s, 0)
+            tally = breaker.tally
+            if now < tally.until and not tally.failures_in_a_row:
+                tally.further += 1
+            else:
+                tally.add(now, 0, self._rules.window_s)
         else:
-            all.saw(self._key, ok, breaker.epoch, now, rules, retry_after_s)
+            all.saw(self._key, ok, breaker.epoch, now, self._rules, retry_after_s)
 
 
 class OddTurn(Turn):

@@ -53,16 +53,15 @@ class Client:
                 now = self._clock.monotonic()
             reply = Reply(connection)
             connection.begin(reply, timeouts, now, deadline, to.method == "HEAD")
-            pool.busy.add(connection)
             if not self._is_ticking_fast:
                 self._arm(is_fast=True)
-            head = request.head + framing_of(request)
-            if body is None and request.upload is not None:
-                pump = self._upload(connection, reply, request, head)
-            else:
+            if body:
                 request.is_sent = True
-                connection.write(head, body or b"")
-            while not connection.parser.has_head:
+                connection.write(b"%b\r\nContent-Length: %d\r\n\r\n" % (request.head, len(body)), body)
+            else:
+                pump = self._upload(connection, reply, request)
+            parser = connection.parser
+            while not parser.has_head:
                 await reply.news()
             return reply
         except BaseException as error:
@@ -76,8 +75,7 @@ class Client:
 
     def _drop(self, pool: Pool, connection: Connection, error: BaseException, *, is_new: bool) -> None:
         """It brought no answer. Raises UpstreamFailed `stale` where it may have been closed under us."""
-        pool.busy.discard(connection)
-        connection.abort()
+        pool.drop(connection)
         if not is_new and not connection.parser.has_begun and isinstance(error, UpstreamFailed) and error.kind == "reset":
             pool.drop_idle()  # what was opened before is likely to be as dead
             raise UpstreamFailed(error.code, "stale", sent=error.sent, detail=error.detail) from error
@@ -104,8 +102,13 @@ class Client:
 
     # --- an upload ---
 
-    def _upload(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> asyncio.Future[None]:
-        """Body pieces out until all are sent, or until the provider answers: an early answer ends the upload."""
+    def _upload(self, connection: Connection, reply: Reply, request: Outgoing) -> asyncio.Future[None] | None:
+        """Body pieces out until all are sent, or until the provider answers: an early answer ends the upload. None: there is no body."""
+        head = request.head + framing_of(request)
+        if request.body is not None or request.upload is None:
+            request.is_sent = True
+            connection.write(head)
+            return None
         reply.is_sent = False
         pump = asyncio.ensure_future(self._pump(connection, reply, request, head))
         pump.add_done_callback(lambda done: None if done.cancelled() or done.exception() is None else reply.broken(_raised(done)))
@@ -155,8 +158,9 @@ class Client:
                 )
         except (OSError, UnicodeError) as error:
             raise _connect_failure(error) from error
+        pool.open.add(connection)
         if tls is not None and transport.get_extra_info("ssl_object").selected_alpn_protocol() not in (None, "http/1.1"):
-            connection.abort()
+            pool.drop(connection)
             raise UpstreamFailed("upstream_tls", "tls", sent=False, detail="the provider insists on another protocol than http/1.1")
         return connection
 
@@ -187,7 +191,7 @@ class Client:
         self._last.clear()  # what it names may be gone
         self._timer, self._is_ticking_fast = None, False
         if self._pools:
-            self._arm(is_fast=any(pool.busy for pool in self._pools.values()))
+            self._arm(is_fast=any(pool.places < pool.size for pool in self._pools.values()))
 
 
 def _raised(done: asyncio.Future[None]) -> BaseException:

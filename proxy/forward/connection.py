@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from proxy.forward.known import KnownHeads
-from proxy.forward.parse import AnswerParser
+from proxy.forward.parse import AnswerParser, Malformed
 from proxy.policy.plan import Timeouts
 from proxy.refusal import UpstreamCut, UpstreamFailed
 
@@ -17,23 +17,24 @@ if TYPE_CHECKING:
     from proxy.forward.answer import Reply
 
 NEVER = float("inf")
+HELD_BYTES = 256 * 1024  # body bytes kept while nobody reads them; then the provider is paused
 
 
 class Connection(asyncio.Protocol):
     """Serves one answer at a time; `on_end` hears once per answer whether the connection may serve another."""
 
     __slots__ = (
-        "_deadline", "_head_by", "_is_paused", "_last", "_pending", "_poll", "_reply", "_room", "_timeouts", "_transport", "born",
-        "data_received", "idle_since", "on_end", "parser",
+        "_deadline", "_head_by", "_is_paused", "_last", "_on_end", "_pending", "_reply", "_room", "_timeouts", "born", "data_received",
+        "idle_since", "parser", "poll", "transport",
     )  # fmt: skip
 
     data_received: Callable[[bytes], None]  # type: ignore[assignment]  # asyncio's is a method; ours says where reads go just now
 
     def __init__(self, now: float, on_end: Callable[[Connection, bool], None], heads: KnownHeads | None = None) -> None:
         self.born = self.idle_since = now
-        self.on_end = on_end
-        self._transport: asyncio.Transport | None = None
-        self._poll: select.poll | None = None
+        self._on_end = on_end
+        self.transport: asyncio.Transport | None = None
+        self._pending = 0  # bytes that the provider had not taken when that was last looked at
         self._reply: Reply | None = None
         self._room: asyncio.Future[None] | None = None
         self._is_paused = False
@@ -43,24 +44,34 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
         sock = transport.get_extra_info("socket")
+        self.poll = select.poll()
+        self.poll.register(sock.fileno(), select.POLLIN)
+        self.transport = cast(asyncio.Transport, transport)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a provider that vanished is noticed: 15 s, three probes
         for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000)):
             if hasattr(socket, name):  # Linux has them all
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        self._poll = select.poll()
-        self._poll.register(sock.fileno(), select.POLLIN)
 
     def _arrived(self, data: bytes) -> None:
+        """One read of the socket, while nobody takes the body: not yet, or no more."""
         reply = self._reply
-        if reply is None:
+        if reply is None or reply.failure is not None:
             self.abort()  # nobody asked
-        else:
-            reply.feed(data)
+            return
+        parser = self.parser
+        try:
+            parser.feed(data)
+        except Malformed as error:
+            reply.malformed(str(error))
+        if not parser.is_over and sum(map(len, parser.slices)) > HELD_BYTES:
+            self.pause()
+        waiter = reply.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        reply, self._transport = self._reply, None
+        reply, self.transport = self._reply, None
         self.parser.let_go()
         del self.data_received
         self._make_room()
@@ -79,25 +90,25 @@ class Connection(asyncio.Protocol):
         """From here on what arrives is `reply`'s, and `check` holds it to its deadlines."""
         self.parser.begin(reply, is_to_head)
         self._reply, self._timeouts, self._deadline = reply, timeouts, deadline
-        self._head_by, self._last, self._pending = now + timeouts.first_byte, now, 0
+        self._head_by, self._last = now + timeouts.first_byte, now
 
     def attend(self, receive: Callable[[bytes], None] | None) -> None:
         """What arrives goes straight to `receive`; None: to the reply again."""
-        if self._transport is not None:
+        if self.transport is not None:
             self.data_received = receive or self._arrived
-            self._transport.set_protocol(self)  # uvloop looks the method up once, here
+            self.transport.set_protocol(self)  # uvloop looks the method up once, here
 
     def end(self, is_reusable: bool) -> None:
         """The answer lets go."""
         self._reply = None
-        transport = self._transport
+        transport = self.transport
         if is_reusable and transport is not None and not transport.get_write_buffer_size():
             if self._is_paused:
                 self.resume()
         else:
             is_reusable = False
             self.abort()
-        self.on_end(self, is_reusable)
+        self._on_end(self, is_reusable)
 
     def check(self, now: float) -> None:
         """Called a few times a second: ends an answer that is late. A client that reads slowly is not the provider's fault."""
@@ -133,15 +144,10 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_closed(self) -> bool:
-        return self._transport is None or self._transport.is_closing()
-
-    def is_silent(self) -> bool:
-        """Neither closed nor holding bytes that nobody asked for, not even unread ones: fit for the next request."""
-        transport, poll = self._transport, self._poll
-        return transport is not None and not transport.is_closing() and poll is not None and not poll.poll(0)
+        return self.transport is None or self.transport.is_closing()
 
     def write(self, *parts: bytes) -> None:
-        transport = self._transport
+        transport = self.transport
         if transport is not None:
             transport.writelines(parts)
             self._pending = transport.get_write_buffer_size()
@@ -152,22 +158,22 @@ class Connection(asyncio.Protocol):
             await self._room
 
     def pause(self) -> None:
-        if not self._is_paused and not self.is_closed and self._transport is not None:
+        if not self._is_paused and not self.is_closed and self.transport is not None:
             self._is_paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self._is_paused and not self.is_closed and self._transport is not None:
+        if self._is_paused and not self.is_closed and self.transport is not None:
             self._is_paused = False
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def abort(self) -> None:
         """Ends the connection at once, whatever is on its way."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     def _unsent(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
 
     def _make_room(self) -> None:
         room, self._room = self._room, None

@@ -16,7 +16,7 @@ _CONTROL = re.compile(rb"[\0\r\n]")
 class Head:
     """Request line, Host and header lines for one address, in their order and spelling; what differs from call to call is put in."""
 
-    __slots__ = ("_pieces", "_places")
+    __slots__ = ("_pieces", "_places", "fixed")
 
     def __init__(self, to: Address, lines: Iterable[tuple[bytes, bytes | int]]) -> None:
         """A value that is a number is that of the line of the caller's which has it. Raises Refusal 400 for a control character."""
@@ -35,6 +35,7 @@ class Head:
                 since.append(_checked(value))
         self._pieces = [*pieces, b"".join(since)]
         self._places = tuple(places)
+        self.fixed = b"" if places else self._pieces[0]  # where nothing differs from call to call, what `of` gives
 
     def of(self, headers: RawHeaders) -> bytes:
         """With what the caller's lines say, without the end of the last line. Raises Refusal 400 for a control character in them."""

@@ -1,4 +1,4 @@
-"""Heads of answers that came before, but for what varies in them: one match reads another. Judges no bytes: llhttp does, of each answer."""
+"""Heads of answers that came before, but for what varies in them: one match reads another. Knows none but those llhttp has let pass."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LIKELY = 4  # forms that a connection tries
 
 # Lines whose value says how to read the answer, or which lines travel: in another value it is another head.
 _CONSTANT = frozenset({b"connection", b"proxy-connection", b"transfer-encoding", b"content-type", b"content-encoding"})
-_VALUE = rb"(?![ \t]).*(?<![ \t])"
-_DIGITS = rb"([0-9]+)"
+_VALUE = rb"(?![ \t])[\t -~\x80-\xff]*+(?<![ \t])"  # such bytes as llhttp lets pass in a value
+_DIGITS = rb"([0-9]{1,18})"
 
 Key = tuple[bytes, RawHeaders]
 
@@ -42,25 +42,26 @@ def said_by(headers: RawHeaders) -> Spoken:
 class Known:
     """All that is the same in heads of this form. `match(data)` has the lines as its first group, then the rest in their order."""
 
-    __slots__ = ("facts", "length_at", "match", "run_at")
+    __slots__ = ("facts", "length_at", "match", "run_at", "runs")
 
     def __init__(self, start: bytes, headers: RawHeaders, travelling: RawHeaders, reason: bytes, *, keeps_alive: bool) -> None:
         names = [name.lower() for name, _ in headers]
         ends_at_close = b"content-length" not in names and b"transfer-encoding" not in names
         self.facts = int(start[9:12]), reason, said_by(headers), keeps_alive, ends_at_close
         self.length_at = 0  # among the groups; 0: no length is said
-        self.run_at: list[int] = []  # lines that travel, as on the wire
+        self.runs: list[int] = []  # lines that travel, as on the wire
         reach = set(map(id, travelling))
         parts, groups, was_in = [], 1, False
         for line, name in zip(headers, names, strict=True):
             if (is_in := id(line) in reach) and not was_in:
-                self.run_at.append(groups)
+                self.runs.append(groups)
                 groups += 1
             if name == b"content-length":
                 self.length_at = groups
                 groups += 1
             parts.append((b")" if was_in and not is_in else b"", b"(" if is_in and not was_in else b"", _form(line, name)))
             was_in = is_in
+        self.run_at = self.runs[0] if len(self.runs) == 1 else 0  # where it is one; 0: it is none, or more
         lines = b"".join([end + (rb"\r\n" if at else b"") + begin + form for at, (end, begin, form) in enumerate(parts)])
         self.match = re.compile(re.escape(start) + rb"\r\n(" + lines + (b")" if was_in else b"") + rb")\r\n\r\n").match
 

@@ -44,7 +44,8 @@ _DUE = (None, None)  # of an answer: its beginning and its end
 class AnswerParser:
     """One answer from each `begin` on, fed read by read. `slices` are the body bytes not taken yet: whoever ends the answer clears them.
 
-    A head like one that came before is read by its form, after llhttp has found no fault in it; any other line by line.
+    A head like one that came before is read by its form, and if its body came whole with it, that is the answer. Where more is to come,
+    llhttp reads both; any other head line by line.
     """
 
     __slots__ = (
@@ -65,19 +66,48 @@ class AnswerParser:
         self._parser = self._swift = httptools.HttpResponseParser(swift)
         self.read = self._swift.feed_data
         self.is_dirty = False  # bytes came after the end: this connection is no longer to be trusted
-        self.has_begun = self.has_head = self.ends_at_close = self.has_body = False
+        self.has_head = self.ends_at_close = self.has_body = False
         self.no_body = 0
-        self.is_over = True  # no answer is due yet
+        self.has_begun = self.is_over = True  # no answer is due yet
 
     def begin(self, told: Told, is_to_head: bool = False) -> None:
         """What comes from here on is another answer. The one before it is over, and was not dirty."""
         self._told = told
-        self.due[:] = _DUE
-        self.has_begun = self.has_head = self.is_over = False
+        self.has_begun = self.has_head = self.has_body = self.is_over = False
         self._is_to_head = is_to_head
 
     def feed(self, data: bytes) -> None:
         """One read of the socket. Raises Malformed; never after the end of the answer, that only makes it dirty."""
+        if self.has_begun or self._is_to_head:
+            self._feed_on(data)
+            return
+        for known in self._likely:
+            found = known.match(data)
+            if found is not None:
+                break
+        else:
+            self._feed_head(data)
+            return
+        groups, told = found.groups(), self._told
+        at, body = known.length_at, found.end()
+        told.length = length = int(groups[at]) if at else None
+        if length == len(data) - body:  # as nearly always: nothing is left to be read
+            if length:
+                self.slices.append(data[body:])
+                self.has_body = True
+            self.is_over = True
+        elif not self._is_sound(data):
+            self._feed_head(data)
+            return
+        told.status, told.reason, told.said, self.keeps_alive, self.ends_at_close = known.facts
+        told.block = groups[0]
+        told.lines = groups[known.run_at] if known.run_at else b"\r\n".join(map(groups.__getitem__, known.runs))
+        self.has_begun = self.has_head = True
+        if not (self.is_over or self.has_body):
+            self.noise(data)
+
+    def _feed_on(self, data: bytes) -> None:
+        """A read that is not the first, or has no form."""
         if self.is_over:
             self.is_dirty = True
         elif self.has_head:
@@ -91,7 +121,7 @@ class AnswerParser:
                 self.no_body, self.has_body = 0, True
             else:
                 self.noise(data)
-        elif self.has_begun or self._is_to_head or not self._is_known(data):
+        else:
             self._feed_head(data)
 
     def noise(self, data: bytes) -> None:
@@ -100,36 +130,18 @@ class AnswerParser:
         if self.no_body > HEAD_BYTES and not self.is_over:
             raise Malformed("too much between two pieces of the body")
 
-    def _is_known(self, data: bytes) -> bool:
-        """Has the answer begun with a whole head of a known form? Else nothing of it was read yet."""
-        for known in self._likely:
-            found = known.match(data)
-            if found is not None:
-                break
-        else:
-            return False
+    def _is_sound(self, data: bytes) -> bool:
+        """Has llhttp found no fault in a read that begins with a head of a known form? Else nothing of it was read yet."""
         if self._parser is not self._swift:
             self._parser, self.read = self._swift, self._swift.feed_data
+        self.due[:] = _DUE
         try:
             self.read(data)
         except httptools.HttpParserError:  # what it was shall be told line by line; the connection is used no more
-            self.due[:] = _DUE
             self.slices.clear()
             return False
-        groups, told = found.groups(), self._told
-        told.status, told.reason, told.said, self.keeps_alive, self.ends_at_close = known.facts
-        told.length = int(groups[known.length_at]) if known.length_at else None
-        told.block = groups[0]
-        runs = known.run_at
-        told.lines = groups[runs[0]] if len(runs) == 1 else b"\r\n".join([groups[at] for at in runs])
-        self.has_begun = self.has_head = True
-        self.is_over = not self.due
+        self.is_over, self.has_body = not self.due, bool(self.slices)  # the latter: whoever asks may say False again
         self.no_body = 0
-        if self.slices:
-            self.has_body = True  # whoever asks may say False again
-        else:
-            self.has_body = False
-            self.noise(data)
         return True
 
     def faulty(self, error: httptools.HttpParserError) -> None:
@@ -148,6 +160,7 @@ class AnswerParser:
             self.ends_at_close = self.has_body = False
             self.no_body = 0
             self._said.clear()
+            self.due[:] = _DUE
         self.no_body += len(data)
         try:
             self.read(data)

@@ -18,7 +18,7 @@ class Pool:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.busy: set[Connection] = set()
+        self.open: set[Connection] = set()  # all that are in use, or may be
         self._idle: list[Connection] = []
         self._now = 0.0  # as of the last request or sweep: exact enough to tell how long a connection has been idle
         self.places = size  # free ones: take one, or wait in `enter`; `leave` gives it up
@@ -55,19 +55,25 @@ class Pool:
     def take(self, now: float) -> Connection | None:
         """An idle connection that is fit for a request, if there is one."""
         self._now = now
-        while self._idle:
-            connection = self._idle.pop()
-            if now - connection.idle_since < IDLE_S and now - connection.born < AGE_S and connection.is_silent():
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            transport = connection.transport
+            if (
+                transport is not None and not transport.is_closing() and now - connection.idle_since < IDLE_S
+                and now - connection.born < AGE_S and not connection.poll.poll(0)  # nor holds it bytes that nobody asked for
+            ):  # fmt: skip
                 return connection
-            connection.abort()
+            self.drop(connection)
         return None
 
     def ended(self, connection: Connection, is_reusable: bool) -> None:
         """An answer is over, and with it the use of a place."""
-        self.busy.discard(connection)
         if is_reusable:
             connection.idle_since = self._now
             self._idle.append(connection)
+        else:
+            self.open.discard(connection)
         if self._waiting:
             self.leave()
         else:
@@ -76,21 +82,25 @@ class Pool:
     def sweep(self, now: float) -> None:
         """Holds the answers under way to their deadlines and closes what has been idle too long, or was closed by the provider."""
         self._now = now
-        for connection in tuple(self.busy):
+        for connection in tuple(self.open):
             connection.check(now)
         fit = [one for one in self._idle if now - one.idle_since < IDLE_S and now - one.born < AGE_S and not one.is_closed]
         if len(fit) < len(self._idle):
             for connection in self._idle:
                 if connection not in fit:
-                    connection.abort()
+                    self.drop(connection)
             self._idle = fit
 
     def drop_idle(self) -> None:
         for connection in self._idle:
-            connection.abort()
+            self.drop(connection)
         self._idle.clear()
 
     def close(self) -> None:
-        for connection in self.busy:
+        for connection in self.open:
             connection.abort()
-        self.drop_idle()
+        self._idle.clear()
+
+    def drop(self, connection: Connection) -> None:
+        self.open.discard(connection)
+        connection.abort()

@@ -49,9 +49,7 @@ class Identify:
     def met(self, call: Call, rules: CallerRules) -> Caller | None:
         """Whose credential was found good before, and still is: what `who` would say. None: ask that."""
         seen = call.seen
-        met: Any = None if seen is None else seen.get(_Met)
-        if met is None:
-            met = self._met_by_digest(call)
+        met: Any = (seen and seen.get(_Met)) or self._met_by_digest(call)
         if met is None or met.rules is not rules or self._find_key(met.digest) is not met.minted:  # of which a change is another record
             return None
         caller: Caller = met.caller

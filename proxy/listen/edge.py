@@ -20,7 +20,7 @@ from proxy.exchange import Call, value
 from proxy.listen.again import Known, Message
 from proxy.listen.body import AnyBody, ClientBody, Whole, foretell
 from proxy.listen.connection import CLOSED, Connection, Deadlines
-from proxy.listen.errors import word
+from proxy.listen.errors import place_of, word
 from proxy.listen.headers import check_handshake, ids, lower, read_call
 from proxy.listen.heads import Heads
 from proxy.listen.sink import ClientSink
@@ -143,31 +143,38 @@ class Edge:
 
     async def serve(self, connection: Straight, message: Message, content: Content, request: web.BaseRequest | None) -> web.StreamResponse:
         """Answers one request. `request` stands in where it may become a WebSocket. Raises nothing but CancelledError."""
-        if connection.transport is None:
+        transport = connection.transport
+        if transport is None:
             return CLOSED
         body = content if isinstance(content, Whole) else ClientBody(connection, content)
-        speaks_11 = message.version == HttpVersion11
-        keeps = speaks_11 and not (message.should_close or self._is_closing)
-        sink = ClientSink(connection, body, message.method == "HEAD", speaks_11, keeps, next(self._ids))
+        settings, uid = self._settings(), next(self._ids)
+        known = message if type(message) is Known and message.under is settings and not self._is_closing else None
+        if known is not None:
+            id_, body.length = known.id or uid, known.length
+            sink = ClientSink(connection, transport, body, known.method == "HEAD", True, True, id_, known.cors)
+        else:
+            speaks_11 = message.version == HttpVersion11
+            keeps = speaks_11 and not (message.should_close or self._is_closing)
+            sink = ClientSink(connection, transport, body, message.method == "HEAD", speaks_11, keeps, id_ := uid, ())
         connection.serving = sink
         self._calls.add(sink)
         try:
-            call = self._read(message, connection, body, sink)
-            if call is None:
-                return sink.reply
-            if request is not None and _is_session(call, self._settings()):
-                return await self._bridged(call, request, message, sink)
+            if known is not None:
+                clock = self._clock
+                call = Call(
+                    uid, id_, id_ is not uid, known.method, known.route, known.raw_headers, known.fields, connection.peer,
+                    clock.now_ns(), clock.monotonic(), known.kept, known.seen,
+                )  # fmt: skip
+            elif (read := self._read(settings, message, connection, body, sink)) is None:
+                return sink.reply()
+            elif request is not None and _is_session(read, settings):
+                return await self._bridged(read, request, message, sink)
+            else:
+                call = read
             await self._run(call, body, sink)
-            return sink.reply
-        except ClientGone:
-            return CLOSED
-        except Refusal as no:
-            self._on_refusal(no.code, sink.request_id)
-            return self._worded(no, message, sink, request)
-        except Exception as error:  # a defect: the reply says so, the log says where, neither says what the client sent
-            log.error("internal error: %s at %s", type(error).__name__, _place_of(error))
-            self._on_refusal("internal", sink.request_id)
-            return self._worded(Refusal(500, "internal", should_retry=False, close=True), message, sink, request)
+            return sink.reply()
+        except Exception as error:
+            return self._failed(error, message, sink, request)
         finally:
             connection.serving = None
             self._calls.discard(sink)
@@ -176,21 +183,21 @@ class Edge:
             if not sink.is_ended and sink.is_started:
                 sink.abort(b"")
 
-    def _read(self, message: Message, connection: Straight, body: AnyBody, sink: ClientSink) -> Call | None:
-        """The call that the head asks for; None where it was a browser's preflight, which is answered here."""
-        settings = self._settings()
-        if type(message) is not Known or message.under is not settings or self._is_closing:
-            return self._read_anew(settings, message, connection, body, sink)
-        clock, uid = self._clock, sink.request_id
-        body.length, sink.cors = message.length, message.cors
-        id_ = sink.request_id = message.id or uid
-        return Call(
-            uid, id_, id_ is not uid, message.method, message.route, message.raw_headers, message.fields, connection.peer,
-            clock.now_ns(), clock.monotonic(), message.kept, message.seen,
-        )  # fmt: skip
+    def _failed(self, error: Exception, message: Message, sink: ClientSink, request: web.BaseRequest | None) -> web.StreamResponse:
+        """The request never was a call, or the client has left."""
+        if isinstance(error, ClientGone):
+            return CLOSED
+        if isinstance(error, Refusal):
+            no = error
+        else:  # a defect: the reply says so, the log says where, neither says what the client sent
+            log.error("internal error: %s at %s", type(error).__name__, place_of(error))
+            no = Refusal(500, "internal", should_retry=False, close=True)
+        self._on_refusal(no.code, sink.request_id)
+        return self._worded(no, message, sink, request)
 
-    def _read_anew(self, settings: Settings, message: Message, connection: Straight, body: AnyBody, sink: ClientSink) -> Call | None:
-        """As `_read`, of a head of which nothing is known under these settings."""
+    def _read(self, settings: Settings, message: Message, connection: Straight, body: AnyBody, sink: ClientSink) -> Call | None:
+        """The call that a head asks for of which nothing is known under these settings. None: it was a browser's preflight, which is
+        answered here."""
         if settings is not self._under:
             self._under, self._heads = settings, Heads(settings.hosts, settings.cors)
         last, connection.head = connection.head, None
@@ -232,7 +239,7 @@ class Edge:
     def _worded(self, no: Refusal, message: Message, sink: ClientSink, request: web.BaseRequest | None) -> web.StreamResponse:
         if not sink.is_started and (request is None or not request.writer.output_size):  # a WebSocket that is open takes no HTTP reply
             sink.refuse(no, self._dialect_for(message), ())
-        return sink.reply
+        return sink.reply()
 
     def _dialect_for(self, message: Message) -> str:
         """The dialect that the target asks for; OpenAI's where it asks for none."""
@@ -290,10 +297,3 @@ def _is_session(call: Call, settings: Settings) -> bool:
         return False
     dialect = dialect_of(settings.providers[call.route.provider].dialect)
     return dialect.operation("GET", call.route.path, call.route.query).name == "realtime"
-
-
-def _place_of(error: BaseException) -> str:
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}" if frame else "?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import ceil
 from typing import Protocol
 
@@ -46,3 +47,11 @@ def word(no: Refusal, dialect: Wording, request_id: str) -> tuple[int, RawHeader
 def _explained(code: str) -> str:
     known = CODES.get(code)
     return f"{known.cause}; {known.fix}" if known else ""
+
+
+def place_of(error: BaseException) -> str:
+    """Where a defect of ours was raised."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}" if frame else "?"

@@ -7,14 +7,14 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from proxy.exchange import NANO, RawHeaders
 from proxy.listen.headers import ByName, answer_headers
 from proxy.ports import Answer
 from proxy.standings import NO_STANDINGS, Standings, Term, Terms
 
-_NOT_PRINTABLE = re.compile(r"[^ -~]")
+_PRINTABLE = bytes([byte if 0x20 <= byte < 0x7F else 0x3F for byte in range(256)])  # the rest: "?"
 _TOKEN_LIST = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,4096}")
 _ID, _RATE, _IETF = 1, 2, 4  # what a provider has said of itself, and we do not say again
 _NAMES = {
@@ -32,8 +32,7 @@ SECURITY: RawHeaders = ((b"x-content-type-options", b"nosniff"), (b"cache-contro
 
 def field_value(text: object) -> bytes:
     """Any text as one header value: what is not printable ASCII becomes "?", so that no name can split a line."""
-    value = str(text)
-    return (value if value.isascii() and value.isprintable() else _NOT_PRINTABLE.sub("?", value)).encode("ascii")
+    return str(text).encode("ascii", "replace").translate(_PRINTABLE)
 
 
 def reply_headers(request_id: str, answer: RawHeaders = (), *, should_retry: bool | None = None, **ours: Any) -> RawHeaders:
@@ -56,9 +55,9 @@ def said_of(answer: Answer) -> int:
     """`said_in` of what reaches the client of this answer, worked out once for all heads that share a `Spoken`."""
     kept = answer.said.kept
     said = kept.get(said_in)
-    if said is None:
+    if not isinstance(said, int):
         said = kept[said_in] = said_in(answer_headers(answer.headers))
-    return cast("int", said)
+    return said
 
 
 class Refused(NamedTuple):
@@ -100,7 +99,7 @@ def our_lines(
     form, pick = _form(
         said, overhead_ms is not None, limit, rate, may_reset, standings.terms, provider, attempts, model, reserved_nanousd > 0, not theirs
     )
-    id_ = request_id.encode() if request_id.isascii() and request_id.isprintable() else field_value(request_id)
+    id_ = request_id.encode("ascii", "replace").translate(_PRINTABLE)
     lines: bytes = form % pick([theirs, id_, overhead_ms, reserved_nanousd // NANO, reserved_nanousd % NANO, *row])
     if found or should_retry is not None or cost_nanousd is not None:
         lines += _rare_lines(cost_nanousd, found, should_retry)
@@ -111,15 +110,17 @@ def _refused(no: Refused, standings: Standings, may_reset: bool) -> tuple[int | 
     """The limit that refused in place of the tightest, and its own tightest rate; and no window ends later than the refusal says to
     try again."""
     limit: int | str | None = standings.first
-    rate, row, shares = standings.rate, standings.row, standings.shares
+    rate, row = standings.rate, standings.row
     if no.limit is not None:
         limit, may_reset = no.limit, True
-        those = [at for at, it in enumerate(standings.terms.each) if it.limit == no.limit and it.kind == no.kind and it.is_rate]
+        each = enumerate(standings.terms.each)
+        those = [(at, it) for at, it in each if it.limit == no.limit and it.kind == no.kind and it.is_rate]
         if those:
-            rate = 3 * min(those, key=shares.__getitem__)
+            rate = min([(max(0, row[at]) / (it.allowed or math.inf), at) for at, it in those])[1]
     if no.retry_after is not None:
         row, most_s = row.copy(), math.ceil(no.retry_after)
-        row[2::3] = [min(it, most_s) for it in row[2::3]]
+        begins = 2 * len(standings.terms.each)
+        row[begins:] = [min(it, most_s) for it in row[begins:]]
     return limit, rate, may_reset, row
 
 
@@ -142,14 +143,14 @@ def _form(
     is_reserved: bool,
     is_alone: bool,
 ) -> tuple[bytes, Callable[[list[Any]], Any]]:
-    """Our lines with a place for each figure; and what picks those figures, in their order, from all. `limit`: named by us, or where its
-    figures begin in `Standings.row`, as those of `rate` do."""
+    """Our lines with a place for each figure; and what picks those figures, in their order, from all. `limit`: named by us, or the
+    number of one of its `terms`, as `rate` is."""
     if isinstance(limit, int):
-        limit = terms.each[limit // 3].limit
+        limit = terms.each[limit].limit
     rates: tuple[Places, ...] = ()
     if rate is not None and not said & _RATE:
-        allowed, at = terms.each[rate // 3].allowed, _ROW + rate
-        rates = ((b"x-ratelimit-limit: %d" % allowed, ()), (b"x-ratelimit-remaining: %d", (at,)), (b"x-ratelimit-reset: %d", (at + 1,)))
+        allowed, at, until = terms.each[rate].allowed, _ROW + rate, _ROW + rate + len(terms.each)
+        rates = ((b"x-ratelimit-limit: %d" % allowed, ()), (b"x-ratelimit-remaining: %d", (at,)), (b"x-ratelimit-reset: %d", (until,)))
     named = ((b"x-sluice-provider: ", provider), (b"x-sluice-attempts: ", attempts), (b"x-sluice-model: ", model))
     lines: list[Places] = [
         *([] if is_alone else [(b"%b", (_THEIRS,))]),
@@ -179,7 +180,7 @@ def _ietf_lines(terms: Terms) -> list[Places]:
         window, until = (b";w=%d" % it.window_s, b";t=%d") if it.window_s else (b"", b"")
         policies.append(b"%b;q=%d%b%b" % (name, it.allowed, _UNITS[it.kind], window))
         left.append(name + b";r=%d" + until)
-        places += [_ROW + 3 * at, _ROW + 3 * at + 2] if it.window_s else [_ROW + 3 * at]
+        places += [_ROW + at, _ROW + at + 2 * len(terms.each)] if it.window_s else [_ROW + at]
     return [(b"ratelimit-policy: " + b", ".join(policies), ()), (b"ratelimit: " + b", ".join(left), tuple(places))] if left else []
 
 

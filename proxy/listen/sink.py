@@ -20,7 +20,7 @@ from proxy.stream.tail import LONGEST
 _CORS = frozenset({b"access-control-allow-origin", b"access-control-expose-headers"})
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _BODILESS = (204, 304)
-_END, _CLOSING_END = (b"", b""), (b"Connection: close", b"", b"")
+_BREAK, _END, _CLOSING_END = b"\r\n", b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"
 _SMALL = 4096
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -38,16 +38,29 @@ class ClientSink:
         "_transport", "cors", "finish_anyway", "is_ended", "is_started", "last", "request_id",
     )  # fmt: skip
 
-    def __init__(self, connection: Straight, body: AnyBody, is_head: bool, speaks_11: bool, may_keep: bool, request_id: str) -> None:
+    def __init__(
+        self,
+        connection: Straight,
+        transport: asyncio.Transport,  # of it: is closing once the client has left
+        body: AnyBody,
+        is_head: bool,
+        speaks_11: bool,
+        may_keep: bool,
+        request_id: str,
+        cors: RawHeaders,
+    ) -> None:
         """The client is still there."""
-        assert connection.transport is not None
-        self._connection, self._body, self._transport = connection, body, connection.transport  # which is closing once the client has left
-        self._is_head, self._speaks_11, self._keeps = is_head, speaks_11, may_keep
+        self._connection = connection
+        self._transport = transport
+        self._body = body
+        self._is_head = is_head
+        self._speaks_11 = speaks_11
+        self._keeps = may_keep
         self._head = b""  # not yet written: leaves with the first of the body, one write for both
         self._is_chunked = self._is_flowing = False  # the latter: and the head is written
         self._is_silent = False  # a reply without a body
         self._left: int | None = None  # bytes that Content-Length still promises
-        self.cors: RawHeaders = ()
+        self.cors = cors
         self.request_id = request_id
         self.last = b""
         self.is_started = self.is_ended = self.finish_anyway = False
@@ -65,7 +78,6 @@ class ClientSink:
         """What runs the call."""
         return self._connection.task
 
-    @property
     def reply(self) -> Answered:
         """What aiohttp is told of it."""
         return KEPT if self._keeps and self.is_ended and not self._transport.is_closing() else CLOSED
@@ -83,23 +95,25 @@ class ClientSink:
         self.is_started = True
         if self._keeps and not self._body.is_harmless:
             self._keeps = False
-        if self.cors:
-            headers = (*(line for line in headers if line[0].lower() not in _CORS), *self.cors)
-        lines = [_status_line(status, reason)]
-        if headers:
-            lines += map(b": ".join, headers)
-        if ours:
-            lines.append(ours)
+        if headers or self.cors:
+            ours = self._joined(headers, ours)
+        framing = b""
         if self._is_head or status in _BODILESS:
             self._is_silent = True
         elif length is not None:
             self._left = length
-            lines.append(b"Content-Length: %d" % length)
+            framing = b"\r\nContent-Length: %d" % length
         elif self._speaks_11:
             self._is_chunked = True
-            lines.append(b"Transfer-Encoding: chunked")
-        lines += _END if self._keeps else _CLOSING_END
-        self._head = b"\r\n".join(lines)
+            framing = b"\r\nTransfer-Encoding: chunked"
+        end = _END if self._keeps else _CLOSING_END
+        self._head = b"".join((_status_line(status, reason), _BREAK if ours else b"", ours, framing, end))
+
+    def _joined(self, headers: RawHeaders, ours: bytes) -> bytes:
+        if self.cors:
+            headers = (*(line for line in headers if line[0].lower() not in _CORS), *self.cors)
+        lines = [*map(b": ".join, headers)]
+        return b"\r\n".join([*lines, ours] if ours else lines)
 
     def push(self, data: bytes) -> bool:
         """See `ports.Outlet`. None (b""): at least the head."""
@@ -107,18 +121,20 @@ class ClientSink:
         if transport.is_closing():
             self._ask_for_client()
             return False
-        if self._is_flowing and data:  # an event, as nearly always
-            size = len(data)
+        size = len(data)
+        if self._is_flowing and size:  # an event, as nearly always
             # the whole of a small piece, which costs nothing
             self.last = data if LONGEST <= size <= _SMALL else self._end_with(data)
             transport.write(b"%x\r\n%b\r\n" % (size, data))
             return self._connection._paused
-        if self._left is not None and len(data) <= self._left:
-            self._left -= len(data)
-        elif data:
+        left, head = self._left, self._head
+        if left is not None and size <= left:
+            self._left = left - size
+        elif size:
             data = self._framed(data)
-        if self._head:
-            data, self._head = self._head + data, b""
+        if head:
+            data = head + data
+            self._head = b""
             self._is_flowing = self._is_chunked
         transport.write(data)
         return self._connection._paused
@@ -145,17 +161,18 @@ class ClientSink:
                 raise ClientGone from gone
         self._ask_for_client()
 
-    def finish(self) -> None:
-        """The clean end. A body shorter than its Content-Length has none: it is aborted."""
+    def finish(self) -> bool:
+        """The clean end. A body shorter than its Content-Length has none: it is aborted. Has the client left?"""
         if self._left:
             self.abort(b"")
-            return
+            return self.is_gone
         self.is_ended = True
         if self._is_chunked:
             self._write(b"0\r\n\r\n")
         elif self._head:
             self._write(b"")
         self._connection.guard_writes()
+        return self._transport.is_closing()
 
     def abort(self, last: bytes) -> None:
         """`last`, then the connection ends so that no client takes it for a whole body."""

@@ -128,9 +128,29 @@ class Straight(Connection):
             super().resume_reading(resume_parser)
 
     async def start(self) -> None:
-        """In place of aiohttp's loop."""
+        """In place of aiohttp's loop: one request after the other, until the connection is of no further use."""
+        messages, loop = self._messages, self._loop
+        found: tuple[Message, Content] | None
         try:
-            await self._take_turns()
+            while not self._force_close:
+                found = None
+                if not messages:
+                    waiter = self._waiter = loop.create_future()
+                    found = await waiter
+                    self._waiter = None
+                if found is None and (found := await self._parsed()) is None:
+                    break
+                message, content = found
+                self._reading = content
+                reply = await (self._asked_to_upgrade(message, content) if message.upgrade else self._serve(self, message, content, None))
+                self._reading = None
+                if not content.is_eof():
+                    await self._linger(content)
+                if reply is not KEPT or self._close:
+                    break
+                self._next_keepalive_close_time = loop.time() + self._keepalive_timeout
+                if self._keepalive_handle is None:  # else it looks itself whether it is due
+                    self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
         except asyncio.CancelledError:
             self.force_close()
             raise
@@ -138,40 +158,10 @@ class Straight(Connection):
             self.log_exception("connection failed", exc_info=error)
             self.force_close()
         finally:
-            self.task = self._reading = None  # or the connection would keep itself alive
+            self.task = self._reading = self._waiter = None  # or the connection would keep itself alive
         if not self._force_close and self.transport is not None:
             self._task_handler = None
             self.transport.close()
-
-    async def _take_turns(self) -> None:
-        """One request after the other, until the connection is of no further use."""
-        messages, loop = self._messages, self._loop
-        found: tuple[Message, Content] | None
-        while not self._force_close:
-            if messages:
-                found = None
-            else:
-                waiter = self._waiter = loop.create_future()
-                try:
-                    found = await waiter
-                finally:
-                    self._waiter = None
-            if found is None and (found := await self._parsed()) is None:
-                return
-            message, content = found
-            self._reading = content
-            if message.upgrade:
-                reply = await self._asked_to_upgrade(message, content)
-            else:
-                reply = await self._serve(self, message, content, None)
-            self._reading = None
-            if not content.is_eof():
-                await self._linger(content)
-            if reply is not KEPT or self._close:
-                return
-            self._next_keepalive_close_time = loop.time() + self._keepalive_timeout
-            if self._keepalive_handle is None:  # else it looks itself whether it is due
-                self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
 
     async def _parsed(self) -> tuple[Message, Content] | None:
         """The next in the queue. None: the parser complained."""

@@ -97,6 +97,11 @@ class Watch:
         reading = self._look()
         return None if reading is None else reading.error
 
+    def told(self) -> tuple[Usage, str | None]:
+        """`usage` and `error`."""
+        error = self.error
+        return self.usage(), error
+
     def usage(self) -> Usage:
         """The provider's own final figures; else what was counted; else the estimate. May be asked at any time, and again."""
         reading = self._look()

@@ -80,6 +80,20 @@ class WholeReading:
         return -(-sum(len(text_at(self._doc, path)) for path, _ in found) // BYTES_PER_TOKEN)
 
 
+def stated(dialect: Dialect, op: Operation, body: bytes) -> tuple[Usage, str | None] | None:
+    """Usage and error of a whole answer in which its provider says what it used; None: it takes more to tell."""
+    if len(body) <= MAX_WHOLE:
+        try:
+            doc = orjson.loads(body)
+            if type(doc) is dict:
+                usage = dialect.usage(op, doc)
+                if usage is not None and usage.source == "provider" and usage.ended:
+                    return usage, dialect.error_of(op, doc)
+        except Exception:  # whatever it is, a watch has to judge it
+            return None
+    return None
+
+
 def _usage_at_the_end(tail: bytes) -> Json | None:
     """Of a body too long to parse: its last usage object, as all providers write it behind the content."""
     last = deque(_TAIL_USAGE.finditer(tail), maxlen=1)

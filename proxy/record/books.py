@@ -75,8 +75,8 @@ class Books:
         )
         return _row(Row, (try_.head or self._head(story, try_)) + rest)
 
-    def held(self, story: Story, try_: Try, input: int, output: int) -> Row:
-        """The line of an attempt that is about to leave, should nobody live to settle it: worth what is held for it."""
+    def held(self, story: Story, try_: Try, input: int, output: int) -> tuple[object, ...]:
+        """The row of an attempt that is about to leave, as plain values, should nobody live to settle it: worth what is held for it."""
         overhead_ms = ((try_.began - story.call.began - story.upstream_s) * 1e6 + WHOLE - WHOLE) / 1e3
         if len(story.tries) > 1:
             overhead_ms = _untold(overhead_ms, story)
@@ -84,7 +84,7 @@ class Books:
             None, "crashed", input, 0, 0, output, 0, NO_DETAIL, "estimate", UNCONFIRMED, try_.cost_nanousd, try_.held_nanousd,
             try_.price_row, story.generation, 0.0, None, overhead_ms if overhead_ms > 0.0 else 0.0, story.streamed,
         )  # fmt: skip
-        return _row(Row, self._head(story, try_) + rest)
+        return self._head(story, try_) + rest
 
     def _head(self, story: Story, try_: Try) -> tuple[object, ...]:
         caller = story.caller

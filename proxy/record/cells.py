@@ -90,3 +90,19 @@ class Sort:
         cell = self._series[name].cell((self._target[0], self._how[0]))
         assert isinstance(cell, Spread)
         return cell
+
+
+class Left:
+    """How callers stood on the same terms: rows (`Standings.row`) that wait to be looked at, all at once for a part of the price."""
+
+    __slots__ = ("_cells", "rows")
+
+    def __init__(self, cells: list[tuple[Cell, int]]) -> None:
+        """Of each term, where the least share that was left is kept, and what it is a share of."""
+        self._cells = cells
+        self.rows: list[list[int]] = []
+
+    def sort_in(self) -> None:
+        for (cell, allowed), left in zip(self._cells, zip(*self.rows, strict=True), strict=False):  # a row goes on with other figures
+            cell[0] = min(cell[0], max(0, min(left)) / allowed if allowed else 0.0)
+        self.rows.clear()

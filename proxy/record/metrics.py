@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from proxy import __version__
 from proxy.exchange import NANO, Caller, Row, Story, Try, Usage
 from proxy.ports import Clock
-from proxy.record.cells import BEYOND, Cells, Sort
+from proxy.record.cells import BEYOND, Cells, Left, Sort
 from proxy.record.figures import FIGURES
 from proxy.record.process import process_text
 from proxy.record.redact import plain
@@ -17,6 +17,7 @@ from proxy.standings import Standings, Terms
 MAX_SERIES = 10_000  # of one metric; beyond it all labels read `other`
 MAX_SORTS = 1024  # of calls whose series are at hand
 MAX_CALLERS = 131_072  # of all those sorts
+MOST_ROWS = 32  # of standings on the same terms that wait to be looked at
 MAX_NAME = 256  # characters of a model's name that is remembered: it comes from outside
 BREAKER_STATES = {"closed": 0, "probing": 1, "half_open": 1, "open": 2}
 ERRORS = frozenset({"dns", "connect", "tls", "reset", "stale", "protocol", "first_byte_timeout", "timeout", "pool", "event", "5xx"})
@@ -51,9 +52,7 @@ class Metrics:
         self._of_callers = [self._series[name] for name in ("requests_total", "cost_usd_total", "tokens_total")]
         self._others = Cells(self._series, BEYOND, ("", "", ""))
         self._reads: dict[str, Callable[[], int | float]] = {}
-        self._left: dict[
-            Terms, tuple[tuple[int, Cell], ...]
-        ] = {}  # of each limit and kind the least share that was left: in this minute, in the one before
+        self._left: dict[Terms, Left] = {}
         self._next_minute = 0.0
         self._breakers: dict[Labels, dict[str | None, int]] = {}
         self._callers: set[str] = set()  # known ones as they show, also where that tells nobody their name: who may have series
@@ -63,6 +62,7 @@ class Metrics:
         """The text that Prometheus scrapes (format 0.0.4), in slices of about a millisecond: calls go on between two of them."""
         yield process_text()
         self._turn()
+        self._sort_in()
         for name, read in self._reads.items():
             self._series[name].set(NO_LABELS, read())
         yield from text_of(self._series.values())
@@ -105,22 +105,31 @@ class Metrics:
         if crashed:
             self._series["estimated_usage_total"].add(("", "", "estimate", "crashed"), crashed)
 
-    def limits(self, standings: Standings) -> None:
-        if self._clock.monotonic() >= self._next_minute:
+    def limits(self, standings: Standings, now: float) -> None:
+        """`now`: as `Clock.monotonic` has it."""
+        if now >= self._next_minute:
             self._turn()
-        cells = self._left.get(standings.terms)
-        if cells is None:
-            cells = self._cells_of(standings.terms)
-        shares = standings.shares
-        for at, cell in cells:
-            if shares[at] < cell[0]:
-                cell[0] = shares[at]
+        left = self._left.get(standings.terms)
+        if left is None:
+            left = self._left_of(standings.terms)
+        rows = left.rows
+        rows.append(standings.row)
+        if len(rows) >= MOST_ROWS:
+            left.sort_in()
 
-    def _cells_of(self, terms: Terms) -> tuple[tuple[int, Cell], ...]:
+    def _left_of(self, terms: Terms) -> Left:
         if len(self._left) >= MAX_SORTS:
-            self._left.clear()
-        cells = self._left[terms] = tuple(enumerate([self._cell_of(it.limit, it.kind) for it in terms.each]))
-        return cells
+            self._forget_left()
+        left = self._left[terms] = Left([(self._cell_of(it.limit, it.kind), it.allowed) for it in terms.each])
+        return left
+
+    def _sort_in(self) -> None:
+        for left in self._left.values():
+            left.sort_in()
+
+    def _forget_left(self) -> None:
+        self._sort_in()
+        self._left.clear()
 
     def used(self, limit: str, kind: str, share: float) -> None:
         """`share` of this limit's `kind` is used, as one call has met it."""
@@ -135,6 +144,7 @@ class Metrics:
         now = self._clock.monotonic()
         if now < self._next_minute:
             return
+        self._sort_in()  # the rows are of the minute that is over
         is_next = now < self._next_minute + RECENT_S
         self._next_minute = (now // RECENT_S + 1) * RECENT_S
         for cell in self._series["limit_used_ratio"].cells.values():
@@ -143,7 +153,7 @@ class Metrics:
     def policy(self, generation: int) -> None:
         """A policy is live from now on; other names may be known."""
         self._forget()
-        self._left.clear()
+        self._forget_left()
         self._series["policy_generation"].set(NO_LABELS, generation)
 
     def reload_failed(self) -> None:

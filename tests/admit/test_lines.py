@@ -13,6 +13,7 @@ from support.standing import entered, held
 
 from proxy.admit import lines
 from proxy.admit.admission import Admission
+from proxy.admit.counters import Charge
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.limits import denied_entry, denied_hold
 from proxy.admit.lines import is_far_from_full, may_enter, may_hold
@@ -164,6 +165,34 @@ async def test_a_place_that_is_remembered_is_never_an_account_that_was_forgotten
         await state.enter("c", same)
 
 
+async def test_what_others_forget_leaves_a_place_as_it_is(state, clock, claim):
+    one, counters = (claim(concurrency=1),), state._counters
+    await state.enter("a", one)
+    place = state._places.of(one)
+    for number in range(6):
+        await state.enter(f"new{number}", (claim(account=f"new{number}", concurrency=1),))
+        state.leave(f"new{number}")
+        clock.pass_s(61)
+    assert counters.forgot > place.as_of, "some were forgotten, and he has a slot"
+    assert state._places.of(one) is place and place.as_of == counters.forgot
+
+
+@pytest.mark.parametrize("bound", [{"requests": 1}, {"concurrency": 1}])
+async def test_of_all_who_were_shown_the_last_room_only_one_enters(state, clock, claim, bound):
+    one = (claim(**bound),)
+    for _ in range(2):
+        state.peek(one)
+    await state.enter("a", one)
+    with pytest.raises(Refusal):
+        await state.enter("b", one)
+    state.leave("a")
+    clock.pass_s(61)
+    state.peek(one)
+    state.enter_unchecked("c", (Charge(one[0].limit.name, one[0].account, (60,), ()),), state.now().ns)
+    with pytest.raises(Refusal):
+        await state.enter("d", one)
+
+
 async def test_claims_that_are_gone_leave_their_place_to_none_that_come_where_they_were(state, claim):
     bob, places = claim(requests=9), state._places
     kept = (bob,)
@@ -246,6 +275,22 @@ async def test_what_is_over_by_the_time_a_reply_is_written_is_not_told(state, cl
     assert [at.remaining for at in state.standings(claims)] == [4, 0, 30]
     clock.pass_s(60)
     assert [(at.remaining, at.resets_at) for at in state.standings(claims)] == [(n, clock.wall // S) for n in (5, 0, 50)]
+
+
+@pytest.mark.parametrize("names", [("one",), ("one", "two")])
+async def test_of_what_is_used_beyond_its_limit_nothing_is_left(state, claim, intent, row, names):
+    claims = tuple(claim(name, requests=5, tokens=50, concurrency=2, spend=("day", 9)) for name in names)
+    for id in ("a", "b"):
+        await state.enter(id, claims)
+    await state.hold(intent("a/1", claims))
+    state.settle("a/1", 70, 20, row("a/1"))
+    smaller = [replace(it, limit=replace(it.limit, concurrency=1)) for it in claims]
+    standings = state.standings(smaller)
+    assert [(at.kind, at.remaining) for at in standings if at.limit == "one"] == [
+        ("requests", 3), ("concurrency", 0), ("tokens", 0), ("spend", 0),
+    ]  # fmt: skip
+    assert standings.terms.each[standings.rate].kind == "tokens" and standings.terms.each[standings.first].limit == "one"
+    assert [standings.row[at] for at, it in enumerate(standings.terms.each) if it.limit == "one" and it.kind != "spend"] == [3, 0, 0]
 
 
 async def test_asking_how_a_caller_stands_forgets_nobody_and_makes_no_account(state, claim):

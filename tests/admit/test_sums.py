@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,4 +141,46 @@ def test_a_bill_is_compared_per_model_and_utc_day_of_one_provider(row):
         assert found == [("2026-11-21", "gpt-4o", 2, 30, 20), ("2026-11-22", "gpt-4o", 1, 700, 0)]
         assert {it["provider"] for it in billed_of(connection)} == {"openai", "anthropic"}
         sums.advance(connection)
+    connection.close()
+
+
+def test_of_a_step_with_rows_of_new_and_of_known_callers_each_row_is_summed_once(row):
+    connection = index._connect(None)
+    for number, callers in enumerate((["ann"], ["ann", "bob", "ann", "cid", "bob"], ["cid", "ann"])):
+        add(connection, [row(f"u{number}-{at}/1", caller=caller, cost_nanousd=10) for at, caller in enumerate(callers)])
+        assert sums.advance(connection) == 0
+    assert {it["caller"]: (it["attempts"], it["cost_nanousd"]) for it in usage_of(connection, "caller")} == {
+        "ann": (4, 40), "bob": (2, 20), "cid": (2, 20)
+    }  # fmt: skip
+    connection.close()
+
+
+def test_the_earliest_row_of_a_sum_is_told_whatever_the_order_they_came_in(row):
+    connection = index._connect(None)
+    for moment in (7, 3, 5):
+        add(connection, [row(f"u{moment}/1", at=NOON + moment)])
+        sums.advance(connection)
+    assert connection.execute("SELECT first, attempts FROM sums").fetchall() == [(NOON + 3, 3)]
+    connection.close()
+
+
+def test_a_row_without_a_figure_adds_nothing_to_it(row):
+    connection = index._connect(None)
+    add(connection, [row("a/1", input_tokens=None), row("b/1", input_tokens=4)])
+    assert sums.advance(connection) == 0
+    assert connection.execute("SELECT attempts, input_tokens FROM sums").fetchall() == [(2, 4)]
+    connection.close()
+
+
+def test_pages_are_at_hand_for_a_step_alone_also_for_one_that_fails(row, tmp_path):
+    connection = index._connect(tmp_path / "ledger.sqlite")
+    usual = connection.execute("PRAGMA cache_size").fetchone()
+    add(connection, [row("a/1")])
+    connection.execute("ALTER TABLE whos RENAME TO gone")
+    with pytest.raises(sqlite3.Error):
+        sums.advance(connection)
+    assert connection.execute("PRAGMA cache_size").fetchone() == usual
+    connection.execute("ALTER TABLE gone RENAME TO whos")
+    assert sums.advance(connection) == 0
+    assert connection.execute("PRAGMA cache_size").fetchone() == usual == (-512,)
     connection.close()

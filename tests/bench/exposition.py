@@ -21,9 +21,12 @@ def filled(series: int) -> Metrics:
     metrics = Metrics(lambda kind, name: True, SimpleNamespace(monotonic=time.monotonic, now_ns=time.time_ns))
     for number in range(series // 4):  # a call makes four: requests, cost, two kinds of tokens
         call = SimpleNamespace(began=time.monotonic() - 0.01, route=SimpleNamespace(provider="mock"))
-        one = Try(1, "first", "mock", f"model-{number % 7}", None, usage=Usage(10, output=5, source="provider"), cost_nanousd=500)
+        one = Try(1, "first", "mock", f"model-{number % 7}", None)
+        one.usage, one.cost_nanousd = Usage(10, output=5, source="provider"), 500
         caller = Caller(f"caller-{number}", "key", "tier", "team")
-        metrics.told(Story(call, caller=caller, operation="chat", status=200, tries=[one]))  # type: ignore[arg-type]  # what is asked of a call is there
+        story = Story(call)  # type: ignore[arg-type]  # what is asked of a call is there
+        story.caller, story.operation, story.status, story.tries = caller, "chat", 200, [one]
+        metrics.told(story)
     return metrics
 
 

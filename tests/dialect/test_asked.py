@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialect import DIALECTS, dialect_of
+from proxy.dialect.openai import LONGEST_SHAPE, MOST_SHAPES, SHAPES
 from proxy.dialect.wire import Asked, usual
 from proxy.refusal import Refusal
 
@@ -151,6 +152,21 @@ def test_a_call_for_text_from_text_is_usual_and_alike_ones_share_what_they_ask(d
         if dialect != "gemini":  # its path says these
             assert asked(dialect, body | differing, path) != found
     assert usual.cache_info().maxsize == 1024
+
+
+def test_bodies_of_the_same_names_are_told_apart_from_those_with_another_one_and_few_are_remembered():
+    chat = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    for _ in range(2):
+        assert asked("openai", chat).max_tokens is None
+        assert asked("openai", {**chat, "max_tokens": 3}).max_tokens == 3
+        assert asked("openai", {**chat, "max_completion_tokens": 4}).max_tokens == 4
+        assert asked("openai", {**chat, "max_tokens": 3, "n": 2}).choices == 2
+        assert not asked("openai", {**chat, "tools": [{"type": "web_search"}]}).is_usual
+    for number in range(2 * MOST_SHAPES):
+        assert asked("openai", {**chat, f"odd_{number}": 1}).is_usual
+    assert len(SHAPES) <= MOST_SHAPES
+    assert asked("openai", {**chat, "x" * LONGEST_SHAPE: 1}).is_usual
+    assert all(sum(map(len, names)) <= LONGEST_SHAPE for names in SHAPES)
 
 
 def test_what_is_not_billed_or_read_back_is_never_usual():

@@ -44,6 +44,18 @@ def test_it_opens_at_the_ratio_once_there_is_enough_to_judge():
     assert world.state == "open"
 
 
+@pytest.mark.parametrize("later_s", [0.0, 3.5, 7.0])
+def test_each_of_many_successes_counts_towards_the_ratio_until_the_window_is_over(later_s):
+    world = World()
+    world.see(*[True] * 30)
+    world.now += later_s
+    world.see(*[False, False, False, False, True] * 5)
+    assert world.state == "closed"
+    world.now += 31 - later_s
+    world.see(*[False, False, False, False, True] * 4, False)
+    assert world.state == "open"
+
+
 def test_failures_older_than_the_window_are_forgotten():
     world = World()
     world.see(*[True, False] * 9, True)

@@ -126,3 +126,34 @@ def test_a_large_head_is_not_kept():
     for _ in range(3):
         assert read(parser, b"a" * known.LARGEST) is None
     assert heads._seen == {}
+
+
+def two_ways(value=b"a", framing=b"Content-Length: 2", body=b"hi"):
+    """An answer after two like it, by a parser that knows their head and by one that does not."""
+    heads = KnownHeads(answer_headers)
+    parser = AnswerParser(heads)
+    form = b"HTTP/1.1 200 OK\r\nX: %b\r\n%b\r\n\r\n%b"
+    for _ in range(3):
+        told(parser, [form % (b"a", b"Content-Length: 2", b"hi")])
+        parser.slices.clear()
+    assert parser._likely
+    data = form % (value, framing, body)
+    return parser, told(parser, [data]), told(AnswerParser(), [data])
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_a_known_head_lets_no_byte_pass_that_llhttp_refuses(byte):
+    _, known_way, other_way = two_ways(b"a%cb" % byte)
+    assert known_way == other_way
+
+
+@pytest.mark.parametrize("length", [b"2", b"02", b"0" * 30 + b"2", b"3", b"0", b"9" * 18, b"9" * 19, b"18446744073709551618", b"9" * 5000])
+@pytest.mark.parametrize("body", [b"", b"h", b"hi", b"hi!"])
+def test_a_length_says_the_same_of_a_known_head_as_of_any_other(length, body):
+    _, known_way, other_way = two_ways(framing=b"Content-Length: " + length, body=body)
+    assert known_way == other_way
+
+
+def test_bytes_behind_a_whole_body_are_none_of_it():
+    parser, *_ = two_ways(body=b"hiHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert (parser.slices, parser.is_over, parser.is_dirty) == ([b"hi"], True, True)

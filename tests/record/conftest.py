@@ -1,6 +1,7 @@
 """A clock that is set by hand, and stories of calls."""
 
 import pytest
+from support.also import also
 
 from proxy.exchange import Call, Caller, Route, Story, Try, Usage
 
@@ -31,14 +32,15 @@ def tell():
         call = Call(
             "slu-1", request_id, True, "POST", Route("openai", "/v1/x", "", "/v1/x"), (), {}, "127.0.0.1", 1_790_000_000 * 10**9, 998.0
         )
-        first = Try(
-            1, "first", "openai", "gpt-4o", "OPENAI_API_KEY", "slu-1/1", at_ns=1_790_000_000_100_000_000, began=998.25, first_byte=999.0,
-            ended=1000.0, status=200, held_nanousd=900, held_tokens=90, is_held=True, cost_nanousd=500, price_row={"name": "gpt-4o"},
+        first = also(
+            Try(1, "first", "openai", "gpt-4o", "OPENAI_API_KEY", "slu-1/1"),
+            at_ns=1_790_000_000_100_000_000, began=998.25, first_byte=999.0, ended=1000.0, status=200, held_nanousd=900, held_tokens=90,
+            is_held=True, cost_nanousd=500, price_row={"name": "gpt-4o"},
             usage=Usage(input=10, cached_input=4, cache_write=2, output=5, reasoning=3, source="provider", detail={"prompt_tokens": 10}),
         )  # fmt: skip
-        story = Story(call, 7, caller=caller, operation="chat", model="gpt-4o", streamed=True, status=200, tries=[first], upstream_s=1.5)
-        for name, value in changes.items():
-            setattr(story, name, value)
-        return story
+        story = also(
+            Story(call, 7), caller=caller, operation="chat", model="gpt-4o", streamed=True, status=200, tries=[first], upstream_s=1.5
+        )
+        return also(story, **changes)
 
     return make

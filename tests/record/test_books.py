@@ -1,10 +1,11 @@
 """Every attempt and every refusal of somebody stands in the books exactly once."""
 
-import dataclasses
+import copy
 
 import pytest
+from support.also import also
 
-from proxy.exchange import Try, Usage
+from proxy.exchange import Row, Try, Usage
 from proxy.record import books as books_module
 from proxy.record.books import Books
 from proxy.refusal import Refusal
@@ -84,7 +85,7 @@ def test_the_row_inside_a_hold_is_the_row_of_an_attempt_whose_estimate_nobody_co
     story = tell()
     (one,) = story.tries
     one.status, one.first_byte, one.ended, one.price_row, one.cost_nanousd = None, None, one.began, {"name": "gpt-4o"}, 900
-    held = books.held(story, one, 12, 34)
+    held = Row._make(books.held(story, one, 12, 34))
     del one.usage
     one.held_usage, one.end = (12, 34), "crashed"
     assert held == books.row_of(story, one)
@@ -129,14 +130,14 @@ def test_an_attempt_without_a_hold_is_written_all_the_same(books, store, tell):
 
 def test_what_was_never_sent_gives_its_money_back_and_keeps_its_row(books, store, tell):
     story = tell()
-    story.tries[0] = dataclasses.replace(story.tries[0], status=None, usage=Usage(), cost_nanousd=0, end="upstream_cut", error="connect")
+    story.tries[0] = also(copy.copy(story.tries[0]), status=None, usage=Usage(), cost_nanousd=0, end="upstream_cut", error="connect")
     books.settle(story, story.tries[0])
     assert store.seen == [("void", "slu-1/1", story.tries[0].row)]
 
 
 def test_what_may_have_been_sent_is_settled_at_its_estimate(books, store, tell):
     story = tell()
-    story.tries[0] = dataclasses.replace(story.tries[0], status=None, usage=Usage(input=90, source="estimate"), cost_nanousd=900)
+    story.tries[0] = also(copy.copy(story.tries[0]), status=None, usage=Usage(input=90, source="estimate"), cost_nanousd=900)
     books.settle(story, story.tries[0])
     assert store.named("settle")[0][:3] == ("slu-1/1", 90, 900)
 
@@ -146,7 +147,7 @@ def test_the_overhead_of_all_rows_is_the_overhead_of_the_call(books, tell):
     first = story.tries[0]
     first.ended, story.upstream_s = 999.0, 0.6
     books.settle(story, first)
-    second = dataclasses.replace(first, number=2, id="slu-1/2", kind="retry", began=999.1, ended=1000.0, row=None)
+    second = also(copy.copy(first), number=2, id="slu-1/2", kind="retry", began=999.1, ended=1000.0, row=None, head=None)
     story.tries.append(second)
     story.upstream_s = 1.5
     books.settle(story, second)

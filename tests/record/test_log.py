@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from support.also import also
 
 from proxy.exchange import Caller, Try, Usage
 from proxy.record.log import MAX_PENDING, MAX_SORTS, Log, Pipe
@@ -58,7 +59,7 @@ def test_hashed_identities_show_no_name(lines, clock, tell):
 
 
 def test_each_retry_names_its_error_class(log, lines):
-    log.retried("req-1", Try(2, "retry", "openai", "gpt-4o", None, error="connect"))
+    log.retried("req-1", also(Try(2, "retry", "openai", "gpt-4o", None), error="connect"))
     assert lines[0] | {"at": ""} == {
         "at": "", "level": "warning", "event": "retry", "request_id": "req-1", "attempt": 2, "provider": "openai", "model": "gpt-4o",
         "status": None, "error": "connect",
@@ -70,7 +71,7 @@ def test_a_level_keeps_what_is_below_it_out(log, lines, tell, level, events):
     log.set_level(level)
     log.event("debug", "detail")
     log.told(tell())
-    log.retried("r", Try(1, "first", "openai", None, None, error="429"))
+    log.retried("r", also(Try(1, "first", "openai", None, None), error="429"))
     log.event("error", "reload failed", path="policy.yaml")
     assert len(lines) == events
 

@@ -2,6 +2,7 @@
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.also import also
 
 from proxy.exchange import Caller, Row, Try, Usage
 from proxy.record import metrics as metrics_module
@@ -143,7 +144,9 @@ def test_calls_that_differ_are_counted_apart_and_like_ones_together(clock, tell)
 def test_attempts_are_counted_where_each_of_them_went(clock, tell):
     metrics = Metrics(lambda kind, name: True, clock)
     story = tell()
-    story.tries.append(Try(2, "fallback", "azure", "gpt-4o", None, usage=Usage(input=7, source="provider"), cost_nanousd=1, first_byte=1.0))
+    story.tries.append(
+        also(Try(2, "fallback", "azure", "gpt-4o", None), usage=Usage(input=7, source="provider"), cost_nanousd=1, first_byte=1.0)
+    )
     metrics.told(story)
     spent = {labels["provider"]: value for labels, value in samples(metrics, "tokens_total") if labels["kind"] == "input"}
     assert spent == {"openai": 10, "azure": 7}
@@ -205,7 +208,7 @@ def test_a_caller_beyond_the_cap_is_counted_there_also_when_it_tries_again_elsew
     metrics = Metrics(everybody_but(), clock)
     metrics.told(tell())
     story = tell(caller=Caller("ann", "key"))
-    story.tries.append(Try(2, "fallback", "azure", "gpt-4o", None, usage=Usage(input=7, source="provider"), cost_nanousd=1))
+    story.tries.append(also(Try(2, "fallback", "azure", "gpt-4o", None), usage=Usage(input=7, source="provider"), cost_nanousd=1))
     metrics.told(story)
     assert [(labels["caller"], round(value * 1e9)) for labels, value in samples(metrics, "cost_usd_total")] == [
         ("bot", 500),
@@ -256,8 +259,8 @@ def test_an_error_class_is_one_of_ours(metrics, error, label):
 
 def test_usage_that_no_provider_stated_is_counted(metrics, tell):
     story = tell()
-    story.tries.append(Try(2, "retry", "openai", "gpt-4o", None, usage=Usage(input=1, source="estimate")))
-    story.tries.append(Try(3, "retry", "openai", "gpt-4o", None, usage=Usage(input=1, source="counted")))
+    story.tries.append(also(Try(2, "retry", "openai", "gpt-4o", None), usage=Usage(input=1, source="estimate")))
+    story.tries.append(also(Try(3, "retry", "openai", "gpt-4o", None), usage=Usage(input=1, source="counted")))
     metrics.told(story)
     target = {"provider": "openai", "model": "gpt-4o", "reason": "done"}
     assert samples(metrics, "estimated_usage_total") == [({**target, "source": "estimate"}, 1), ({**target, "source": "counted"}, 1)]
@@ -270,7 +273,7 @@ def test_usage_that_no_provider_stated_is_counted(metrics, tell):
 )  # fmt: skip
 def test_an_estimated_charge_says_why_the_providers_figures_are_missing(metrics, tell, note, end, reason):
     story = tell()
-    story.tries.append(Try(2, "retry", "openai", "gpt-4o", None, end=end, usage=Usage(input=1, source="counted", note=note)))
+    story.tries.append(also(Try(2, "retry", "openai", "gpt-4o", None), end=end, usage=Usage(input=1, source="counted", note=note)))
     metrics.told(story)
     assert [labels["reason"] for labels, _ in samples(metrics, "estimated_usage_total")] == [reason]
 
@@ -328,35 +331,59 @@ def test_a_limit_shows_its_fullest_account_of_the_last_minutes(metrics, clock):
     def ratio():
         return round(samples(metrics, "limit_used_ratio")[0][1], 3)
 
-    metrics.limits(Standings.of([standing(10), standing(90)], 0))
+    metrics.limits(Standings.of([standing(10), standing(90)], 0), clock.monotonic())
     assert ratio() == 0.9
     clock.at += 60
     assert ratio() == 0.9
-    metrics.limits(Standings.of([standing(40)], 0))
+    metrics.limits(Standings.of([standing(40)], 0), clock.monotonic())
     assert ratio() == 0.9
     clock.at += 60
-    metrics.limits(Standings.of([standing(80)], 0))
+    metrics.limits(Standings.of([standing(80)], 0), clock.monotonic())
     assert ratio() == 0.6
     clock.at += 120
     assert ratio() == 0
-    metrics.limits(Standings.of([standing(0, allowed=0)], 0))
+    metrics.limits(Standings.of([standing(0, allowed=0)], 0), clock.monotonic())
     assert ratio() == 1
 
 
-def test_limits_are_told_apart_whoever_was_counted_before_and_also_after_a_new_policy(metrics):
+def test_what_callers_had_left_counts_in_the_minute_they_had_it_however_few_waited_to_be_looked_at(metrics, clock):
+    def ratio():
+        return round(samples(metrics, "limit_used_ratio")[0][1], 3)
+
+    metrics.limits(Standings.of([standing(10)], 0), clock.monotonic())
+    clock.at += 60
+    metrics.limits(Standings.of([standing(40)], 0), clock.monotonic())
+    clock.at += 60
+    assert ratio() == 0.6
+    for remaining in range(100, 25, -1):
+        metrics.limits(Standings.of([standing(remaining)], 0), clock.monotonic())
+    assert all(len(left.rows) < 32 for left in metrics._left.values()) and ratio() == 0.74
+
+
+def test_what_waits_to_be_looked_at_is_not_lost_with_an_old_policy_or_too_many_limits(metrics, clock):
+    metrics.limits(Standings.of([standing(10)], 0), clock.monotonic())
+    metrics.policy(2)
+    assert round(samples(metrics, "limit_used_ratio")[0][1], 3) == 0.9
+    metrics.limits(Standings.of([standing(1)], 0), clock.monotonic())
+    for number in range(1500):
+        metrics.limits(Standings.of([standing(50, allowed=100 + number)], 0), clock.monotonic())
+    assert round(samples(metrics, "limit_used_ratio")[0][1], 3) == 0.99
+
+
+def test_limits_are_told_apart_whoever_was_counted_before_and_also_after_a_new_policy(metrics, clock):
     other = Standing("team ops", "spend", 100, 30, 0, 60)
     for told in ([standing(40)], [other], [other, standing(35)]):
-        metrics.limits(Standings.of(told, 0))
+        metrics.limits(Standings.of(told, 0), clock.monotonic())
     metrics.policy(2)
-    metrics.limits(Standings.of([standing(20)], 0))
+    metrics.limits(Standings.of([standing(20)], 0), clock.monotonic())
     assert [(labels["limit"], round(value, 3)) for labels, value in samples(metrics, "limit_used_ratio")] == [
         ("tier free", 0.8), ("team ops", 0.7),
     ]  # fmt: skip
 
 
-def test_only_so_many_sets_of_limits_are_remembered(metrics):
+def test_only_so_many_sets_of_limits_are_remembered(metrics, clock):
     for number in range(1500):
-        metrics.limits(Standings.of([standing(50, allowed=100 + number)], 0))
+        metrics.limits(Standings.of([standing(50, allowed=100 + number)], 0), clock.monotonic())
     assert len(metrics._left) <= 1024
 
 

@@ -231,9 +231,10 @@ class Sink:
         await asyncio.sleep(0)
         self._client()
 
-    def finish(self) -> None:
+    def finish(self) -> bool:
         assert self.is_started and not self.is_aborted
         self.is_finished = True
+        return self.is_gone
 
     def abort(self, last: bytes) -> None:
         assert not self.is_finished

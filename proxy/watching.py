@@ -1,0 +1,90 @@
+"""Who reads what an answer has used: a glance at it where it comes whole and says all, else a watch. Changes no byte."""
+
+from __future__ import annotations
+
+from proxy.dialect.jobs import Job
+from proxy.exchange import Usage
+from proxy.lines import Sent
+from proxy.meter.reading import STEP
+from proxy.meter.tap import JOBS, Watch
+from proxy.meter.whole import stated
+from proxy.rooms import Ready
+
+
+class Glance:
+    """A `ports.Line` for a JSON answer that is likely to come in one piece and to state its usage. Anything else is asked of a watch,
+    which is made then."""
+
+    __slots__ = ("_body", "_full", "_ready", "_sent")
+    lag = STEP
+    is_stream = is_cut_short = False  # it has no content coding that could end too early
+
+    def __init__(self, sent: Sent, ready: Ready) -> None:
+        self._sent, self._ready = sent, ready
+        self._body = b""
+        self._full: Watch | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        if self._full is None and not self._body:
+            self._body = data
+            return data
+        return self._watch().feed(data)
+
+    def end(self) -> bytes:
+        return b""
+
+    def told(self) -> tuple[Usage, str | None]:
+        """See `Watch.told`."""
+        found = stated(self._sent.form.dialect, self._ready.common.op, self._body) if self._full is None else None
+        return self._watch().told() if found is None else found
+
+    @property
+    def ended(self) -> bool:
+        return self._watch().ended
+
+    @property
+    def error(self) -> str | None:
+        return self._watch().error
+
+    def usage(self) -> Usage:
+        return self._watch().usage()
+
+    def job(self, path: str) -> Job | None:
+        return self._watch().job(path)
+
+    def _watch(self) -> Watch:
+        full = self._full
+        if full is None:
+            full = self._full = watch_of(self._sent, self._ready)
+            if self._body:
+                full.feed(self._body)
+                self._body = b""
+        return full
+
+
+Watching = Watch | Glance
+
+
+def watching(sent: Sent, ready: Ready) -> Watching:
+    """For an answer that is about to be relayed."""
+    head, op = sent.answer.said, ready.common.op
+    if head.kind == "application/json" and not head.coding and sent.stream is None and op.is_talk and op.name not in JOBS:
+        return Glance(sent, ready)
+    return watch_of(sent, ready)
+
+
+def watch_of(sent: Sent, ready: Ready) -> Watch:
+    """That has seen nothing yet."""
+    answer, most, upload = sent.answer, sent.most, ready.upload
+    head = answer.said
+    return Watch(
+        sent.form.dialect,
+        ready.common.op,
+        ready.asked,
+        head.kind,
+        head.coding,
+        answer.status,
+        most.sent_tokens,
+        most.output_tokens,
+        None if upload is None else upload.count,
+    )

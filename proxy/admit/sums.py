@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 HOUR_NS = 3600 * 10**9
 FOR_EVER = 2**63 - 1
 STEP = 16_384  # rows of one transaction: some 40 ms, without the interpreter lock
-ROOM_KIB = 16_384  # of pages that such a step has at hand at most: the sums of some 100,000 callers
+MANY, ROOM_KIB = 4096, 16_384  # callers and ends; with more of them such a step has so much of pages at hand: the sums of some 100,000
 WHO = ("caller", "team", "tier", "provider", "model", "end")  # with the day, all that sums are told apart by
 FAILED = "(\"end\" <> 'done' OR status >= 400) IS TRUE"
 
@@ -129,7 +129,10 @@ def _at_once(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def _roomy(connection: sqlite3.Connection) -> Iterator[None]:
-    """Of many callers each page is wanted again and again: it stays at hand until all is summed."""
+    """Of many callers each page is wanted again and again: it stays at hand until all is summed. Of few, the memory is worth more."""
+    if connection.execute(_MET).fetchone()[0] <= MANY:
+        yield
+        return
     usual: int = connection.execute("PRAGMA cache_size").fetchone()[0]
     connection.execute(f"PRAGMA cache_size = {-ROOM_KIB}")
     try:

@@ -172,15 +172,21 @@ def test_a_row_without_a_figure_adds_nothing_to_it(row):
     connection.close()
 
 
-def test_pages_are_at_hand_for_a_step_alone_also_for_one_that_fails(row, tmp_path):
+def test_pages_are_at_hand_where_callers_are_many_for_a_step_alone_also_for_one_that_fails(row, tmp_path, monkeypatch):
     connection = index._connect(tmp_path / "ledger.sqlite")
-    usual = connection.execute("PRAGMA cache_size").fetchone()
+    usual, said = connection.execute("PRAGMA cache_size").fetchone(), []
+    connection.set_trace_callback(said.append)
     add(connection, [row("a/1")])
-    connection.execute("ALTER TABLE whos RENAME TO gone")
+    assert sums.advance(connection) == 0
+    assert not [it for it in said if it.startswith("PRAGMA cache_size")]
+    monkeypatch.setattr(sums, "MANY", 0)
+    add(connection, [row("b/1")])
+    connection.execute("ALTER TABLE sums RENAME TO gone")
     with pytest.raises(sqlite3.Error):
         sums.advance(connection)
+    assert f"PRAGMA cache_size = {-sums.ROOM_KIB}" in said
     assert connection.execute("PRAGMA cache_size").fetchone() == usual
-    connection.execute("ALTER TABLE gone RENAME TO whos")
+    connection.execute("ALTER TABLE gone RENAME TO sums")
     assert sums.advance(connection) == 0
     assert connection.execute("PRAGMA cache_size").fetchone() == usual == (-512,)
     connection.close()

@@ -51,6 +51,7 @@ class SystemClock:
 
     now_ns = staticmethod(time.time_ns)
     monotonic = staticmethod(time.monotonic)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,6 @@ class App:
         self._generation = self._compiled(loaded.rulebook)
         self._names = self._generation.names(self._table.models())
         self._is_ready = self._is_draining = False
-        self._served = self._settings()
         self._over = asyncio.Event()
         self._hurry = asyncio.Event()
         rules = loaded.rulebook
@@ -87,8 +87,8 @@ class App:
         self._upstream = Client(clock, answer_headers)
         self._webhook = Webhook(self._metrics, self.log)
         alerts = Alerts(lambda: self._generation.rules, self._webhook.post, self._metrics, self.log, clock, states.folder, platform.node())
-        rooms = Rooms(
-            current=lambda: self._generation,
+        rooms = self._rooms = Rooms(
+            generation=self._generation,
             identify=Identify(state.find_key, state.secret, clock, self._jwks),
             secret=state.secret,
             store=states.store,
@@ -108,7 +108,7 @@ class App:
         self._stream = LedgerStream(state.outgoing, self.log.event)
         self._upkeep = state.upkeep(lambda: self.rules, clock, self.log.event)
         self._bridge = Bridge(rooms)
-        self._edge = Edge(Pipeline(rooms).run, self._bridge.run, lambda: self._served, clock, on_refusal=rooms.books.turned_away)
+        self._edge = Edge(Pipeline(rooms).run, self._bridge.run, self._settings(), clock, on_refusal=rooms.books.turned_away)
         self._watch = Watch(places.policy, loaded, environ=os.environ, on_change=self._changed, on_error=self._failed, now_ns=clock.now_ns)
         probes = Probes(live=self._live, ready=self._ready, startup=self._startup, state_mode=lambda: self._states.mode)
         self._admin = AdminRunner(
@@ -201,7 +201,7 @@ class App:
     async def _drain(self) -> None:
         """Readiness off, no new call; streams may finish within `server.drain`, then they are told and cut."""
         self._is_ready, self._is_draining = False, True
-        self._served = self._settings()
+        self._edge.settings = self._settings()
         self.log.event("info", "draining", calls=self._edge.active, seconds=self.rules.server.drain_s)
         closing = asyncio.ensure_future(self._edge.close(self.rules.server.drain_s))
         hurried = asyncio.ensure_future(self._hurry.wait())
@@ -239,8 +239,8 @@ class App:
         """A new generation is live from the next call on; calls under way keep the one they began with."""
         gone = removed_limits(self._generation.rules, rules)
         spent = self._state.held_spend([limit.name for limit in gone])
-        self._generation = self._compiled(rules)
-        self._served = self._settings()
+        self._generation = self._rooms.generation = self._compiled(rules)
+        self._edge.settings = self._settings()
         self._names = self._generation.names(self._table.models())
         self._metrics.policy(rules.generation)
         self.log.set_level(rules.log_level)

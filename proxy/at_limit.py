@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from proxy.admit.estimate import Bound
 from proxy.dialect.ending import Ending
 from proxy.dialect.wire import Dialect
 from proxy.exchange import Try, Usage
@@ -50,11 +49,13 @@ class Purse:
     What is looked at is what the watch has counted, every 4 to 64 KiB; a stream that stays within what was held is never stopped.
     """
 
-    def __init__(self, store: Store, try_: Try, ready: Ready, quote: Quote, most: Bound, watch: Watch, ending: Ending) -> None:
+    def __init__(self, store: Store, try_: Try, ready: Ready, quote: Quote, watch: Watch, ending: Ending) -> None:
         self._store, self._try, self._claims = store, try_, ready.plan.stopping
         self._prices, self._quote, self._watch, self._ending = ready.common.generation.prices, quote, watch, ending
-        is_kept = not most.is_open or ready.plan.pricing.inject_max_tokens
-        self._asked = most.output_tokens if is_kept else None  # the provider writes no more; counts are high
+        assert try_.held_usage is not None
+        _, output, _, is_open = try_.held_usage
+        is_kept = not is_open or ready.plan.pricing.inject_max_tokens
+        self._asked = output if is_kept else None  # the provider writes no more; counts are high
         self._step = self._cost(Usage(output=STEP_TOKENS, source="counted"))
         self._passed, self._next, self._owed = 0, CHECK, 0
         self._outlet: Outlet | None = None
@@ -130,9 +131,9 @@ class Purse:
         return self._prices.priced(self._quote, usage).cost_nanousd
 
 
-def purse(store: Store, ready: Ready, try_: Try, quote: Quote, most: Bound, watch: Watch, dialect: Dialect) -> Purse | None:
+def purse(store: Store, ready: Ready, try_: Try, quote: Quote, watch: Watch, dialect: Dialect) -> Purse | None:
     """For a stream that one of its limits may end, and that has a good end; None for all other answers."""
     if not (ready.plan.stopping and watch.is_stream and try_.is_held):
         return None
     ending = dialect.ending(ready.common.op, ready.asked)
-    return None if ending is None else Purse(store, try_, ready, quote, most, watch, ending)
+    return None if ending is None else Purse(store, try_, ready, quote, watch, ending)

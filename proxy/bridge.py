@@ -41,7 +41,7 @@ class Bridge:
 
     async def run(self, call: Call, request: web.BaseRequest) -> web.StreamResponse:
         """One session from its handshake to its close. Raises Refusal before the upgrade."""
-        generation = self._rooms.current()
+        generation = self._rooms.generation
         story = Story(call, generation.rules.generation)
         story.operation, story.streamed = "realtime", True
         self._rooms.under_way[story] = request

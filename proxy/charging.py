@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from proxy.admit.estimate import Bound, bound
+from proxy.admit.estimate import bound
 from proxy.admit.jobs import job_id, named
 from proxy.dialect.jobs import WORK_UNITS, Job, dumped, loaded
 from proxy.dialect.wire import Asked, Operation
-from proxy.exchange import Row, Story, Try, Usage
+from proxy.exchange import Most, Row, Story, Try, Usage
 from proxy.meter.price import UNITS, Prices, Quote, bound_cost
-from proxy.meter.rates import COMMON
 from proxy.meter.row import usual_cost
 from proxy.policy.plan import Plan, Pricing, Provider
-from proxy.ports import Intent, Known
+from proxy.ports import Intent
 from proxy.rooms import Generation, Rooms
 
 WORK = Operation("other")  # billed and metered: the usage of a job is known when it is priced
@@ -22,8 +21,16 @@ TIERLESS = (None, "auto")  # the tier is a default of the provider's account, wh
 
 
 async def hold(
-    rooms: Rooms, prices: Prices, plan: Plan, story: Story, try_: Try, provider: Provider, op: Operation, asked: Asked, text_bytes: int
-) -> tuple[Quote, Bound]:
+    rooms: Rooms,
+    generation: Generation,
+    plan: Plan,
+    story: Story,
+    try_: Try,
+    provider: Provider,
+    op: Operation,
+    asked: Asked,
+    text_bytes: int,
+) -> Quote:
     """Takes what the attempt may use at most, durably, before a byte of it leaves. `text_bytes`: of the request, decoded.
 
     Raises Refusal 400 `unpriced_model`, `unmetered_operation`, `exceeds_limit`; 402, 429, 503: then nothing is held. Else `try_` is
@@ -32,12 +39,23 @@ async def hold(
     known, tier = rooms.store.lessons.of((try_.provider, try_.model or "")), asked.tier
     if tier in TIERLESS:
         tier = known.tier or tier
-    quote, most, nanousd, of_output = quoted(prices, plan, provider, try_.model, op, asked, text_bytes, try_.at_ns, tier)
-    tokens = try_.held_tokens = likely_tokens(plan, known, most, asked, quote.row.window) if op.is_billed else 0
+    quote, most, nanousd, of_output, given = quoted(generation.prices, plan, provider, try_.model, op, asked, text_bytes, try_.at_ns, tier)
+    sent, output, kind, is_open = try_.held_usage = most
+    try_.known = known
+    like = try_.like = known.like(kind, sent)
+    tokens = sent + output
+    if not op.is_billed:
+        tokens = 0
+    elif plan.counts_tokens:  # else nobody asks. As learned of the model, else the bound of what this request brings and asks
+        read = like.tokens(sent)
+        tokens = read if read < given else given
+        if is_open:
+            tokens += known.output_tokens(plan.pricing.default_max_tokens, quote.row.window) * max(1, asked.choices)
+        else:
+            tokens += output
     try_.held_nanousd = try_.cost_nanousd = nanousd
-    try_.held_usage = sent, output = most.sent_tokens, most.output_tokens
-    try_.price_row = quote.row.shown
-    values = rooms.books.held(story, try_, sent, output)
+    try_.price_row = quote.row.said
+    values = rooms.books.held(story, try_, plan.kept, sent, output)
     each = output if asked.choices <= 1 else output // asked.choices
     intent = Intent(try_.id, story.call.uid, plan.claims, tokens, nanousd, values, each, of_output)
     try:
@@ -46,9 +64,9 @@ async def hold(
         release(rooms, try_)
         raise
     try_.is_held = True
-    if rooms.alerts.is_on:
+    if generation.rules.alerts is not None:
         rooms.alerts.saw(plan.claims, rooms.store.standings(plan.claims))
-    return quote, most
+    return quote
 
 
 def quoted(
@@ -61,21 +79,25 @@ def quoted(
     text_bytes: int,
     at_ns: int,
     tier: str | None,
-) -> tuple[Quote, Bound, int, int]:
-    """By which row an attempt is priced, what it may use at most, what that costs (nano-dollars), and the output's share of it.
+) -> tuple[Quote, Most, int, int, int]:
+    """By which row an attempt is priced, what it may use at most, what that costs (nano-dollars), the output's share of it, and the
+    tokens that it may read at most, the provider's own additions too.
 
     `tier` of service: as asked for, or as replies have told that it will be.
     """
     if asked.is_usual and model:  # text alone, as most calls: the same as below, told in advance
-        _, _, known, window, reads, short, inward, outward, total = prices.tariff(provider, model, tier, at_ns)
+        tariff = prices.tariffs.get((provider.name, provider.price_id, model, tier))
+        if tariff is None or not tariff[0] <= at_ns < tariff[1]:
+            tariff = prices.tariff(provider, model, tier, at_ns)
+        _, _, known, window, reads, short, inward, outward, total, per = tariff
         sent = text_bytes if text_bytes < reads else reads
         if known is not None and sent <= short:
             limit = asked.max_tokens
             output = plan.pricing.default_max_tokens if limit is None else limit
             output = output if output < window else window
             total += sent * inward
-            nanousd = -(-(total + output * outward) // COMMON)
-            return known, Bound(sent, output, 0, 0, sent, (), 0, limit is None), nanousd, nanousd + -total // COMMON
+            nanousd = -(-(total + output * outward) // per)
+            return known, (sent, output, 0, limit is None), nanousd, nanousd + -total // per, sent
     if asked.media and model:
         asked = replace(asked, model=model)  # the model that answers counts images in its own way
     pricing = plan.pricing
@@ -84,27 +106,19 @@ def quoted(
     row = quote.row
     most = bound(op, asked, text_bytes, row.window, pricing.default_max_tokens, window=row.reads, family=provider.family)
     nanousd, unanswered = bound_cost(row, most.input_tokens, most.output_tokens, most.images, most.files, most.fees, tier)
-    return quote, most, nanousd, nanousd - unanswered
+    return quote, (most.sent_tokens, most.output_tokens, most.kind, most.is_open), nanousd, nanousd - unanswered, most.input_tokens
 
 
-def likely_tokens(plan: Plan, known: Known, most: Bound, asked: Asked, window: int | None) -> int:
-    """What rates are held for: as learned of the model, else the bound of what this request brings and asks."""
-    if not plan.counts_tokens:
-        return most.sent_tokens + most.output_tokens  # nobody asks
-    read = known.input_tokens(most.kind, most.sent_tokens)
-    if read > most.input_tokens:
-        read = most.input_tokens
-    if not most.is_open:
-        return read + most.output_tokens
-    return read + known.output_tokens(plan.pricing.default_max_tokens, window) * max(1, asked.choices)
-
-
-def learn(rooms: Rooms, try_: Try, most: Bound, usage: Usage, asked: Asked) -> None:
+def learn(rooms: Rooms, try_: Try, usage: Usage, asked: Asked) -> None:
     """What the provider states of a call that is over teaches what the next one like it will take."""
-    if usage.source == "provider" and most.sent_tokens:
-        answers = asked.choices if most.is_open and usage.ended else None
-        name, is_tierless = (try_.provider, try_.model or ""), asked.tier in TIERLESS
-        rooms.store.lessons.saw(name, most.kind, most.sent_tokens, usage, answers, is_tierless)
+    held, like = try_.held_usage, try_.like
+    if held is not None and usage.source == "provider":
+        sent, _, kind, is_open = held
+        if like.skips and not is_open and usage.tier == try_.known.tier:  # as most calls of what is well known
+            like.skips -= 1
+        elif sent:
+            answers = asked.choices if is_open and usage.ended else None
+            rooms.store.lessons.saw((try_.provider, try_.model or ""), kind, sent, usage, answers, asked.tier in TIERLESS)
 
 
 def release(rooms: Rooms, try_: Try) -> None:
@@ -202,7 +216,7 @@ def reckon(rooms: Rooms, prices: Prices, try_: Try, quote: Quote, usage: Usage, 
     """What the attempt cost, for the books to settle. An estimated usage costs what was held; a read-back costs nothing."""
     try_.ended = rooms.clock.monotonic()
     if not op.is_read_back and (amount := usual_cost(quote.row, usage)):  # most calls
-        try_.usage, try_.cost_nanousd, try_.price_row = usage, amount, quote.row.shown
+        try_.usage, try_.cost_nanousd, try_.price_row = usage, amount, quote.row.said
         return
     priced = prices.priced(quote, usage, try_.held_nanousd)
     try_.is_read_back = op.is_read_back

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-__all__ = ["NANO", "NOTHING", "NO_DETAIL", "UNCONFIRMED", "Allow", "AttemptKind", "Call", "Caller", "CallerKind", "RawHeaders", "Route",
-           "Row", "Spoken", "Story", "Try", "Usage", "value"]  # fmt: skip
+from orjson import Fragment
+
+__all__ = ["NANO", "NOTHING", "NO_DETAIL", "UNCONFIRMED", "Allow", "AttemptKind", "Call", "Caller", "CallerKind", "Most", "RawHeaders",
+           "Route", "Row", "Sort", "Spoken", "Story", "Try", "Usage", "crashed", "sort_of", "value"]  # fmt: skip
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]  # field lines as they came: name as spelt, value without its outer blanks
 NANO = 1_000_000_000  # nano-dollars in a dollar; all money is an int of these
@@ -131,6 +133,9 @@ class Usage:
 NO_DETAIL: dict[str, object] = {}  # of an estimate: a dict, as the journal writes those at once
 UNCONFIRMED = "unconfirmed"  # the note of an estimate that nobody confirmed
 
+# What an attempt may use at most: tokens in that its request brings, and tokens out; what else than text is in it, for those who learn
+# (see `admit.estimate.Bound`); does it name no most?
+Most = tuple[int, int, int, bool]
 AttemptKind = Literal["first", "retry", "fallback", "turn", "refusal"]
 
 
@@ -162,12 +167,34 @@ class Row(NamedTuple):
     usage_note: str
     cost_nanousd: int
     held_nanousd: int
-    price_row: Mapping[str, object] | None  # name, source, date, and the rates applied: enough to recompute the cost
+    price_row: Mapping[str, object] | Fragment | None  # name, source, date, and the rates applied: enough to recompute the cost
     policy_generation: int
     duration_ms: float
     first_byte_ms: float | None
     overhead_ms: float
     streamed: bool
+
+
+# The row of an attempt that is about to leave, as far as it is known: its head (`id` to `credential`), tokens in and out that it may
+# take at most, then price row, policy generation, overhead (ms, as it comes) and `streamed`.
+Begun = tuple[tuple[Any, ...], int, int, Any, int, float, bool]
+
+
+def crashed(begun: Sequence[Any], nanousd: int) -> tuple[Any, ...]:
+    """The values of its row, should nobody live to settle it: worth what is held for it."""
+    head, input, output, price_row, generation, overhead_ms, streamed = begun
+    usage = input, 0, 0, output, 0, NO_DETAIL, "estimate", UNCONFIRMED
+    overhead_ms = round(max(0.0, overhead_ms), 3)
+    return (*head, None, "crashed", *usage, nanousd, nanousd, price_row, generation, 0.0, None, overhead_ms, streamed)
+
+
+# What an attempt has in common with those of other callers: team, tier, provider, model, operation, policy generation.
+Sort = tuple[str | None, str | None, str, str | None, str, int]
+
+
+def sort_of(story: Story, try_: Try) -> Sort:
+    team, tier = (None, None) if story.caller is None else (story.caller.team, story.caller.tier)
+    return team, tier, try_.provider, try_.model, story.operation, story.generation
 
 
 class _Estimate:
@@ -177,7 +204,7 @@ class _Estimate:
     def __get__(self, try_: Try, _: type[Try]) -> Usage:
         if try_.held_usage is None:
             return Usage()
-        input, output = try_.held_usage
+        input, output = try_.held_usage[:2]
         try_.usage = Usage(input, output=output, detail=NO_DETAIL, source="estimate", note=UNCONFIRMED)
         return try_.usage
 
@@ -200,15 +227,17 @@ class Try:
     error: str | None = None  # the error class when it failed (logged with each retry)
     end: str = "done"
     held_nanousd: int = 0
-    held_tokens: int = 0
     is_held: bool = False  # a durable intent exists and wants a settle or a void
     is_sent: bool = False  # the provider may have the whole request, and bill it
     is_read_back: bool = False  # its tokens are those of another call: they stand in its row, and count nowhere
-    held_usage: tuple[int, int] | None = None  # tokens in and out that it may use at most, while it is held
+    held_usage: Most | None = None  # while it is held
+    known: Any = None  # of its model, and of calls like it, when it was held: lessons.Known, lessons.Like, which stand above this module
+    like: Any = None
     cost_nanousd: int = 0
-    price_row: Mapping[str, object] | None = None
+    price_row: Mapping[str, object] | Fragment | None = None  # a Fragment: as JSON, where that is at hand
     head: tuple[object, ...] | None = field(default=None, init=False, repr=False)  # `id` to `credential`: the same in each row of it
-    row: Row | None = None  # set once, when the try is settled
+    sort: Sort | None = None  # as `sort_of` has it, where that is at hand
+    row: tuple[Any, ...] | None = None  # the values of its `Row`: set once, when the try is settled
 
     def __init__(self, number: int, kind: AttemptKind, provider: str, model: str | None, credential: str | None, id: str = "") -> None:
         self.number = number

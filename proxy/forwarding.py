@@ -10,9 +10,11 @@ from proxy.charging import hold, release
 from proxy.dialect.wire import stream_format_of
 from proxy.exchange import Story, Try, Usage
 from proxy.forward.attempts import Budget, Step, Terms, further, is_last, may_retry, retry_deadline
-from proxy.forward.breaker import FEW_S, Turn
+from proxy.forward.breaker import FEW_S, SPENT, Turn
+from proxy.forward.budget import FULL
 from proxy.forward.credentials import Credentials
 from proxy.forward.failure import OK, Outcome, of_answer, of_breaker, of_cut, of_error_event, of_failure
+from proxy.forward.lane import Lane
 from proxy.forward.preamble import first_error, said_first
 from proxy.lines import Sent
 from proxy.listen.peek import Peeked
@@ -23,7 +25,7 @@ from proxy.relaying import Relaying
 from proxy.rooms import Ready, Rooms
 
 NO_KEY = (None,)  # the caller's own travels, and its refusal is the caller's business
-First = tuple[Step, Sequence[Credential | None], Budget]  # a step, the keys of its target, the budget of its provider
+First = tuple[Lane, Sequence[Credential | None], Budget]  # a lane, the keys of its target, the budget of its provider
 PREAMBLE_BYTES, PREAMBLE_S = 64 * 1024, 2.0  # what may be held while another attempt is possible (design.md section 1)
 
 
@@ -38,7 +40,7 @@ class Failed:
 
 class Forwarding:
     def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
+        self._rooms, self._monotonic = rooms, rooms.clock.monotonic
         self._credentials = Credentials()
         self._relaying = Relaying(rooms)
 
@@ -48,43 +50,51 @@ class Forwarding:
         if plan.on_client_gone == "finish" and ready.upload is None:
             sink.finish_anyway = True
         first: First | None = None if self._credentials.strikes else plan.kept.get(self)
-        step: Step | None
-        step, keys, budget = first or self._first(plan)
-        steps: Generator[Step, Outcome, None] | None = None
+        lane, keys, budget = first or self._first(plan)
         failed: Failed | None = None
         budget.active += 1
         try:
-            while step is not None:
-                if failed is not None:
-                    await self._pause(step, sink)
-                tried = await self._attempt(step, ready, story, failed)
-                if isinstance(tried, Sent):
-                    await self._relaying.relay(tried, ready, sink, story)
-                    return
-                if steps is None:
-                    steps = self._further(tried, ready, keys)
-                    step = next(steps, None)
-                else:
-                    step = None if tried is failed else _next(steps, tried.outcome)
-                failed = tried
-            assert failed is not None
-            await self._last(failed, ready, sink, story)
+            tried = await self._attempt(lane, ready, story, None)
+            if isinstance(tried, Sent):
+                if (rest := self._relaying.relay(tried, ready, sink, story)) is not None:
+                    await rest
+                return
+            failed = tried
         finally:
-            if failed is not None and failed.sent is not None:
-                self._relaying.drop(failed.sent, ready, story)
-            if steps is None:
-                budget.leave()
-            else:
-                steps.close()
+            if failed is None:  # the same as `budget.leave`, which most calls need not be sent to
+                budget.active -= 1
+                if budget.tokens < FULL:
+                    budget.tokens += 1
+        await self._again(failed, keys, ready, sink, story)
 
     def _first(self, plan: Plan) -> First:
         """Where calls with this plan begin: kept with it, but while keys rest."""
         target = plan.targets[0]
         keys = NO_KEY if plan.brings_own_key else self._keys(target)
-        first = Step(target, keys[0], "first"), keys, self._rooms.budgets.of(target.provider.name)
+        first = Lane(Step(target, keys[0], "first")), keys, self._rooms.budgets.of(target.provider.name)
         if not self._credentials.strikes:
             plan.kept[self] = first
         return first
+
+    async def _again(self, failed: Failed, keys: Sequence[Credential | None], ready: Ready, sink: Sink, story: Story) -> None:
+        """After a first attempt that failed: what may follow, until one is relayed, or the last failure told."""
+        steps = self._further(failed, ready, keys)
+        step = next(steps, None)
+        try:
+            while step is not None:
+                await self._pause(step, sink)
+                tried = await self._attempt(Lane(step), ready, story, failed)
+                if isinstance(tried, Sent):
+                    if (rest := self._relaying.relay(tried, ready, sink, story)) is not None:
+                        await rest
+                    return
+                step = None if tried is failed else _next(steps, tried.outcome)
+                failed = tried
+            await self._last(failed, ready, sink, story)
+        finally:
+            if failed.sent is not None:
+                self._relaying.drop(failed.sent, ready, story)
+            steps.close()
 
     async def _pause(self, step: Step, sink: Sink) -> None:
         """Before another attempt."""
@@ -114,28 +124,32 @@ class Forwarding:
             self._relaying.drop(sent, ready, story)
             text = f"provider {sent.target.provider.name} refused the key that Sluice holds for it"
             raise Refusal(502, "upstream_auth", text, should_retry=False)
-        await self._relaying.relay(sent, ready, sink, story)
+        if (rest := self._relaying.relay(sent, ready, sink, story)) is not None:
+            await rest
 
     # --- one attempt ---
 
-    async def _attempt(self, step: Step, ready: Ready, story: Story, before: Failed | None) -> Sent | Failed:
+    async def _attempt(self, lane: Lane, ready: Ready, story: Story, before: Failed | None) -> Sent | Failed:
         """The answer to relay, or what failed. `before` itself comes back where this attempt could not even be paid for."""
-        rooms, target, credential = self._rooms, step.target, step.credential
+        rooms, target, provider = self._rooms, lane.target, lane.provider
         call, plan, common = ready.call, ready.plan, ready.common
-        provider, clock, asked = target.provider, rooms.clock, ready.asked
-        now = clock.monotonic()
-        turn = rooms.breakers.enter(provider.name, target.model, plan.breaker, now)
-        if not turn.is_allowed:
-            return _left_alone(turn, target, before)
-        number = len(story.tries) + 1
-        try_ = Try(number, step.kind, provider.name, target.model, None if credential is None else credential.name, f"{call.uid}/{number}")
-        try_.at_ns, try_.began = clock.now_ns(), now
+        monotonic, asked = self._monotonic, ready.asked
+        now = monotonic()
+        turn = lane.turn
+        if turn.tally.is_over:
+            turn = lane.enter(rooms.breakers, plan, now)
+            if not turn.is_allowed:
+                return _left_alone(turn, target, before)
+        number = 1 if before is None else len(story.tries) + 1
+        try_ = Try(number, lane.step.kind, lane.name, lane.model, lane.credential, f"{call.uid}/{number}")
+        try_.at_ns, try_.began = rooms.clock.now_ns(), now
         story.tries.append(try_)
         try:
-            quote, most = await hold(rooms, common.generation.prices, plan, story, try_, provider, common.op, asked, ready.size)
-            form, body, asks = common.shaping.shape(plan, target, credential, asked, ready.raw, ready.plain, ready.is_reworded)
-            head = form.head.fixed or form.head.of(call.headers)
-            sent = Sent(try_, target, turn, quote, most, form, head, body, asks)
+            quote = await hold(rooms, common.generation, plan, story, try_, provider, common.op, asked, ready.size)
+            form, body, asks = lane.form, ready.raw, False
+            if form is None or asked.stream or ready.is_reworded or asked.model != target.theirs or lane.shaping is not common.shaping:
+                form, body, asks = lane.shape(common.shaping, plan, asked, body, ready.plain, ready.is_reworded)
+            sent = Sent(try_, target, turn, quote, form, form.head.fixed or form.head.of(call.headers), body, asks)
             if ready.upload is not None:
                 _stream(sent, ready.upload, common.generation.rules.server.max_upload)
         except BaseException as no:
@@ -143,22 +157,23 @@ class Forwarding:
             release(rooms, try_)
             return self._unbegun(no, ready, story, before)
         if before is not None:
-            self._give_up(before, ready, story, step, target)
-        began, timeouts = clock.monotonic(), provider.timeouts
+            self._give_up(before, ready, story, lane.step)
+        began, timeouts = monotonic(), provider.timeouts
         try:
-            answer = sent.answer = await rooms.upstream.send(sent, timeouts, call.began + timeouts.total)
+            answer = sent.answer = await rooms.upstream.send(sent, timeouts, began, call.began + timeouts.total)
         except BaseException as error:
             return self._unanswered(error, sent, story, began)
         finally:
             try_.is_sent = sent.is_sent
-        now = try_.first_byte = clock.monotonic()
-        try_.status, sent.stream = answer.status, stream_format_of(common.op, answer.said.kind)
-        if answer.status == 200 and (sent.stream != "sse" or is_last(step, plan, call.fields)):
+        now = try_.first_byte = monotonic()
+        try_.status = status = answer.status
+        sent.stream = stream = stream_format_of(common.op.variant, answer.said.kind)
+        if status == 200 and (stream != "sse" or is_last(lane.step, plan, call.fields)):
             story.upstream_s += now - began  # the breaker hears of it when the answer was whole
             if self._credentials.strikes:
-                self._credentials.saw(provider, credential, OK, now)
+                self._credentials.saw(provider, lane.step.credential, OK, now)
             return sent
-        return await self._judged(sent, credential, ready, story, began)
+        return await self._judged(sent, lane.step.credential, ready, story, began)
 
     def _unbegun(self, no: BaseException, ready: Ready, story: Story, before: Failed | None) -> Failed:
         """The attempt ended before it left. Refused, the one before it stands; raises `no` where there is none."""
@@ -191,6 +206,7 @@ class Forwarding:
             return sent
         if outcome.is_failure_for_breaker is not False:
             turn.saw(None if outcome.is_failure_for_breaker is None else False, now, outcome.retry_after_s)
+            sent.turn = SPENT
         if not (outcome.error or outcome.fallback or outcome.credential_fault):
             return sent
         sent.try_.ended = now  # should another follow; a wait between the two is neither's
@@ -229,7 +245,7 @@ class Forwarding:
         text = f"provider {sent.target.provider.name}: {error.detail or error.kind}"
         return Failed(outcome, None, Refusal(error.status, error.code, text, should_retry=_may_help(error, story)))
 
-    def _give_up(self, before: Failed, ready: Ready, story: Story, step: Step, target: Target) -> None:
+    def _give_up(self, before: Failed, ready: Ready, story: Story, step: Step) -> None:
         """Another attempt follows: the failed one is booked and logged, its answer thrown away."""
         failed = next((one for one in reversed(story.tries[:-1])), None)
         if before.sent is not None:
@@ -239,6 +255,7 @@ class Forwarding:
         if failed is not None:
             self._rooms.log.retried(ready.call.id, failed)
         story.upstream_s += step.after_s
+        target = step.target
         if step.kind == "fallback":
             self._rooms.metrics.fell_back(target.provider.name, target.model)
         else:

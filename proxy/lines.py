@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proxy.admit.estimate import Bound
 from proxy.at_limit import Purse
 from proxy.dialect.wire import Dialect, StreamFormat
 from proxy.exchange import Try
@@ -62,7 +61,7 @@ class Through:
 class Sent(Outgoing):
     """One attempt: the request as it leaves, and what was held for it; then its answer, whose head has come."""
 
-    __slots__ = ("answer", "form", "held_nanousd", "most", "outcome", "quote", "stream", "target", "try_", "turn")
+    __slots__ = ("answer", "form", "held_nanousd", "outcome", "quote", "stream", "target", "try_", "turn")
 
     answer: Answer
     stream: StreamFormat | None  # how the answer streams; None: it is one whole body
@@ -73,7 +72,6 @@ class Sent(Outgoing):
         target: Target,
         turn: Turn,
         quote: Quote,
-        most: Bound,
         form: Form,
         head: bytes,
         body: bytes | None,
@@ -90,7 +88,6 @@ class Sent(Outgoing):
         self.target = target
         self.turn = turn
         self.quote = quote
-        self.most = most
         self.held_nanousd = try_.held_nanousd  # before anything was added to it
         self.form = form
         self.outcome = OK

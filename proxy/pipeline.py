@@ -14,15 +14,15 @@ from proxy.dialect.wire import Asked, Operation
 from proxy.exchange import Call, Story
 from proxy.forwarding import Forwarding
 from proxy.guard.mask import Blocked, inspect, inspect_other
-from proxy.identify.who import REVOKED_KEY, end_user
+from proxy.identify.who import REVOKED_KEY, Met, end_user
 from proxy.listen.peek import Peeked
 from proxy.listen.reply import Refused, reply_headers
-from proxy.planning import COMMON, common, early, facts_of, plan_of
+from proxy.planning import Known, common, early, facts_of, plan_of
 from proxy.policy.build import UNTEXTUAL
-from proxy.policy.plan import Facts, GuardRules, Plan, Rulebook
+from proxy.policy.plan import Facts, GuardRules, Plan
 from proxy.ports import Body, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
-from proxy.rooms import Common, Ready, Rooms
+from proxy.rooms import Common, Generation, Ready, Rooms
 from proxy.stream.body import read_json
 from proxy.stream.coding import decode
 from proxy.stream.multipart import FormField
@@ -39,55 +39,65 @@ class Pipeline:
         self._rooms = rooms
         self._forwarding = Forwarding(rooms)
 
+    async def _known(self, call: Call, generation: Generation, story: Story) -> Known:
+        """Who calls, with which head: found out anew where nothing of it is known, or no more. Raises Refusal."""
+        identify, rules = self._rooms.identify, generation.rules
+        shared = common(generation, call)
+        story.speaks, story.operation, story.model = shared.speaks, shared.op.name, shared.op.model
+        caller = story.caller = identify.met(call, rules.callers) or await identify.who(call, rules.callers)
+        known = early(shared, call, caller, self._user(call, shared, None))
+        if known.is_kept and call.seen and (met := call.seen.get(Met)) is not None:
+            known.met, call.seen[Known] = met, known
+        return known
+
     async def run(self, call: Call, body: Body, sink: Sink) -> None:
         """One call from its headers to its end. Raises only CancelledError."""
         rooms = self._rooms
-        generation = rooms.current()
-        rules = generation.rules
-        story = Story(call, rules.generation)
+        generation = rooms.generation
+        story = Story(call, generation.rules.generation)
         rooms.under_way[story] = sink
+        known: Known | None = None
+        plan: Plan | None = None
         peeked: Peeked | None = None
         try:
-            found: Any = call.kept.get(COMMON)
-            shared: Common = found if found is not None and found.generation is generation else common(generation, call)
-            op = shared.op
-            story.speaks = shared.speaks
-            story.operation = op.name
-            story.model = op.model
-            # identify
-            caller = story.caller = rooms.identify.met(call, rules.callers) or await rooms.identify.who(call, rules.callers)
-            # policy, as far as headers tell; what is exhausted is refused before the body is read
-            known: Any = caller.kept.get(shared) or early(shared, call, caller, self._user(call, rules, None))
-            claims = story.claims = known.claims
-            rooms.store.peek(claims)
+            # identify; policy, as far as headers tell
+            again: Any = call.seen and call.seen.get(Known)
+            if again and again.common.generation is generation and rooms.identify.is_met(again.met):
+                known = again
+            else:
+                known = await self._known(call, generation, story)
+            shared = known.common
+            caller = story.caller = known.caller
+            story.operation = shared.op.name
+            rooms.store.peek(known.claims)  # what is exhausted is refused before the body is read
             if shared.is_json:
-                raw = await body.read(rules.server.max_body)
-                plain = _plain(shared, call, raw) if "content-encoding" in call.fields else raw
-                asked = shared.dialect.read_asked(op, read_json(plain))
-                ready = Ready(call, shared, asked, raw, plain, True)
+                raw = body.at_once(shared.max_body) or await body.read(shared.max_body)
+                plain = _plain(shared, raw) if shared.coding else raw
+                ready = Ready(call, shared, shared.dialect.read_asked(shared.op, read_json(plain)), raw, plain, True)
                 del raw, plain  # what the guard masks is gone then
             else:
                 peeked = Peeked(body)
-                ready = await self._read(shared, call, peeked, facts_of(shared, call, caller, op.model, self._user(call, rules, None)))
-                asked = ready.asked
-            model = story.model = asked.model or op.model
+                ready = await self._read(known, call, peeked)
+            asked = ready.asked
             story.streamed = asked.stream
-            plan: Plan = known.plans.get(model) or plan_of(known, shared, call, caller, model, self._user(call, rules, asked.user))
-            if plan.degrading and (ready.raw is not None or op.model is not None):  # of a body that streams through, no name is changed
-                plan = self._degraded(ready, plan, facts_of(shared, call, caller, model, self._user(call, rules, asked.user)))
+            model = asked.model or shared.op.model
+            plan = known.plans.get(model)
+            if plan is None:
+                story.model = model
+                plan = plan_of(known, shared, call, caller, model, self._user(call, shared, asked.user))
+            if plan.degrading:
+                plan = self._degraded(known, ready, plan)
             ready.plan = plan
-            story.model = plan.model
-            claims = story.claims = plan.claims
             # admit
-            await rooms.store.enter(call.uid, claims)
+            await rooms.store.enter(call.uid, plan.claims)
             # guard
             if plan.guard.entities:
                 self._guard(ready, plan.guard, story)
             # forward, meter, record
-            ready.size = _most(peeked, plan, rules) if ready.plain is None else len(ready.plain)
+            ready.size = _most(peeked, plan, shared) if ready.plain is None else len(ready.plain)
             await self._forwarding.run(ready, sink, story)
         except BaseException as error:
-            if not self._is_told(error, sink, story):
+            if not self._is_told(error, sink, story, known, plan):
                 raise
         finally:
             del rooms.under_way[story]
@@ -95,8 +105,14 @@ class Pipeline:
                 peeked.close()
             rooms.books.close(story)
 
-    def _is_told(self, error: BaseException, sink: Sink, story: Story) -> bool:
-        """The call ended otherwise than well, and client and story are told so. False: who runs the call is to hear of it too."""
+    def _is_told(self, error: BaseException, sink: Sink, story: Story, known: Known | None, plan: Plan | None) -> bool:
+        """The call ended otherwise than well, and client and story are told so, by what was known of it until then. False: who runs the
+        call is to hear of it too."""
+        if known is not None:
+            story.speaks, story.claims = known.common.speaks, known.claims
+            story.model = story.model or known.common.op.model
+        if plan is not None:
+            story.model, story.claims = plan.model, plan.claims
         match error:
             case Refusal():
                 self._refuse(error, sink, story)
@@ -114,25 +130,32 @@ class Pipeline:
                 return False
         return True
 
-    def _user(self, call: Call, rules: Rulebook, said: str | None) -> str | None:
+    def _user(self, call: Call, common: Common, said: str | None) -> str | None:
         """The end user, as far as the headers tell, or what the body `said`. What is kept of a head and a caller does not go by it."""
-        callers = rules.callers
+        callers = common.generation.rules.callers
         return end_user(call.fields, said, callers, self._rooms.secret) if callers.end_user else None
 
-    def _degraded(self, ready: Ready, plan: Plan, facts: Facts) -> Plan:
-        return degraded(ready.common.generation.rules, self._rooms.store, facts, plan, lambda: _may_cost(ready, plan))
+    def _degraded(self, known: Known, ready: Ready, plan: Plan) -> Plan:
+        """The plan, or that of a cheaper model."""
+        common, call, asked = known.common, ready.call, ready.asked
+        if ready.raw is None and common.op.model is None:  # of a body that streams through, no name is changed
+            return plan
+        facts = facts_of(common, call, known.caller, asked.model or common.op.model, self._user(call, common, asked.user))
+        return degraded(common.generation.rules, self._rooms.store, facts, plan, lambda: _may_cost(ready, plan))
 
-    async def _read(self, common: Common, call: Call, body: Peeked, facts: Facts) -> Ready:
+    async def _read(self, known: Known, call: Call, body: Peeked) -> Ready:
         """What a matching rule must read is held in memory; what need not be held streams through."""
+        common = known.common
         op, rules = common.op, common.generation.rules
+        facts = facts_of(common, call, known.caller, op.model, self._user(call, common, None))
         if body.length == 0:
             return Ready(call, common, Asked(model=op.model), b"", b"", False)
         if op.body != "json" and not (_may_be_json(call, op) and rules.needs_body(facts)):
             return await self._peeked(common, call, body, facts)
-        raw = await body.read(rules.server.max_body)
+        raw = await body.read(common.max_body)
         plain: bytes | None = None
         try:
-            plain = _plain(common, call, raw)
+            plain = _plain(common, raw)
             return Ready(call, common, common.dialect.read_asked(op, read_json(plain)), raw, plain, True)
         except Refusal:
             if op.body == "json" or (op.name == "other" and rules.must_read(facts)):
@@ -154,17 +177,12 @@ class Pipeline:
 
     def _guard(self, ready: Ready, rules: GuardRules, story: Story) -> None:
         """Masks, flags or blocks what must not leave. A masked body goes out without the coding it came in."""
-        common, plain = ready.common, ready.plain
-        if plain is None or not ready.is_json:
-            if ready.raw != b"":
-                story.found.update(inspect_other(("file",), rules))
-            return
-        if (ready.asked.media or not common.is_json) and common.op.name != "other":  # of JSON on an unknown path, every text is inspected
-            story.found.update(inspect_other(common.dialect.uninspected(common.op, ready.asked), rules))
-        seen = inspect(plain, common.surface, rules)
+        if not ready.asked.is_usual:
+            _guard_unread(ready, rules, story)
+        seen = inspect(ready.plain, ready.common.surface, rules) if ready.is_json else None  # type: ignore[arg-type]  # then it is plain
         if seen is not None:
             story.found.update(seen.found)
-            if seen.body != plain:
+            if seen.body != ready.plain:
                 ready.raw = ready.plain = seen.body
                 ready.is_reworded, ready.vault = True, seen.vault if rules.restore else None
 
@@ -187,7 +205,7 @@ class Pipeline:
             attempts=_sent(story),
             found=story.found,
         )
-        story.status = sink.refuse(no, story.speaks or self._rooms.current().rules.providers[story.call.route.provider].dialect, headers)
+        story.status = sink.refuse(no, story.speaks or self._rooms.generation.rules.providers[story.call.route.provider].dialect, headers)
 
     def _stopped(self, sink: Sink, story: Story) -> None:
         """Cancelled from outside: the client left, the drain is over, or the key was revoked."""
@@ -207,16 +225,25 @@ def _may_be_json(call: Call, op: Operation) -> bool:
     return "json" in kind or (op.name == "other" and not kind.startswith(UNTEXTUAL))
 
 
-def _most(body: Body | None, plan: Plan, rules: Rulebook) -> int:
+def _most(body: Peeked | None, plan: Plan, common: Common) -> int:
     """Bytes of a body that streams through, or is not read. Of one that does not say (chunked) a budget fears the most that is taken."""
     if body is not None and body.length is not None:
         return body.length
-    return rules.server.max_upload if plan.is_under_spend_limit else 0
+    return common.generation.rules.server.max_upload if plan.is_under_spend_limit else 0
 
 
-def _plain(common: Common, call: Call, raw: bytes) -> bytes:
-    coding = call.fields.get("content-encoding")
-    return decode(coding, raw, common.generation.rules.server.max_body) if coding else raw
+def _plain(common: Common, raw: bytes) -> bytes:
+    return decode(common.coding, raw, common.max_body) if common.coding else raw
+
+
+def _guard_unread(ready: Ready, rules: GuardRules, story: Story) -> None:
+    """What no text rule can read; of JSON on an unknown path, every text is inspected."""
+    op, dialect = ready.common.op, ready.common.dialect
+    if not ready.is_json:
+        kinds: tuple[str, ...] = () if ready.raw == b"" else ("file",)
+    else:
+        kinds = () if op.name == "other" else dialect.uninspected(op, ready.asked)
+    story.found.update(inspect_other(kinds, rules))
 
 
 def _may_cost(ready: Ready, plan: Plan) -> int:

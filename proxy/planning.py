@@ -18,11 +18,14 @@ MAX_NAME = 256  # characters of a model's name that is remembered
 COMMON = "what calls with this head have in common"  # in Call.kept; of another generation, perhaps
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Known:
     """What is known of a caller who sends one head."""
 
+    common: Common
+    caller: Caller
     claims: tuple[Claim, ...]  # those that need no body
+    met: object = None  # why it is this caller, as long as that holds: see `Identify.is_met`
     is_kept: bool = False  # for the caller's next call with this head
     plans: dict[str | None, Plan] = field(default_factory=dict)  # by the model asked for
 
@@ -39,7 +42,8 @@ def common(generation: Generation, call: Call) -> Common:
     op = dialect.operation(call.method, where.path, where.query)
     accepted = narrowed_accept_encoding(call.fields.get("accept-encoding"))
     shaping = Shaping(call, op, provider, travelling(call.headers), None if accepted is None else accepted.encode("latin-1"))
-    new = Common(generation, provider, dialect, op, spoken(provider.dialect, op), shaping, not any(map(_differs, rules.reads)))
+    may_keep, coding = not any(map(_differs, rules.reads)), call.fields.get("content-encoding", "")
+    new = Common(generation, provider, dialect, op, spoken(provider.dialect, op), shaping, may_keep, coding)
     call.kept[COMMON] = new
     return new
 
@@ -67,7 +71,7 @@ def early(common: Common, call: Call, caller: Caller, end_user: str | None) -> K
     known = caller.kept.get(common)
     if isinstance(known, Known):
         return known
-    known = Known(common.generation.rules.early(facts_of(common, call, caller, common.op.model, end_user)))
+    known = Known(common, caller, common.generation.rules.early(facts_of(common, call, caller, common.op.model, end_user)))
     if common.may_keep and common.is_met:
         if len(caller.kept) >= MAX_HEADS:
             caller.kept.clear()

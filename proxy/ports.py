@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from proxy.exchange import RawHeaders, Row, Spoken, Usage, value
+from proxy.exchange import RawHeaders, Row, Spoken, crashed, value
+from proxy.lessons import Lessons
 from proxy.policy.plan import Claim, Origin, Timeouts
 from proxy.policy.plan_callers import KeyRecord
 from proxy.refusal import Refusal
@@ -23,6 +24,10 @@ class Clock(Protocol):
         """Seconds; never goes back."""
         ...
 
+    def monotonic_ns(self) -> int:
+        """The same in ns."""
+        ...
+
 
 class Body(Protocol):
     """The caller's body, still on the wire. Touching it answers a waiting `Expect: 100-continue`."""
@@ -33,6 +38,9 @@ class Body(Protocol):
 
     async def read(self, limit: int) -> bytes:
         """All of it, still encoded as sent. Raises Refusal 413 `too_large`, 408 `request_timeout`, 400; ClientGone."""
+
+    def at_once(self, limit: int) -> bytes | None:
+        """What `read` gives, where that need not wait; else None."""
 
     def stream(self, limit: int) -> AsyncIterator[bytes]:
         """Piece by piece, for what is not held. Same errors as `read`, raised when `limit` bytes are passed."""
@@ -71,8 +79,8 @@ class Sink(Outlet, Protocol):
         """THE POINT OF NO RETURN. `headers` carry no framing fields, `ours` are more of them as on the wire, without the last line's end;
         `length` None means chunked by us. Leaves with the first push, or at the end. Raises ClientGone."""
 
-    def finish(self) -> bool:
-        """The clean end."""
+    def finish(self, rest: bytes | None = None) -> bool:
+        """`rest` of the body, as if pushed, then the clean end. True: the client has left."""
 
     def abort(self, last: bytes) -> None:
         """`last` (an error event of the dialect, or b""), then the connection ends without a clean end of body."""
@@ -142,6 +150,9 @@ class Answer(Protocol):
     async def preamble(self, is_decided: Callable[[bytes], bool], limit: int, wait_s: float) -> bytes:
         """The first body bytes, until `is_decided`, `limit` bytes or `wait_s`; they are relayed later all the same."""
 
+    def at_once(self) -> bytes | None:
+        """The whole body, where all of it has come already: it is taken. None: there is none, or it is to be relayed."""
+
     async def relay(self, sink: Outlet, line: Line) -> None:
         """Every body byte through `line` into `sink`, pausing the provider while the client is slow.
 
@@ -156,53 +167,28 @@ class Answer(Protocol):
 
 
 class Upstream(Protocol):
-    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Answer:
-        """One attempt. `deadline` is monotonic. Raises UpstreamFailed (with `sent`); ClientGone from the upload."""
+    async def send(self, request: Outgoing, timeouts: Timeouts, now: float, deadline: float) -> Answer:
+        """One attempt. `now` and `deadline` are monotonic. Raises UpstreamFailed (with `sent`); ClientGone from the upload."""
 
 
 @value(frozen=True, slots=True)
 class Intent:
-    """One attempt about to leave: what it may cost at most. `values`: of the row that the ledger shows should we crash now."""
+    """One attempt about to leave: what it may cost at most. `values`: `exchange.Begun`, or of the row that the ledger shows should we
+    crash now."""
 
     id: str  # Try.id
     call_uid: str
     claims: tuple[Claim, ...]
     tokens: int
     nanousd: int
-    values: tuple[object, ...]  # end="crashed", usage_source="estimate", cost_nanousd=held
+    values: tuple[Any, ...]  # end="crashed", usage_source="estimate", cost_nanousd=held
     max_tokens: int = 0  # what the estimate of the output rests on: as asked, or assumed
     output_nanousd: int = 0  # its share of `nanousd`, so that a refusal can say what max_tokens would fit
 
     @property
     def row(self) -> Row:
-        return Row._make(self.values)
-
-
-class Known(Protocol):
-    """What calls of one model took of their bound. `kind`, `sent`: of the bound."""
-
-    @property
-    def tier(self) -> str | None:
-        """The service tier that a call gets which names none; None until a reply has told."""
-        ...
-
-    def input_tokens(self, kind: int, sent: int) -> int:
-        """What a call that brings at most `sent` tokens is likely to bring; `sent` until enough were seen."""
-        ...
-
-    def output_tokens(self, default: int, most: int | None) -> int:
-        """What an answer is likely to take where the call names no most; `default` until enough were seen."""
-        ...
-
-
-class Lessons(Protocol):
-    """The same of all models, kept in the state. `name`: provider and model."""
-
-    def of(self, name: tuple[str, str]) -> Known: ...
-    def saw(self, name: tuple[str, str], kind: int, sent: int, usage: Usage, answers: int | None, is_tierless: bool) -> None:
-        """The provider's own figures of a call. `answers`: how many, of a whole reply whose call named no most; else None.
-        `is_tierless`: it named no service tier, so that the reply tells the one that such calls get."""
-        ...
+        values = self.values
+        return Row._make(values if isinstance(values[0], str) else crashed(values, self.nanousd))
 
 
 class Store(Protocol):
@@ -242,8 +228,8 @@ class Store(Protocol):
         """How a caller stands now, for a reply: requests and concurrency of each claim, then tokens and spend. Changes nothing."""
         ...
 
-    def settle(self, id: str, tokens: int, nanousd: int, row: Row) -> None:
-        """The true figures; the row is written. At most once; never awaits, never fails, never dropped."""
+    def settle(self, id: str, tokens: int, nanousd: int, row: tuple[Any, ...]) -> None:
+        """The true figures; the row is written (a `Row`, or its values). At most once; never awaits, never fails, never dropped."""
         ...
 
     def void(self, id: str, row: Row | None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from proxy.at_limit import MoneyEnded, purse
 from proxy.charging import defer, learn, reckon, settle_job
@@ -10,7 +12,7 @@ from proxy.dialect.jobs import RESULTS
 from proxy.exchange import RawHeaders, Story, Usage
 from proxy.forward.failure import OK, of_error_event
 from proxy.forward.redirect import followed_back, is_redirect
-from proxy.forward.reflection import KeyReflected, without_key
+from proxy.forward.reflection import REFLECTED, KeyReflected, without_key
 from proxy.lines import NOWHERE, Sent, last_words, way_of
 from proxy.listed import listed
 from proxy.listen.headers import answer_headers
@@ -22,32 +24,60 @@ from proxy.rooms import Ready, Rooms
 from proxy.stream.coding import without_body_fields
 from proxy.stream.tail import gap
 from proxy.under_way import REVOKED
-from proxy.watching import Watching, watch_of, watching
+from proxy.watching import Watching, is_plain, told_of, watch_of, watching
 
 
 class Relaying:
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
 
-    async def relay(self, sent: Sent, ready: Ready, sink: Sink, story: Story) -> None:
-        """Everything of this answer, then its settle. Raises Refusal only before the point of no return."""
-        answer, plan, dialect = sent.answer, ready.plan, sent.form.dialect
+    def relay(self, sent: Sent, ready: Ready, sink: Sink, story: Story) -> Coroutine[None, None, None] | None:
+        """Everything of this answer, then its settle; given back is what has to be awaited of that. Raises Refusal only before the point
+        of no return."""
         began = self._rooms.clock.monotonic()
+        may_change = ready.vault or sent.asked_usage or ready.plan.stopping
+        body = None if may_change or not is_plain(sent, ready) else sent.answer.at_once()
+        if body is None:
+            return self._as_it_comes(sent, ready, sink, story, began)
+        # it is here, and nothing changes it: head and body leave together
+        ok = None
+        try:
+            self._begin(sent, ready, sink, story, sent.answer.length, False, None)
+            if (key := sent.form.key) and body.find(key) >= 0:
+                raise KeyReflected("upstream_cut", REFLECTED)
+            is_gone = sink.finish(body)
+            ok = True
+            if is_gone:  # and finished anyway
+                story.end = sent.try_.end = "client_gone"
+        except BaseException as left:
+            if not sink.is_started:
+                body = b""  # none of it was looked at
+            if isinstance(left, UpstreamCut):
+                ok = False
+                self._broke_off(left, sent, sink)
+                sink.abort(b"")
+            else:
+                sent.try_.end = _end_of(left, sink, story)
+            raise
+        finally:
+            self._over(sent, ready, story, None, body, ok, began)
+        return None
+
+    async def _as_it_comes(self, sent: Sent, ready: Ready, sink: Sink, story: Story, began: float) -> None:
+        answer, plan, dialect = sent.answer, ready.plan, sent.form.dialect
         watch = watching(sent, ready)
         line: Line = NOWHERE
         form, ok = "", None
         try:
             paid = (
-                purse(self._rooms.store, ready, sent.try_, sent.quote, sent.most, watch, dialect)
+                purse(self._rooms.store, ready, sent.try_, sent.quote, watch, dialect)
                 if plan.stopping and answer.status == 200 and isinstance(watch, Watch)
                 else None
             )
             body = await listed(ready, dialect, answer) if ready.common.op.name == "models" and answer.status == 200 else None
             line, form, length, is_reworded = way_of(sent, ready, watch, paid, body)
             self._begin(sent, ready, sink, story, length, is_reworded, None if body is None else watch)
-            if body is not None:
-                sink.push(body)
-            else:
+            if body is None:
                 try:
                     await answer.relay(sink if paid is None else paid.before(sink), line)
                 except UpstreamCut:
@@ -57,7 +87,7 @@ class Relaying:
                     sink.push(last)
                 if watch.is_stream or is_reworded:
                     _check_whole(answer, watch, is_reworded)
-            is_gone = sink.finish()
+            is_gone = sink.finish(body)
             ok = True
             if is_gone:  # and finished anyway
                 story.end = sent.try_.end = "client_gone"
@@ -76,7 +106,7 @@ class Relaying:
                 sink.abort(last_words(dialect, ready, sink.last, form, *why))
             raise
         finally:
-            self._over(sent, ready, story, watch, ok, began)
+            self._over(sent, ready, story, watch, b"", ok, began)
 
     def _stop(self, ended: MoneyEnded, sent: Sent, sink: Sink, story: Story, line: Line, form: str) -> None:
         """The money has ended: the answer is brought to a good end, as if it had reached its largest length."""
@@ -122,21 +152,23 @@ class Relaying:
         self, sent: Sent, ready: Ready, sink: Sink, story: Story, length: int | None, is_reworded: bool, whole: Watching | None
     ) -> None:
         """The head: the provider's lines, but for what we say better, and ours. `whole`: has seen all of the answer already."""
-        rooms, answer, plan = self._rooms, sent.answer, ready.plan
-        target, outcome = sent.target, sent.outcome
-        tries, status, should_retry = len(story.tries), answer.status, None
-        if plan.on_client_gone == "finish":
+        rooms, answer = self._rooms, sent.answer
+        plan, try_ = ready.plan, sent.try_
+        if ready.upload is not None and plan.on_client_gone == "finish":  # else it was told in the beginning
             sink.finish_anyway = True
-        lines, head, key = answer.lines, answer.said, sent.form.key
+        lines, head, status = answer.lines, answer.said, answer.status
+        is_ok, key = sent.outcome is OK, sent.form.key
         headers: RawHeaders = ()
+        should_retry = None
         if (
-            lines is not None and outcome is OK and not (is_reworded or head.leads or (head.shares and sink.cors))
+            lines is not None and is_ok and not (is_reworded or head.leads or (head.shares and sink.cors))
             and not (key and key in lines)
         ):  # they travel as they are  # fmt: skip
-            said = said_of(answer)
+            known: Any = head.kept.get(said_in)
+            said = said_of(answer) if known is None else known
         else:
             lines, headers = None, _headers(sent, ready, is_reworded)
-            if outcome is not OK and (tries > 1 or outcome.credential_fault):
+            if not is_ok and (try_.number > 1 or sent.outcome.credential_fault):
                 should_retry, headers = False, tuple([line for line in headers if line[0].lower() != b"x-should-retry"])
             said = said_in(headers)
         standings = rooms.store.standings(plan.claims)
@@ -149,10 +181,10 @@ class Relaying:
             standings,
             status,
             overhead_s * 1e3 if overhead_s > 0.0 else 0.0,
-            target.provider.name,
-            tries,
-            target.model if target.model != plan.model else None,
-            sent.try_.held_nanousd,
+            try_.provider,
+            try_.number,
+            try_.model if try_.model != plan.model else None,
+            try_.held_nanousd,
             None if whole is None else ready.common.generation.prices.priced(sent.quote, whole.usage()).cost_nanousd,
             story.found,
             should_retry,
@@ -161,31 +193,31 @@ class Relaying:
         )
         sink.start(status, answer.reason, headers, length, ours)  # NO RETURN
         story.started, story.status = now, status
-        if sent.turn.state == "half_open" and outcome is OK:
+        if is_ok and sent.turn.state == "half_open":
             sent.turn.saw(True, now)  # a probe is decided by its first content, not by a stream's end
 
-    def _over(self, sent: Sent, ready: Ready, story: Story, watch: Watching, ok: bool | None, began: float) -> None:
-        """`ok`, as the breaker hears it: True, answered whole; None, nobody's fault."""
-        rooms, common = self._rooms, ready.common
-        op, prices = common.op, common.generation.prices
-        try_, quote = sent.try_, sent.quote
+    def _over(self, sent: Sent, ready: Ready, story: Story, watch: Watching | None, body: bytes, ok: bool | None, began: float) -> None:
+        """`watch`: has seen the answer; None: `body` is all of it. `ok`, as the breaker hears it: True, answered whole; None, nobody's
+        fault."""
+        rooms, common, try_ = self._rooms, ready.common, sent.try_
+        op = common.op
         sent.answer.close()
         now = rooms.clock.monotonic()
         story.upstream_s += now - began
-        usage, error = watch.told()
-        if ok and sent.outcome is OK and error is not None:
+        usage, error = told_of(sent, ready, body) if watch is None else watch.told()
+        if error is not None and ok and sent.outcome is OK:
             ok = _is_healthy(error)
         sent.turn.saw(ok, now)
-        job = watch.job(ready.call.route.path) if op.name in JOBS else None
+        job = watch.job(ready.call.route.path) if watch is not None and op.name in JOBS else None
         if job is not None and op.is_billed and not job.is_over:
-            return defer(rooms, story, try_, quote, job)
-        learn(rooms, try_, sent.most, usage, ready.asked)
-        reckon(rooms, prices, try_, quote, usage, op)
+            return defer(rooms, story, try_, sent.quote, job)
+        learn(rooms, try_, usage, ready.asked)
+        reckon(rooms, common.generation.prices, try_, sent.quote, usage, op)
         rooms.books.settle(story, try_)
         # of results, no line tells that it is the last
         if job is not None and job.is_over and not op.is_billed and (op.variant != RESULTS or try_.end == "done"):
-            settle_job(rooms, prices, ready.plan.pricing, sent.target.provider, job)
-        if try_.cost_nanousd > sent.held_nanousd and rooms.alerts.is_on:  # no hold has shown so much
+            settle_job(rooms, common.generation.prices, ready.plan.pricing, sent.target.provider, job)
+        if try_.cost_nanousd > sent.held_nanousd and common.generation.rules.alerts is not None:  # no hold has shown so much
             stopped = story.limit if try_.end == "stopped:money" else None
             rooms.alerts.saw(ready.plan.claims, rooms.store.standings(ready.plan.claims), stopped)
 

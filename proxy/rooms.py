@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from proxy.dialect.wire import Asked, Dialect, Operation
@@ -43,9 +42,9 @@ class Generation:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rooms:
-    current: Callable[[], Generation]
+    generation: Generation  # the live one: set anew by `app.py`, alone of all these
     identify: Identify
     secret: bytes  # the state's own
     store: Store
@@ -72,13 +71,16 @@ class Common:
     speaks: str  # the wire format that the caller speaks
     shaping: Shaping
     may_keep: bool  # the policy looks at nothing that differs between calls of one head and one caller
+    coding: str  # of the body
     is_met: bool = False  # by a call before: what is worked out from it is worth keeping
     is_json: bool = field(init=False)  # the body is JSON of an operation that we know: it is held and read
     surface: tuple[str, ...] = field(init=False)  # where such a body holds text
+    max_body: int = field(init=False)  # bytes
 
     def __post_init__(self) -> None:
         is_known = self.op.name != "other"
         self.is_json = is_known and self.op.body == "json"
+        self.max_body = self.generation.rules.server.max_body
         self.surface = (self.dialect.surface(self.op) if is_known else ()) or ANY_TEXT
 
 

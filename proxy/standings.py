@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from math import inf
 from typing import NamedTuple
@@ -47,63 +47,106 @@ class Term(NamedTuple):
         """Does it count within a window, and for the caller alone?"""
         return self.kind in ("requests", "tokens") and not self.is_shared
 
+    @property
+    def is_told(self) -> bool:
+        """Money has no place in headers that count, and what others use of a shared account is not this caller's to know."""
+        return self.kind != "spend" and not self.is_shared
+
 
 class Terms:
-    """Those of all standings of a call, in order. Shared by many calls and known by identity: what follows from them is worked out once."""
+    """Those of all standings of a call, in order. Shared by many calls and known by identity: what follows from them is worked out once.
 
-    __slots__ = ("each", "first", "looks")
+    How a row of their figures is laid out (`Standings.row`): what remains of the tightest rate, and when it resets; then of each that
+    replies tell, in order, what remains of it and, where it has a window, in how many seconds it resets; then the same of the others.
+    """
+
+    __slots__ = ("each", "first", "is_plain", "left", "looks", "told", "until", "width")
 
     def __init__(self, each: tuple[Term, ...]) -> None:
         self.each = each
         self.first = 0 if each else None
-        # Its number, what its shares are of (of nothing, none is left), and is it a rate?
-        looks = [(at, it.allowed or inf, it.is_rate) for at, it in enumerate(each)]
-        if len({it.limit for it in each}) == 1:  # whichever is the tightest, that limit is: rates alone are compared
-            looks = [it for it in looks if it[2]]
+        self.left = [0] * len(each)  # by the number of each: where in a row its figures are
+        self.until: list[int | None] = [None] * len(each)
+        width, self.told = 2, 0
+        for n, it in sorted(enumerate(each), key=lambda one: not one[1].is_told):
+            self.left[n] = width
+            width += 1
+            if it.window_s and it.kind != "spend":
+                self.until[n] = width
+                width += 1
+            if it.is_told:
+                self.told = width  # up to here replies tell it; 0: nothing
+        self.width = width
+        # Its number, where it is, what its shares are of (of nothing, none is left), and is it a rate?
+        looks = [(n, self.left[n], it.allowed or inf, it.is_rate) for n, it in enumerate(each)]
+        is_one = len({it.limit for it in each}) == 1
+        if is_one:  # whichever is the tightest, that limit is: rates alone are compared
+            looks = [it for it in looks if it[3]]
         self.looks = tuple(looks)
+        # One limit of the caller's own, that allows something of all
+        self.is_plain = is_one and not any([it.is_shared or not it.allowed for it in each])
 
-
-class Standings:
-    """How a caller stands on several terms. `row`: of each what remains, then of each when it resets, as `Standing` has them, then of each
-    in how many seconds that is (0: nobody asks, of money and slots). `first`: the number of the tightest, or of any where all are of one
-    limit; `rate`: that of the tightest rate."""
-
-    __slots__ = ("first", "rate", "row", "terms")
-
-    def __init__(self, terms: Terms, row: list[int]) -> None:
-        """What remains of rates and money may be below 0."""
-        first, rate = terms.first, None
+    def tightest(self, row: list[int]) -> tuple[int | None, int | None]:
+        """The number of the tightest, or of any where all are of one limit; and that of the tightest rate. What remains may be below 0
+        in `row`: not of these any more."""
+        first, rate = self.first, None
         least = scarcest = inf
-        for at, amount, is_rate in terms.looks:
+        for n, at, amount, is_rate in self.looks:
             share = row[at] / amount
             if share <= least:
                 if row[at] < 0:
                     row[at], share = 0, 0.0
                 if share < least:
-                    first, least = at, share
+                    first, least = n, share
             if is_rate and share < scarcest:
-                rate, scarcest = at, share
+                rate, scarcest = n, share
+        return first, rate
+
+
+class Standings:
+    """How a caller stands on several terms. `row`: the figures, laid out as `Terms` says; of money and of what is not the tightest, what
+    remains may be below 0 there. `first`: the number of the tightest, or of any where all are of one limit; `rate`: that of the tightest
+    rate. `ends`: by number, when each resets where its row does not tell (Unix seconds)."""
+
+    __slots__ = ("ends", "first", "now_s", "rate", "row", "terms")
+
+    def __init__(self, terms: Terms, row: list[int], now_s: int, ends: Sequence[int | None], first: int | None, rate: int | None) -> None:
         self.terms = terms
         self.row = row
+        self.now_s = now_s
+        self.ends = ends
         self.first = first
         self.rate = rate
 
     @classmethod
+    def found(cls, terms: Terms, row: list[int], now_s: int, ends: Sequence[int | None]) -> Standings:
+        """Of a row that lacks the figures of its tightest rate. What remains of rates and money may be below 0."""
+        standings = cls(terms, row, now_s, ends, *terms.tightest(row))
+        if (rate := standings.rate) is not None:
+            row[0], row[1] = row[terms.left[rate]], standings.resets_at(rate)
+        return standings
+
+    @classmethod
     def of(cls, told: Iterable[Standing], now_s: int) -> Standings:
         """`now_s`: Unix seconds."""
-        each: list[Term] = []
-        left: list[int] = []
-        resets: list[int] = []
-        for it in told:
-            each.append(Term(it.limit, it.kind, it.allowed, it.window_s, it.is_shared))
-            left.append(max(0, it.remaining))
-            resets.append(it.resets_at)
-        return cls(terms_of(tuple(each)), [*left, *resets, *[max(0, at - now_s) for at in resets]])
+        told = tuple(told)
+        terms = terms_of(tuple([Term(it.limit, it.kind, it.allowed, it.window_s, it.is_shared) for it in told]))
+        row = [0] * terms.width
+        for it, left, until in zip(told, terms.left, terms.until, strict=True):
+            row[left] = max(0, it.remaining)
+            if until is not None:
+                row[until] = max(0, it.resets_at - now_s)
+        return cls.found(terms, row, now_s, [it.resets_at for it in told])
+
+    def resets_at(self, number: int) -> int:
+        """When that one does, in Unix seconds."""
+        end, until = self.ends[number], self.terms.until[number]
+        return end if end is not None else self.now_s if until is None else self.now_s + self.row[until]
 
     def __iter__(self) -> Iterator[Standing]:
-        each = self.terms.each
-        for at, it in enumerate(each):
-            yield Standing(it.limit, it.kind, it.allowed, max(0, self.row[at]), self.row[at + len(each)], it.window_s, it.is_shared)
+        left = self.terms.left
+        for n, it in enumerate(self.terms.each):
+            yield Standing(it.limit, it.kind, it.allowed, max(0, self.row[left[n]]), self.resets_at(n), it.window_s, it.is_shared)
 
 
 @lru_cache(maxsize=1024)  # limits have names and sizes of the policy

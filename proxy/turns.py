@@ -15,7 +15,6 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from proxy.admit.estimate import Bound
 from proxy.charging import hold, learn, settle
 from proxy.dialect import realtime
 from proxy.dialect.wire import Asked
@@ -35,7 +34,7 @@ _TURNS = (
     b"usageMetadata", b"transcription.completed", b'"error"',
 )  # fmt: skip
 
-Turn = tuple[Try, Quote, Bound | None]  # None: nothing could be held
+Turn = tuple[Try, Quote]
 Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
 
@@ -211,7 +210,7 @@ class Session:
             try_, plan, prices = self._story.tries[-1], self._plan, self._generation.prices
             pricing = replace(plan.pricing, unknown_price="flag", unmetered="flag")
             quote = prices.quote(pricing, False, plan.targets[0].provider, model, realtime.REALTIME, try_.at_ns)
-            self._settle((try_, quote, None), usage)
+            self._settle((try_, quote), usage)
             raise
         self._settle(turn, usage)
 
@@ -225,17 +224,17 @@ class Session:
         try_.credential = credential[0].name if credential and not plan.caller.brings_own_key else None
         try_.at_ns, try_.began = rooms.clock.now_ns(), rooms.clock.monotonic()
         story.tries.append(try_)
-        quote, most = await hold(
-            rooms, self._generation.prices, plan, story, try_, target.provider, realtime.REALTIME, NOTHING_NAMED, min(self._sent, MAX_INPUT)
+        quote = await hold(
+            rooms, self._generation, plan, story, try_, target.provider, realtime.REALTIME, NOTHING_NAMED, min(self._sent, MAX_INPUT)
         )
         try_.status, try_.is_sent = 101, True
-        return try_, quote, most
+        return try_, quote
 
     def _settle(self, turn: Turn, usage: Usage) -> None:
-        try_, quote, most = turn
+        try_, quote = turn
         self._sent += usage.output  # later turns read it
-        if most is not None:
-            learn(self._rooms, try_, most, usage, NOTHING_NAMED)
+        if try_.is_held:
+            learn(self._rooms, try_, usage, NOTHING_NAMED)
         if usage.source == "estimate":
             try_.end = self._story.end
         settle(self._rooms, self._generation.prices, self._story, try_, quote, usage, realtime.REALTIME)

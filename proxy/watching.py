@@ -35,8 +35,7 @@ class Glance:
 
     def told(self) -> tuple[Usage, str | None]:
         """See `Watch.told`."""
-        found = stated(self._sent.form.dialect, self._ready.common.op, self._body) if self._full is None else None
-        return self._watch().told() if found is None else found
+        return told_of(self._sent, self._ready, self._body) if self._full is None else self._full.told()
 
     @property
     def ended(self) -> bool:
@@ -65,18 +64,32 @@ class Glance:
 Watching = Watch | Glance
 
 
+def is_plain(sent: Sent, ready: Ready) -> bool:
+    """Is it a JSON answer that is likely to state its usage?"""
+    head, op = sent.answer.said, ready.common.op
+    return head.kind == "application/json" and not head.coding and sent.stream is None and op.is_talk and op.name not in JOBS
+
+
 def watching(sent: Sent, ready: Ready) -> Watching:
     """For an answer that is about to be relayed."""
-    head, op = sent.answer.said, ready.common.op
-    if head.kind == "application/json" and not head.coding and sent.stream is None and op.is_talk and op.name not in JOBS:
-        return Glance(sent, ready)
-    return watch_of(sent, ready)
+    return Glance(sent, ready) if is_plain(sent, ready) else watch_of(sent, ready)
+
+
+def told_of(sent: Sent, ready: Ready, body: bytes) -> tuple[Usage, str | None]:
+    """See `Watch.told`, of such an answer that has come in one piece."""
+    found = stated(sent.form.dialect, ready.common.op, body)
+    if found is None:
+        watch = watch_of(sent, ready)
+        watch.feed(body)
+        found = watch.told()
+    return found
 
 
 def watch_of(sent: Sent, ready: Ready) -> Watch:
     """That has seen nothing yet."""
-    answer, most, upload = sent.answer, sent.most, ready.upload
-    head = answer.said
+    answer, upload = sent.answer, ready.upload
+    head, held = answer.said, sent.try_.held_usage
+    input, output = held[:2] if held else (0, 0)
     return Watch(
         sent.form.dialect,
         ready.common.op,
@@ -84,7 +97,7 @@ def watch_of(sent: Sent, ready: Ready) -> Watch:
         head.kind,
         head.coding,
         answer.status,
-        most.sent_tokens,
-        most.output_tokens,
+        input,
+        output,
         None if upload is None else upload.count,
     )

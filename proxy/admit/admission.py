@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from proxy.admit import sqlite
 from proxy.admit.accounts import Moment
@@ -49,13 +50,14 @@ class Admission:
         journal = self._journal
         if (journal is None or journal.is_down or self._index.was_behind) and self._is_down():
             raise unavailable()
-        place = self._places.of(claims)
+        counters = self._counters
+        place = counters.place if claims is counters.claims else self._places.of(claims)
         if place is not None and is_far_from_full(place):
             self._peeked = place
         else:
             now = self.now()
             names = self._names(claims, now)
-            entry, hold = denied_entry(self._counters, claims, names, now), denied_hold(self._counters, claims, names, now, 0, 0)
+            entry, hold = denied_entry(counters, claims, names, now), denied_hold(counters, claims, names, now, 0, 0)
             if no := worst([it for it in (entry, hold) if it]):
                 raise refusal(no)
 
@@ -67,7 +69,7 @@ class Admission:
         if (journal is None or journal.is_down or self._index.was_behind) and self._is_down():
             raise unavailable()
         ns = self._moments.rate_ns()  # no money is counted here
-        place = self._places.of(claims)
+        place = counters.place if claims is counters.claims else self._places.of(claims)
         peeked, self._peeked = self._peeked, None
         if place is None or (place is not peeked and not may_enter(place, ns)):
             now = self.now()
@@ -77,16 +79,18 @@ class Admission:
             place = self._places.made(claims, names, now)
         counters.enter_on(call_uid, place, ns)
         if journal is not None and place.entry:
-            journal.append(b'["e",%d,[%b]]' % (ns, place.entry))
+            journal.begin(call_uid, ns, place.entry)
 
     async def decide(self, call_uid: str) -> None:
-        """Nothing: `enter` notes nothing that it does not decide."""
+        """All is decided: it is written down, as the hold that it might have been written with may be far off."""
+        if self._journal is not None:
+            self._journal.flush()
 
     def uncount(self, call_uid: str) -> None:
         """The call was refused by a hold: a refusal by admission costs no request. Idempotent."""
-        counted = self._counters.uncount(call_uid)
-        if counted is not None and self._journal is not None and any(charge.rates for charge in counted[1]):
-            self._journal.append(uncount_record(*counted))
+        counted, journal = self._counters.uncount(call_uid), self._journal
+        if counted is not None and journal is not None and any(charge.rates for charge in counted[1]) and not journal.drops(call_uid):
+            journal.append(uncount_record(*counted))
 
     async def hold(self, intent: Intent, also: Sequence[Charge] = ()) -> None:
         """Tokens and money on every claim, or none; the intent is in the journal when it returns. Raises Refusal 400, 402, 429, 503.
@@ -99,19 +103,20 @@ class Admission:
         tokens, nanousd, ns = intent.tokens, intent.nanousd, self._moments.ns()
         if tokens > MOST or nanousd > MOST:
             tokens, nanousd = min(tokens, MOST), min(nanousd, MOST)
-        place = self._places.of(intent.claims)
+        claims = intent.claims
+        place = counters.place if claims is counters.claims else self._places.of(claims)
         if place is None or not may_hold(place, ns, tokens, nanousd):
             place, ns = self._looked_at(intent, tokens, nanousd)
         if also:
             return await self._book(intent, (*place.shape.held(place.names), *also), ns, tokens, nanousd)
         record, durable = b"", None
         if journal is not None:
-            record = hold_record(id, ns, tokens, nanousd, place.held, values_of(intent.values))
+            record = hold_record(id, ns, tokens, nanousd, place.held, intent.values)
             try:
-                durable = journal.hold(record)
+                durable = journal.hold(record, intent.call_uid)
             except JournalDown:
                 raise unavailable() from None
-        counters.hold_on(id, Hold(ns, tokens, nanousd, place, record), place)
+        counters.hold_on(id, place, ns, tokens, nanousd, record)
         if durable is not None:
             await self._durable(id, durable)
 
@@ -127,9 +132,9 @@ class Admission:
         """Holds on these charges, whoever decided it."""
         journal, record, durable = self._journal, b"", None
         if journal is not None:
-            record = hold_record(intent.id, at_ns, tokens, nanousd, charges, values_of(intent.values))
+            record = hold_record(intent.id, at_ns, tokens, nanousd, charges, intent.values)
             try:
-                durable = journal.hold(record)
+                durable = journal.hold(record, intent.call_uid)
             except JournalDown:
                 raise unavailable() from None
         self._counters.hold(intent.id, Hold(at_ns, tokens, nanousd, charges, record), self.now())
@@ -168,23 +173,23 @@ class Admission:
         """How a caller stands on each claim now."""
         if not claims:
             return NO_STANDINGS
-        moments = self._moments
+        moments, counters = self._moments, self._counters
         ns = moments.ns()
-        place = self._places.of(claims)
+        place = counters.place if claims is counters.claims else self._places.of(claims)
         if place is None:
-            place = self._places.named(claims, [self._counters.name_of(claim) for claim in claims], moments.present)
+            place = self._places.named(claims, [counters.name_of(claim) for claim in claims], moments.present)
         return standings_on(place, ns, moments.wall)
 
     def leave(self, call_uid: str) -> None:
         """The call's slots are free. Idempotent."""
         self._counters.leave(call_uid, self._moments.rate_ns())
 
-    def settle(self, id: str, tokens: int, nanousd: int, row: Row) -> None:
+    def settle(self, id: str, tokens: int, nanousd: int, row: tuple[Any, ...]) -> None:
         """The true figures, in the windows and periods of the hold. An id that is not held (any more) changes nothing."""
-        if tokens > MOST or nanousd > MOST:
-            tokens, nanousd = min(tokens, MOST), min(nanousd, MOST)
+        values: Values = row
+        if tokens > MOST or nanousd > MOST:  # which the row says too
+            tokens, nanousd, values = min(tokens, MOST), min(nanousd, MOST), values_of(row)
         if self._counters.close(id, tokens, nanousd):
-            values = values_of(row)
             record = ("s", id, tokens, nanousd, values)
             if self._journal is None:
                 self.note(record, values)
@@ -215,7 +220,7 @@ class Admission:
         self._peeked = None
         self._counters.enter(call_uid, charges, at_ns, now or self.now())
         if self._journal is not None and any(charge.rates for charge in charges):
-            self._journal.append(encode(("e", at_ns, list(map(tuple, charges)))))
+            self._journal.begin(call_uid, at_ns, encode(list(map(tuple, charges)))[1:-1])
 
     async def book(self, intent: Intent, charges: Sequence[Charge], at_ns: int) -> None:
         """Holds without a check, in the windows and periods of `charges`; durable when it returns. Idempotent. Raises Refusal 503."""

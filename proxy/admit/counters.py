@@ -44,7 +44,7 @@ class Hold:
 
 
 # Of one call under way: since when, the accounts it has slots on, and where its request was counted, if it still is.
-Stay = tuple[int, Sequence[tuple[Account, int]], "Sequence[Charge] | Place | None"]
+Stay = tuple[int, Sequence[Account], "Sequence[Charge] | Place | None"]
 NOBODY: OrderedDict[str, Account] = OrderedDict()
 
 
@@ -57,6 +57,8 @@ class Counters:
         self.holds: dict[str, Hold] = {}
         self.stays: dict[str, Stay] = {}
         self.forgot = 0  # how often any account has (`Account.forgot`): while it stays, all that was found here is as it was
+        self.claims: Sequence[Claim] | None = None  # those that came last, until anything is forgotten
+        self.place: Place | None = None  # of these (`lines.Places`)
 
     def find(self, limit: str, account: str) -> Account | None:
         book = self.books.get(limit)
@@ -96,7 +98,9 @@ class Counters:
 
     def _is_idle(self, account: Account, now: Moment) -> bool:
         forgot, is_idle = account.forgot, account.is_idle(now)
-        self.forgot += account.forgot - forgot
+        if account.forgot != forgot:
+            self.forgot += account.forgot - forgot
+            self.claims = None
         return is_idle
 
     # -- calls: requests and slots ------------------------------------------------------------------------------------
@@ -106,16 +110,20 @@ class Counters:
         for charge in charges:
             account = self.account(charge.limit, charge.account, now)
             account.in_flight += 1
-            accounts.append((account, account.forgot))
+            accounts.append(account)
         self.count_requests(charges, at)
         self.stays[uid] = at, accounts, charges
 
     def enter_on(self, uid: str, place: Place, at: int) -> None:
-        for account, _ in place.accounts:
+        for account in place.everyone:
             account.in_flight += 1
-        for ring, _, _ in place.asked:
-            ring.add(1, at)
-        self.stays[uid] = at, place.accounts, place
+        for ring in place.asked:  # `Ring.add`, but for the call
+            if at >= ring.edge:
+                ring.turn(at)
+            if at > ring.last:
+                ring.last = at
+            ring.total += 1
+        self.stays[uid] = at, place.everyone, place
 
     def count_requests(self, charges: Sequence[Charge], at: int) -> None:
         for charge in charges:
@@ -145,7 +153,7 @@ class Counters:
             return
         since, accounts, _ = stay
         took = now_ns - since
-        for account, _ in accounts:
+        for account in accounts:
             account.in_flight -= 1
             account.stay_ns = (account.stay_ns * 7 + took) // 8 if account.stay_ns else took
 
@@ -158,14 +166,16 @@ class Counters:
                 account.ring("tokens", period_s).add(hold.tokens, hold.at)
         self.hold_again(id, hold)
 
-    def hold_on(self, id: str, hold: Hold, place: Place) -> None:
-        """`place`: where it is."""
-        at, tokens, nanousd = hold.at, hold.tokens, hold.nanousd
-        for ring, _, _ in place.used:
-            ring.add(tokens, at)
-        for balance, _, _ in place.money:
+    def hold_on(self, id: str, place: Place, at: int, tokens: int, nanousd: int, intent: bytes) -> None:
+        for ring in place.used:  # `Ring.add`, but for the call
+            if at >= ring.edge:
+                ring.turn(at)
+            if at > ring.last:
+                ring.last = at
+            ring.total += tokens
+        for balance in place.balances:
             balance.held += nanousd
-        self.holds[id] = hold
+        self.holds[id] = Hold(at, tokens, nanousd, place, intent)
 
     def count_tokens(self, charges: Sequence[Charge], tokens: int, at: int) -> None:
         for charge in charges:
@@ -186,17 +196,20 @@ class Counters:
         hold = self.holds.pop(id, None)
         if hold is None:
             return False
-        place, held, more = hold.where, hold.nanousd, tokens - hold.tokens
+        place, held, more, at = hold.where, hold.nanousd, tokens - hold.tokens, hold.at
         if isinstance(place, tuple) or (place.as_of != self.forgot and not place.is_good(self.forgot)):
             self._give_back(hold)
             self.settle(hold, hold.charges, tokens, nanousd)
             return True
-        for balance, _, _ in place.money:
+        for balance in place.balances:
             balance.held -= held
             balance.settled += nanousd
         if more:
-            for ring, _, _ in place.used:
-                ring.adjust(hold.at, more)
+            for ring in place.used:
+                if at // ring.width_ns == ring.index:
+                    ring.total += more
+                else:
+                    ring.adjust(at, more)
         return True
 
     def release(self, id: str) -> Hold | None:

@@ -75,6 +75,7 @@ class Journal:
         self._head, self._wrote, self._rotated, self._doubted = head, wrote, rotated, doubted
         self._loop = asyncio.get_running_loop()
         self._sync = GroupCommit(folder, self._sync_failed) if is_on_disk else None
+        self._entry: tuple[str, int, bytes] | None = None  # of the call that began last, until anything is written: see `begin`
         self._pending: list[bytes] = []  # frames
         self._rows: list[Values] = []  # of those
         self._is_scheduled = False
@@ -98,21 +99,49 @@ class Journal:
             self._is_scheduled = True
             self._loop.call_soon(self._tick)
 
-    def hold(self, payload: bytes) -> asyncio.Future[None] | None:
+    def begin(self, uid: str, at: int, charges: bytes) -> None:
+        """A call began. It is one record with its hold where that comes next, else one of its own with whatever is written next: up to
+        its hold nothing of the call has left, so that to forget it with this process is right. `charges`: JSON, without brackets."""
+        if self._entry is not None:
+            self.append(self._entered())
+        self._entry = uid, at, charges
+
+    def _entered(self) -> bytes:
+        """`_entry` as a record of its own, which is taken from there."""
+        assert self._entry is not None
+        _, at, charges = self._entry
+        self._entry = None
+        return b'["e",%d,[%b]]' % (at, charges)
+
+    def drops(self, uid: str) -> bool:
+        """The call's entry is not written and never will be; False: it is, or surely will be."""
+        if self._entry is None or self._entry[0] != uid:
+            return False
+        self._entry = None
+        return True
+
+    def hold(self, payload: bytes, uid: str = "") -> asyncio.Future[None] | None:
         """None: the record and all before it are durable. Else they are when that is done, which fails with JournalDown. Raises
-        JournalDown: the record is not written and never will be."""
+        JournalDown: the record is not written and never will be. `uid`: of its call."""
         if self._is_doubtful:
             raise JournalDown
-        frames = self._pending
+        frames, entry = self._pending, self._entry
+        if entry is not None and entry[0] == uid:
+            self._entry = None
+            payload = b'["b",["e",%d,[%b]],%b]' % (entry[1], entry[2], payload)
+        elif entry is not None:
+            frames.append(framed(self._entered()))
+            entry = None
         frames.append(_head(len(payload), crc32(payload)) + payload)  # `framed`, but for the call
         if not self._flush():
             frames.pop()
+            self._entry = entry
             raise JournalDown
         return None if self._sync is None else self._covered()
 
     def written(self) -> asyncio.Future[None] | None:
         """As `hold`, of all so far."""
-        if self._is_doubtful or not self._flush():
+        if self._is_doubtful or not self.flush():
             raise JournalDown
         return self._covered()
 
@@ -125,28 +154,33 @@ class Journal:
 
     def _tick(self) -> None:
         self._is_scheduled = False
+        if self._entry is not None:
+            self._pending.append(framed(self._entered()))
         self._flush()
 
-    def flush(self) -> None:
-        """Writes what is pending, in one write; nothing after `close`."""
-        self._flush()
+    def flush(self) -> bool:
+        """Writes what is pending, in one write; nothing after `close`. False: it is kept."""
+        if self._entry is not None:
+            self._pending.append(framed(self._entered()))
+        return self._flush()
 
     def _flush(self) -> bool:
-        """False: none of it is written, and it is kept."""
+        """Of what is framed. False: none of it is written, and it is kept."""
         pending = self._pending
         if not pending:
             return True
         data = b"".join(pending)
+        length = len(data)
         try:
             if self._is_torn:
                 self._mend()
-            if (done := os.write(self._fd, data)) < len(data):
+            if (done := os.write(self._fd, data)) < length:
                 write_all(self._fd, data[done:])
         except OSError:
             self._failed()
             return False
         self._pending = []
-        self._size = size = self._size + len(data)
+        self._size = size = self._size + length
         if rows := self._rows:
             self._rows = []
             self._wrote(rows, (self._number, size))
@@ -184,7 +218,7 @@ class Journal:
     def _try_again(self) -> None:
         if not self._pending:
             self._pending.append(framed(NOTHING))  # a real write: only it can tell that there is room again
-        self._flush()
+        self.flush()
 
     # -- a failed sync ------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ sidecars hear of it does not matter, and hearing of it twice changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,15 +131,13 @@ class Keyring:
     def __init__(self, kept: Iterable[Kept] = ()) -> None:
         self._kept: dict[bytes, Kept] = {}
         self._names: set[str] = set()
+        self._records: dict[bytes, KeyRecord] = {}  # of each in `_kept`
+        # The record with this digest, also one that is revoked or past its end: whoever asks refuses it by name. Asked on every call
+        self.find: Callable[[bytes], KeyRecord | None] = self._records.get
         self.learn(kept)
 
     def __iter__(self) -> Iterator[Kept]:
         return iter(self._kept.values())
-
-    def find(self, digest: bytes) -> KeyRecord | None:
-        """Also one that is revoked or past its end: whoever asks refuses it by name."""
-        kept = self._kept.get(digest)
-        return None if kept is None else kept.record
 
     def has_name(self, name: str) -> bool:
         return name in self._names
@@ -159,7 +157,7 @@ class Keyring:
         """As `news`; valid from now on."""
         news = self.news(others)
         for kept in news:
-            self._kept[kept.record.digest] = kept
+            self._kept[kept.record.digest], self._records[kept.record.digest] = kept, kept.record
             self._names.add(kept.record.name)
         return news
 

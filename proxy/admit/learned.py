@@ -29,24 +29,25 @@ class Spread:
 
     Of RECENT values on, every EACH-th is counted EACH times: sums, and with them the quantile and how fast old ones fade, stay those of
     all calls but for the noise of a sample of 73 to 146, and a quantile that guards rates (money is held for its bound) can bear that.
+    Of one kind and size of call it is `proxy.lessons.Like`: of tokens taken, as a share of the bound.
     """
 
-    __slots__ = ("_above", "_at", "_skips", "counts", "quantile", "total")
+    __slots__ = ("_above", "_at", "counts", "quantile", "skips", "total")
 
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
         self.counts = dict(counts or {})
         self.total = sum(self.counts.values())
-        self._skips = 0  # so many values more
+        self.skips = 0  # so many values that come next are not looked at
         self._find()
 
     def add(self, value: float) -> None:
-        if self._skips:
-            self._skips -= 1
+        if self.skips:
+            self.skips -= 1
             return
         bucket = ceil(STEPS * log2(value if value > 1e-6 else 1e-6))
         counts, each = self.counts, 1
         if self.total >= RECENT:
-            each, self._skips = EACH, EACH - 1
+            each, self.skips = EACH, EACH - 1
         counts[bucket] = counts.get(bucket, 0) + each
         self.total = total = self.total + each
         if bucket > self._at:
@@ -57,6 +58,13 @@ class Spread:
             self._find()
         elif not self._above <= total * ABOVE_PCT // 100 < self._above + counts.get(self._at, 0):
             self._find()
+
+    def tokens(self, sent: int) -> int:
+        """Of a call that brings at most `sent` tokens; `sent` itself (a token a byte) until enough like it were settled."""
+        if self.total < ENOUGH:
+            return sent
+        share = self.quantile
+        return ceil(sent * (share if share > FLOOR else FLOOR))
 
     def _find(self) -> None:
         """Where the quantile has moved."""
@@ -70,25 +78,24 @@ class Spread:
         self.quantile = float(2.0 ** (self._at / STEPS))
 
 
+UNSEEN = Spread()  # nothing is ever added to it
+
+
 class Model:
-    """What is known of one model: `ports.Known`."""
+    """What is known of one model: `proxy.lessons.Known`."""
 
     __slots__ = ("inputs", "outputs", "tier")
 
     def __init__(
         self, inputs: Mapping[tuple[int, int], Spread] | None = None, outputs: Spread | None = None, tier: str | None = None
     ) -> None:
-        self.inputs = dict(inputs or {})  # by kind of call and size: tokens taken, as a share of the bound
+        self.inputs = dict(inputs or {})  # by kind of call and size
         self.outputs = outputs or Spread()  # tokens of one answer, where the call named no most
         self.tier = tier  # of service, as the last reply stated it whose call named none: a default of the provider's account
 
-    def input_tokens(self, kind: int, sent: int) -> int:
-        """Of a call that brings at most `sent` tokens; `sent` itself (a token a byte) until enough like it were settled."""
-        spread = self.inputs.get((kind, sent.bit_length() // SIZE_BITS))
-        if spread is None or spread.total < ENOUGH:
-            return sent
-        share = spread.quantile
-        return ceil(sent * (share if share > FLOOR else FLOOR))
+    def like(self, kind: int, sent: int) -> Spread:
+        """Of calls like one that brings at most `sent` tokens."""
+        return self.inputs.get((kind, sent.bit_length() // SIZE_BITS), UNSEEN)
 
     def output_tokens(self, default: int, most: int | None) -> int:
         """Of one answer whose call names no most: `default` until enough were settled; never above `most`, the model's own."""
@@ -96,7 +103,7 @@ class Model:
         return told if most is None else min(told, most)
 
 
-UNKNOWN = Model()  # nothing is ever written to it
+UNKNOWN = Model()  # nor to it
 
 
 class Learned:
@@ -113,31 +120,30 @@ class Learned:
     def saw(self, name: Name, kind: int, sent: int, usage: Usage, answers: int | None, is_tierless: bool = False) -> None:
         """A call was settled by its provider's own figures. `sent`: above 0; `answers`: of a whole answer whose call named no most, how
         many; `is_tierless`: it had named no service tier, and got what the account has."""
-        models = self._models
-        try:
-            models.move_to_end(name)
-            model = models[name]
-        except KeyError:
-            model = models[name] = Model()
-            if len(models) > MODELS:
-                models.popitem(last=False)
-        if is_tierless:
-            tier = usage.tier
-            model.tier = tier[:TIER_CHARS] if tier else None
+        model = self._models.get(name) or self._new(name)
+        if is_tierless and usage.tier != model.tier:
+            model.tier = usage.tier[:TIER_CHARS] if usage.tier else None
         if usage.input > 0:
-            inputs, key = model.inputs, (kind, sent.bit_length() // SIZE_BITS)
-            spread = inputs.get(key)
-            if spread is not None:
+            spread = model.like(kind, sent)
+            if spread is not UNSEEN:
                 spread.add(usage.input / sent)
-            elif len(inputs) < CLASSES:
-                spread = inputs[key] = Spread()
+            elif len(model.inputs) < CLASSES:
+                spread = model.inputs[kind, sent.bit_length() // SIZE_BITS] = Spread()
                 spread.add(usage.input / sent)
         if answers and usage.output > 0:
             model.outputs.add(usage.output / answers)
+        self._models.move_to_end(name)
         self._fresh += 1
         if self._fresh >= OFTEN:
             self._fresh = 0
             self._written()
+
+    def _new(self, name: Name) -> Model:
+        models = self._models
+        model = models[name] = Model()
+        if len(models) > MODELS:
+            models.popitem(last=False)
+        return model
 
     def _written(self) -> None:
         """OFTEN lessons later: whoever keeps them does so now."""

@@ -17,7 +17,7 @@ VERSION = 2
 
 
 class Lessons(Learned):
-    """`ports.Lessons`. `path`: the state's directory, None: nothing is kept. `later` runs its argument on another thread."""
+    """`proxy.lessons.Lessons`. `path`: the state's directory, None: nothing is kept. `later` runs its argument on another thread."""
 
     def __init__(self, path: Path | None, later: Callable[[Callable[[Any], None]], object]) -> None:
         super().__init__()

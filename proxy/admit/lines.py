@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from orjson import Fragment
 
@@ -16,12 +17,14 @@ from proxy.policy.plan import Claim
 from proxy.standings import Standings
 
 MOST_PLACES = 4096
+ROUNDING_UP = NS - 1
 
 
 class Where:
-    """What counts for some accounts that stand on the limits of a shape; of each the most it may be, and its number among all."""
+    """What counts for some accounts that stand on the limits of a shape; of each the most it may be, and where `Standings.row` has it.
+    `rates`: requests and tokens, each with what its shares are of (of nothing, none is left) and its number among all."""
 
-    __slots__ = ("money", "requests", "shape", "slots", "tokens")
+    __slots__ = ("money", "rates", "requests", "shape", "slots", "tokens")
 
     def __init__(self, shape: Shape, accounts: Sequence[Account]) -> None:
         self.shape = shape
@@ -29,23 +32,25 @@ class Where:
         self.slots: list[tuple[Account, int, int]] = []
         self.tokens: list[tuple[Ring, int, int]] = []
         self.money: list[tuple[Balance, int, int]] = []
+        left = shape.terms.left
         for n, key, most, at in shape.requests:
             it = accounts[n]
             self.requests.append((it.rings.get(key) or it.ring(*key), most, at))
         for n, most, at in shape.slots:
-            self.slots.append((accounts[n], most, at))
+            self.slots.append((accounts[n], most, left[at]))
         for n, key, most, at in shape.tokens:
             it = accounts[n]
             self.tokens.append((it.rings.get(key) or it.ring(*key), most, at))
         for n, period, most, at in shape.money:
             it = accounts[n]
-            self.money.append((it.spend.get(period) or it.balance(period), most, at))
+            self.money.append((it.spend.get(period) or it.balance(period), most, left[at]))
+        self.rates = [(ring, most, most or inf, left[at], at) for ring, most, at in self.requests + self.tokens]
 
 
 class Place(Where):
     """And where what they take is counted. Good while none of the accounts has forgotten anything since."""
 
-    __slots__ = ("accounts", "as_of", "asked", "claims", "entry", "held", "is_open", "names", "periods", "used")
+    __slots__ = ("accounts", "as_of", "asked", "balances", "claims", "entry", "everyone", "held", "is_open", "names", "periods", "used")
 
     def __init__(
         self, claims: tuple[Claim, ...], names: Sequence[str], accounts: Sequence[Account], shape: Shape, periods: Periods, as_of: int
@@ -53,10 +58,11 @@ class Place(Where):
         Where.__init__(self, shape, accounts)
         self.as_of = as_of  # `Counters.forgot` when it was surely good
         self.claims, self.names, self.periods, self.is_open = claims, names, periods, shape.is_open
-        self.accounts = [(account, account.forgot) for account in accounts]
-        self.asked, self.used = self.requests, self.tokens
+        self.everyone, self.accounts = accounts, [(account, account.forgot) for account in accounts]
+        self.asked, self.used = tuple([it[0] for it in self.requests]), tuple([it[0] for it in self.tokens])
+        self.balances = tuple([it[0] for it in self.money])
         if shape.has_twins:  # each window once, whatever bounds look at it
-            self.asked, self.used = list({id(it[0]): it for it in self.asked}.values()), list({id(it[0]): it for it in self.used}.values())
+            self.asked, self.used = tuple({id(it): it for it in self.asked}.values()), tuple({id(it): it for it in self.used}.values())
         self.entry, held = shape.said(names)
         self.held = Fragment(held)
 
@@ -79,10 +85,15 @@ class Places:
         moments.turned = self._forget
 
     def of(self, claims: Sequence[Claim]) -> Place | None:
-        """What is not there is made. None where it might have to share the account of others."""
-        place, forgot = self._known.get(id(claims)), self._counters.forgot
+        """What is not there is made. None where it might have to share the account of others. Who asks looks at `Counters.claims` first:
+        the stages of one call follow each other."""
+        counters = self._counters
+        place, forgot = self._known.get(id(claims)), counters.forgot
         if place is None or (place.as_of != forgot and not place.is_good(forgot)):
-            return self._find(claims)
+            place = self._find(claims)
+            if place is None or type(claims) is not tuple:
+                return place
+        counters.claims, counters.place = claims, place
         return place
 
     def _find(self, claims: Sequence[Claim]) -> Place | None:
@@ -116,6 +127,7 @@ class Places:
     def _forget(self) -> None:
         self._known.clear()
         self._kept.clear()
+        self._counters.claims = None
 
     def named(self, claims: Sequence[Claim], names: Sequence[str], periods: Periods) -> Place:
         """Of the accounts with these names; what is not there stands as if nothing ever counted, and is not made."""
@@ -175,18 +187,25 @@ def may_hold(place: Place, now_ns: int, tokens: int, nanousd: int) -> bool:
 def standings_on(where: Where, now_ns: int, wall_ns: int) -> Standings:
     """How the accounts stand, for reply headers."""
     shape = where.shape
-    row, count = shape.row.copy(), shape.count
-    now_s, to_wall_ns = wall_ns // NS, wall_ns - now_ns + NS - 1  # and up to a whole second
-    for ring, most, at in where.requests + where.tokens:
+    row = shape.row.copy()
+    now_s = wall_ns // NS
+    to_now_ns = wall_ns % NS + ROUNDING_UP - now_ns  # from the second's beginning
+    rate, tight, scarcest = None, 0, inf
+    for ring, most, amount, at, number in where.rates:
         used = ring.total if now_ns < ring.edge else ring.used(now_ns)  # before the edge nothing is over
-        resets_at = (ring.last + ring.period_ns + to_wall_ns if used else now_ns + to_wall_ns) // NS
-        row[at] = most - used
-        row[at + count] = resets_at
-        row[at + count + count] = resets_at - now_s
+        row[at] = left = most - used
+        row[at + 1] = (ring.last + ring.period_ns + to_now_ns if used else now_ns + to_now_ns) // NS
+        share = left / amount
+        if share < scarcest:
+            rate, tight, scarcest = number, at, share
     for account, most, at in where.slots:
         held = account.in_flight
         row[at] = most - held if held < most else 0
-        row[at + count] = now_s
     for balance, most, at in where.money:
         row[at] = most - balance.settled - balance.held
-    return Standings(shape.terms, row)
+    if scarcest < 0.0 or not shape.terms.is_plain:
+        return Standings.found(shape.terms, row, now_s, shape.ends)
+    if rate is not None:
+        row[0] = row[tight]
+        row[1] = now_s + row[tight + 1]
+    return Standings(shape.terms, row, now_s, shape.ends, 0, rate)

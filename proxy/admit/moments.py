@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.admit.accounts import Moment
-from proxy.admit.periods import GRACE_NS, NS, Calendar, Period, Span
+from proxy.admit.periods import GRACE_NS, Calendar, Period, Span
 from proxy.admit.records import ClockMark
 from proxy.ports import Clock
-
-PER_S = float(NS)  # float by float: the interpreter multiplies like by like faster
 
 
 class Moments:
@@ -18,15 +16,15 @@ class Moments:
 
     def __init__(self, clock: Clock, calendar: Calendar, boot_id: str) -> None:
         self._clock, self._calendar, self._boot_id = clock, calendar, boot_id
-        self.wall_ns, self._monotonic = clock.now_ns, clock.monotonic
-        self._anchor = clock.now_ns() - round(clock.monotonic() * NS)
+        self.wall_ns, self._monotonic_ns = clock.now_ns, clock.monotonic_ns
+        self._anchor = clock.now_ns() - clock.monotonic_ns()
         self.present = calendar.at(clock.now_ns())  # the periods of the last `ns`
         self.turned: Callable[[], None] = lambda: None  # hears that `present` is another
         self.wall = self._latest = self._over = 0  # the calendar rolls only forward, also when the clock is put back
 
     def rate_ns(self) -> int:
         """Wall time as of the start, then by the monotonic clock: no jump empties or freezes a window."""
-        return self._anchor + round(self._monotonic() * PER_S)
+        return self._anchor + self._monotonic_ns()
 
     def ns(self) -> int:
         """This instant, as rates count it; as money counts it, it is in `present` from here on, as the wall clock has it, in `wall`."""
@@ -34,7 +32,7 @@ class Moments:
         if wall >= self._over:
             self._latest = wall
             self._turn()
-        return self._anchor + round(self._monotonic() * PER_S)
+        return self._anchor + self._monotonic_ns()
 
     def _turn(self) -> None:
         self.present = self._calendar.at(self._latest)

@@ -1,10 +1,11 @@
 """The journal's records as bytes, and their fold back into counters. Does no I/O; takes any value a provider may have sent.
 
-A record is a JSON list: `["e", at, charges]` a call began · `["h", id, at, tokens, nanousd, charges, row]` a hold ·
-`["x", id, nanousd]` it has grown to so much · `["s", id, tokens, nanousd, row]` settled · `["v", id, row]` voided ·
-`["w", row]` a row without a hold · `["d", id, job, later, row]` held for a job from now on · `["n"]` nothing.
+A record is a JSON list: `["e", at, charges]` a call began · `["h", id, at, tokens, nanousd, charges, row]` a hold, the row of most as
+`exchange.Begun` since version 3 · `["x", id, nanousd]` it has grown to so much · `["s", id, tokens, nanousd, row]` settled ·
+`["v", id, row]` voided · `["w", row]` a row without a hold · `["d", id, job, later, row]` held for a job from now on · `["n"]` nothing.
 A segment begins with `["seg", version, columns, number of the one before, boot id, anchor, latest]`; in version 1 with a snapshot,
 `["snap", 1, columns, accounts, open holds]`. Snapshots are files of their own since (`snapshots`).
+`["b", record, record]`, since version 3, is two in one: that a call began, and its hold (`Journal.begin`); `replay` takes it apart.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any
 import orjson
 
 from proxy.admit.counters import Charge, Counters, Hold
-from proxy.exchange import Row
+from proxy.exchange import Row, crashed
 
-VERSION = 2
+VERSION = 3
 COLUMNS = Row._fields
 MOST = 2**53  # no attempt has more of anything ($9,007,199): what a provider claims beyond is cut, so that sums stay integers
 NOTHING = b'["n"]'
@@ -27,7 +28,7 @@ NOTHING = b'["n"]'
 Values = Sequence[Any]  # of a row, in the order of COLUMNS
 Position = tuple[int, int]  # in the journal: segment number, offset
 
-_INPUT, _OUTPUT, _COST = map(COLUMNS.index, ("input_tokens", "output_tokens", "cost_nanousd"))
+_INPUT, _OUTPUT, _COST, _AT = map(COLUMNS.index, ("input_tokens", "output_tokens", "cost_nanousd", "at"))
 _HELD = ("held_nanousd", "cost_nanousd")  # of an attempt that nobody settles
 
 
@@ -40,11 +41,11 @@ class ClockMark:
     latest_ns: int = 0  # wall clock, the latest that was seen
 
 
-def values_of(row: tuple[Any, ...]) -> Values:
-    values = row if type(row) is tuple else row[:]  # a plain one, as JSON has no other
-    if values[_COST] > MOST or values[_INPUT] > MOST or values[_OUTPUT] > MOST:
-        return [min(it, MOST) if type(it) is int and name != "at" else it for name, it in zip(COLUMNS, values, strict=True)]
-    return values
+def values_of(row: Values) -> Values:
+    """The same as JSON has it, and of what is beyond all reason as much as counts."""
+    if row[_COST] > MOST or row[_INPUT] > MOST or row[_OUTPUT] > MOST:
+        return [min(it, MOST) if type(it) is int and name != "at" else it for name, it in zip(COLUMNS, row, strict=True)]
+    return row if type(row) is tuple else row[:]  # JSON has no other
 
 
 def encode(record: object) -> bytes:
@@ -62,6 +63,8 @@ def _plain(value: object) -> object:
         return dict(value)
     if isinstance(value, set | frozenset):
         return sorted(value, key=str)
+    if isinstance(value, Row):
+        return values_of(value)
     raise TypeError
 
 
@@ -71,6 +74,8 @@ def tame(value: object, depth: int = 50) -> object:
         return value
     if isinstance(value, int):
         return max(-MOST, min(value, 2**63 - 1))
+    if type(value) is orjson.Fragment:
+        value = orjson.loads(orjson.dumps(value))
     if isinstance(value, Mapping | list | tuple):
         if not depth:
             return "…"
@@ -127,7 +132,8 @@ class Fold:
                 hold = self.hold_of(record)
                 self._counters.count_tokens(self._new(hold.charges, position), hold.tokens, hold.at)
                 self._counters.hold_again(id, hold)
-                self.latest_ns = max(self.latest_ns, record[-1][self._at])
+                row = record[-1]
+                self.latest_ns = max(self.latest_ns, row[0][_AT] if _is_begun(row) else row[self._at])
             case ["x", str(id), int(nanousd)]:
                 if (open_ := self._counters.release(id)) is not None:
                     self._counters.hold_again(id, grown(open_, nanousd))
@@ -162,7 +168,7 @@ class Fold:
         return Hold(at, tokens, nanousd, found, hold_record(id, at, tokens, nanousd, found, self._in_order(row)))
 
     def _in_order(self, row: list[Any]) -> Values:
-        if self._columns == COLUMNS:
+        if self._columns == COLUMNS or _is_begun(row):
             return row
         named = dict(zip(self._columns, row, strict=False))
         return [named.get(name) for name in COLUMNS]
@@ -172,16 +178,21 @@ def grown(hold: Hold, nanousd: int) -> Hold:
     """The same hold of so much money, its intent and its row included."""
     intent = hold.intent
     if intent:
-        _, id, at, tokens, _, charges, row = orjson.loads(intent)
-        row = [nanousd if name in _HELD else it for name, it in zip(COLUMNS, row, strict=True)]
+        _, id, at, tokens, _, charges, _ = orjson.loads(intent)
+        row = [nanousd if name in _HELD else it for name, it in zip(COLUMNS, row_held(hold), strict=True)]
         intent = encode(("h", id, at, tokens, nanousd, charges, row))
     return Hold(hold.at, hold.tokens, nanousd, hold.charges, intent)
 
 
 def row_held(hold: Hold) -> Values:
     """The row that an intent carries for the case that nobody lives to settle it."""
-    values: Values = orjson.loads(hold.intent)[-1]
-    return values
+    row = orjson.loads(hold.intent)[-1]
+    return values_of(crashed(row, hold.nanousd) if _is_begun(row) else row)
+
+
+def _is_begun(row: Sequence[Any]) -> bool:
+    """Is it an `exchange.Begun`?"""
+    return type(row[0]) is list
 
 
 def _read_charges(charges: list[Any]) -> tuple[Charge, ...]:

@@ -135,7 +135,8 @@ def _read(segment: Segment, found: Replayed) -> Iterator[tuple[list[Any], int]]:
         damaged += data[good:begin]
         good = end
         if begin >= segment.begin:
-            yield record, end
+            for one in record[1:] if record[0] == "b" else (record,):
+                yield one, end
     found.damaged_bytes += _aside(path.with_suffix(".damaged"), damaged)
     found.torn_bytes += _aside(path.with_suffix(".torn"), data[good:])
 

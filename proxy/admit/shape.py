@@ -20,7 +20,7 @@ class Shape:
     """Each bound with the number of its limit, which is that of its account, where it counts there, the most it may be, and its
     number among all."""
 
-    __slots__ = ("_said", "count", "has_twins", "is_open", "limits", "money", "periods", "requests", "row", "slots", "terms", "tokens")
+    __slots__ = ("_said", "ends", "has_twins", "is_open", "limits", "money", "periods", "requests", "row", "slots", "terms", "tokens")
 
     def __init__(self, limits: Sequence[Limit], periods: Periods) -> None:
         self.limits, self.periods = limits, periods
@@ -42,9 +42,9 @@ class Shape:
                 self.money.append((n, span.id, spend.nanousd, len(terms)))
                 ends[len(terms)] = span.end_ns // NS
                 terms.append(Term(limit.name, "spend", spend.nanousd, (span.end_ns - span.start_ns) // NS, limit.is_shared))
-        self.terms, self.count = terms_of(tuple(terms)), len(terms)
-        none = [0] * len(terms)
-        self.row = [*none, *[ends.get(at, 0) for at in range(len(terms))], *none]  # `Standings.row`, as far as it is the same for all
+        self.terms = terms_of(tuple(terms))
+        self.row = [0] * self.terms.width  # `Standings.row`, before anything is counted; and what it does not tell
+        self.ends = tuple([ends.get(at) for at in range(len(terms))])
         self.is_open = 0 not in [it.allowed for it in terms]  # a limit of 0 has a refusal of its own
         rates = [(n, key) for n, key, _, _ in self.requests + self.tokens]
         self.has_twins = len(set(rates)) < len(rates)

@@ -16,19 +16,20 @@ class Ring:
     when `wait_ns` is 0, no window of `period_s` seconds, wherever it begins, holds more than the limit.
     """
 
-    __slots__ = ("count", "edge", "index", "last", "older", "period_ns", "total")
+    __slots__ = ("before", "edge", "index", "last", "older", "period_ns", "total", "width_ns")
 
     def __init__(self, period_s: int) -> None:
         self.period_ns = period_s * NS
-        self.index, self.last, self.count = NONE, 0, 0  # the newest bucket
+        self.width_ns = self.period_ns // BUCKETS
+        self.index, self.last = NONE, 0  # the newest bucket
         self.older: list[Bucket] | None = None  # all before it: most callers never have one
-        self.total = 0
+        self.total = self.before = 0  # of all, and of those; the rest is in the newest
         self.edge = 0  # up to here nothing is over that was not, and what comes counts in the newest bucket
 
     @property
     def buckets(self) -> list[Bucket]:
         """All of them, oldest first."""
-        return [] if self.index == NONE else [*(self.older or ()), [self.index, self.last, self.count]]
+        return [] if self.index == NONE else [*(self.older or ()), [self.index, self.last, self.total - self.before]]
 
     @property
     def is_empty(self) -> bool:
@@ -40,11 +41,13 @@ class Ring:
         over = now - self.period_ns
         if self.last <= over:  # and so is all before it
             self.index, self.older = NONE, None
-            self.last = self.count = self.total = self.edge = 0
+            self.last = self.total = self.before = self.edge = 0
             return 0
         older = self.older
         while older and older[0][1] <= over:
-            self.total -= older.pop(0)[2]
+            over_now = older.pop(0)[2]
+            self.total -= over_now
+            self.before -= over_now
             self.edge = 0
         return self.total
 
@@ -54,37 +57,35 @@ class Ring:
 
     def add(self, count: int, now: int) -> None:
         if now >= self.edge:
-            self._turn(now)
+            self.turn(now)
         if now > self.last:
             self.last = now
-        self.count += count
         self.total += count
 
-    def _turn(self, now: int) -> None:
+    def turn(self, now: int) -> None:
         """Forgets what is over and begins a bucket, if it is time to."""
         if self.index != NONE:
             self.used(now)
-        width_ns = self.period_ns // BUCKETS
-        index = now // width_ns
+        index = now // self.width_ns
         if self.index < index:
             if self.index != NONE:
-                self.older = [*(self.older or ()), [self.index, self.last, self.count]]
-            self.index, self.last, self.count = index, now, 0
-        self.edge = (self.index + 1) * width_ns
+                self.older = self.buckets
+            self.index, self.last, self.before = index, now, self.total
+        self.edge = (self.index + 1) * self.width_ns
         if self.older:
             self.edge = min(self.edge, self.older[0][1] + self.period_ns)
 
     def adjust(self, at: int, change: int) -> None:
         """Corrects what was added at the instant `at`, if that bucket still counts."""
-        index = at // (self.period_ns // BUCKETS)
+        index = at // self.width_ns
         if index == self.index:
-            self.count += change
             self.total += change
             return
         for bucket in reversed(self.older or ()):
             if bucket[0] == index:
                 bucket[2] += change
                 self.total += change
+                self.before += change
                 return
             if bucket[0] < index:
                 return
@@ -112,13 +113,14 @@ class Ring:
         buckets = self.buckets
         late = sum(bucket[1] > now for bucket in buckets)
         if late:
-            index, count = now // (self.period_ns // BUCKETS), sum(bucket[2] for bucket in buckets[-late:])
+            index, count = now // self.width_ns, sum(bucket[2] for bucket in buckets[-late:])
             self.restore([*buckets[:-late], [index, now, count]])
 
     def restore(self, buckets: list[Bucket]) -> None:
-        *older, (self.index, self.last, self.count) = buckets or [[NONE, 0, 0]]
+        *older, (self.index, self.last, newest) = buckets or [[NONE, 0, 0]]
         self.older = [list(bucket) for bucket in older] or None
-        self.total, self.edge = sum(bucket[2] for bucket in buckets), 0
+        self.before, self.edge = sum(bucket[2] for bucket in older), 0
+        self.total = self.before + newest
 
 
 def seconds_until_room(wait_ns: int) -> int:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 
 from proxy.dialect.ending import Ending
 from proxy.dialect.fields import at, items, mapping, output_limit, several, text
+from proxy.dialect.figures import ABSURD
 from proxy.dialect.media import distinct, media, with_media
 from proxy.dialect.openai_asked import MORE, SEARCHING, TALKS, added, pixels, reads_more, reads_stored, tools_asked
 from proxy.dialect.openai_ending import ChunksEnding
 from proxy.dialect.openai_paths import operation_of, with_query
 from proxy.dialect.openai_texts import ANSWERS, ENDS_ALL, SURFACES, key_of, said_of
-from proxy.dialect.openai_usage import folded, whole_usage
+from proxy.dialect.openai_usage import folded, says_no_more, whole_usage
 from proxy.dialect.responses_ending import ResponsesEnding
-from proxy.dialect.wire import NAME, Asked, Json, Media, Operation, Said, StreamFormat, usual
+from proxy.dialect.wire import NAME, NO_UNITS, Asked, Json, Media, Operation, Said, StreamFormat, usual
 from proxy.dialect.wording import credit_failure, error_name, openai_type, prefixed, stream_status
 from proxy.exchange import Usage
 
@@ -33,6 +36,7 @@ NOTED = frozenset(  # what most chats do not say, but for a limit
 LIMITED = {frozenset(): LIMITS[0], **{frozenset((name,)): name for name in LIMITS}}  # one limit at most, of all these: under which name
 # the same by all the names that a body says, in their order: most clients say the same ones each time. Names come from outside
 SHAPES: dict[tuple[str, ...], str] = {}
+USUAL: dict[tuple[object, ...], Asked] = {}  # the same by the values that count; no other dialect's, and bounded alike
 MOST_SHAPES, LONGEST_SHAPE = 256, 256  # how many, and characters of all names of one
 
 
@@ -47,16 +51,18 @@ class OpenAI:
     def read_asked(self, op: Operation, doc: Json) -> Asked:
         names = tuple(doc)
         limiting = SHAPES.get(names) or _limiting(names)
-        if limiting is not None and op.is_talk:
-            said, limit = doc.get("model"), doc.get(limiting)
-            if (
-                type(said) is str and said and SEARCHING not in said and (limit is None or (type(limit) is int and limit > 0))
-                and _is_text(doc.get("messages")) and ("input" not in doc or _is_text(doc["input"]))
-            ):  # fmt: skip
-                model, wants_usage = op.model or said, "stream_options" in doc and at(doc, "stream_options", "include_usage") is True
-                if len(model) <= NAME:
-                    return usual(model, doc.get("stream") is True, wants_usage, limit)
-        return self._asked(op, doc)
+        if (
+            limiting is None or not op.is_talk
+            or not _is_text(doc.get("messages")) or ("input" in doc and not _is_text(doc["input"]))
+        ):  # fmt: skip
+            return self._asked(op, doc)
+        model, limit = doc.get("model"), doc.get(limiting)
+        wants_usage = "stream_options" in doc and at(doc, "stream_options", "include_usage") is True
+        values = op.model, model, doc.get("stream") is True, wants_usage, limit, type(limit)
+        try:
+            return USUAL[values]
+        except (KeyError, TypeError):
+            return _usual(*values) or self._asked(op, doc)
 
     def _asked(self, op: Operation, doc: Json) -> Asked:
         """The same of any call."""
@@ -120,6 +126,23 @@ class OpenAI:
         return event.get("type") in TERMINAL or self.error_of(op, event) is not None
 
     def usage(self, op: Operation, doc: Json) -> Usage | None:
+        """Straight of most chats: tokens in and out, their total, and details that are nought."""
+        try:
+            raw: Any = doc["usage"]
+            model = doc["model"]
+            if (
+                op.name == "chat" and type(model) is str and model and SEARCHING not in model
+                and "output" not in doc and "status" not in doc
+            ):  # fmt: skip
+                input, output, total = raw["prompt_tokens"], raw["completion_tokens"], raw["total_tokens"]
+                if (
+                    type(input) is int and type(output) is int and type(total) is int and input + output == total
+                    and input >= 0 and output >= 0 and total <= ABSURD and (len(raw) == 3 or says_no_more(raw))
+                ):  # fmt: skip
+                    tier = text(doc["service_tier"]) if "service_tier" in doc else None
+                    return Usage(input, 0, 0, 0, output, 0, "provider", "", raw, NO_UNITS, tier, None, model, True)
+        except (KeyError, TypeError):  # a usage that is no object
+            pass
         return whole_usage(op, doc)
 
     def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
@@ -166,6 +189,20 @@ def _limiting(names: tuple[str, ...]) -> str | None:
             SHAPES.clear()
         SHAPES[names] = limiting
     return limiting
+
+
+def _usual(theirs: str | None, said: object, stream: bool, wants_usage: bool, limit: object, _: type) -> Asked | None:
+    """What a text for text with these values asks for, if it is usual. `theirs`: the model that the path names."""
+    if type(said) is not str or not said or SEARCHING in said or not (limit is None or (type(limit) is int and limit > 0)):
+        return None
+    if len(theirs or said) > NAME:
+        return None
+    asked = usual(theirs or said, stream, wants_usage, limit)
+    if len(said) <= NAME:
+        if len(USUAL) >= MOST_SHAPES:
+            USUAL.clear()
+        USUAL[theirs, said, stream, wants_usage, limit, type(limit)] = asked
+    return asked
 
 
 def _is_text(messages: object) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proxy.dialect.fields import at, items, mapping, merged, noted, text
-from proxy.dialect.figures import ABSURD, Figures, finished, milliseconds, nanousd
-from proxy.dialect.openai_asked import SEARCHING, tools_used
+from proxy.dialect.figures import Figures, finished, milliseconds, nanousd
+from proxy.dialect.openai_asked import tools_used
 from proxy.dialect.openai_texts import said_of
 from proxy.dialect.wire import NO_UNITS, Json, Operation
 from proxy.exchange import Usage
@@ -35,7 +35,6 @@ SECONDS = ("seconds", "prompt_audio_seconds")
 BESIDE = frozenset(("cost", *SECONDS))  # amounts that are no counts
 THREE = ("prompt_tokens", "completion_tokens", "total_tokens")
 DETAILS = frozenset((*INPUT_DETAILS, *OUTPUT_DETAILS))
-COUNTS = frozenset((int, type(None)))
 
 
 def raw_usage(doc: Json) -> Json:
@@ -46,25 +45,7 @@ def raw_usage(doc: Json) -> Json:
 
 
 def whole_usage(op: Operation, doc: Json) -> Usage | None:
-    """Of most chats: tokens in and out, their total, and details that are nought."""
-    try:
-        raw, model = doc["usage"], doc["model"]
-        if op.name != "chat" or type(raw) is not dict or type(model) is not str or SEARCHING in model or "output" in doc or "status" in doc:
-            return _thorough(op, doc)
-        input, output, total = raw["prompt_tokens"], raw["completion_tokens"], raw["total_tokens"]
-    except KeyError:
-        return _thorough(op, doc)
-    if (
-        model and type(input) is int and type(output) is int and type(total) is int and input + output == total
-        and input >= 0 and output >= 0 and total <= ABSURD and (len(raw) == 3 or _says_no_more(raw))
-    ):  # fmt: skip
-        tier = text(doc["service_tier"]) if "service_tier" in doc else None
-        return Usage(input, 0, 0, 0, output, 0, "provider", "", raw, NO_UNITS, tier, None, model, True)
-    return _thorough(op, doc)
-
-
-def _thorough(op: Operation, doc: Json) -> Usage | None:
-    """The same of any answer."""
+    """Of any answer."""
     if op.name == "count_tokens":
         return None
     raw = raw_usage(doc) or ({"seconds": doc.get("duration")} if op.name == "audio" else {})  # Whisper's verbose_json
@@ -74,12 +55,17 @@ def _thorough(op: Operation, doc: Json) -> Usage | None:
     return found
 
 
-def _says_no_more(raw: Json) -> bool:
-    for name in raw.keys() - THREE:
-        inside = raw[name]
-        if name not in DETAILS or (inside is not None and type(inside) is not dict):
-            return False
-        if inside and (any(inside.values()) or not COUNTS.issuperset(map(type, inside.values()))):
+def says_no_more(raw: Json) -> bool:
+    """Than three counts, and details that are nought."""
+    for name, inside in raw.items():
+        if name in DETAILS:
+            if type(inside) is dict:
+                for count in inside.values():
+                    if count or (type(count) is not int and count is not None):
+                        return False
+            elif inside is not None:
+                return False
+        elif name not in THREE:
             return False
     return True
 

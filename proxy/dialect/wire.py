@@ -180,19 +180,15 @@ class Dialect(Protocol):
         ...
 
 
-def stream_format_of(op: Operation, content_type: str) -> StreamFormat | None:
-    """How this answer streams, by its Content-Type and its operation; None: it is one whole body."""
-    return _format(content_type, op.variant == "array")
-
-
 @lru_cache(maxsize=64)  # the headers come from outside
-def _format(content_type: str, is_array: bool) -> StreamFormat | None:
+def stream_format_of(variant: str, content_type: str) -> StreamFormat | None:
+    """How an answer streams, by the variant of its operation and its Content-Type; None: it is one whole body."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "text/event-stream":
         return "sse"
     if kind in ("application/stream+json", "application/x-ndjson", "application/ndjson"):  # Cohere v1
         return "ndjson"
-    return "json-array" if kind == "application/json" and is_array else None
+    return "json-array" if kind == "application/json" and variant == "array" else None
 
 
 NO_UNITS: Mapping[str, int] = MappingProxyType({})

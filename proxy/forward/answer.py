@@ -11,6 +11,7 @@ from proxy.exchange import RawHeaders, Spoken
 from proxy.forward.connection import Connection
 from proxy.forward.known import lines_of
 from proxy.forward.parse import Malformed
+from proxy.policy.plan import Timeouts
 from proxy.ports import Line, Outlet
 from proxy.refusal import UpstreamCut, UpstreamFailed
 
@@ -19,22 +20,26 @@ class Reply:
     """`ports.Answer`. It lets go of its connection once, in `close`; from then on nothing of the wire can reach it."""
 
     __slots__ = (
-        "_connection", "_is_flowing", "_parser", "block", "failure", "is_sent", "length", "lines", "reason", "said", "split", "status",
-        "waiter",
+        "_connection", "_is_flowing", "_parser", "block", "deadline", "failure", "length", "lines", "reason", "said", "since", "split",
+        "status", "timeouts", "waiter",
     )  # fmt: skip
 
-    status: int  # this and what follows are the parser's to tell: see `parse.Told`
+    status: int  # this and what follows are the parser's to tell, once the head is complete
     reason: bytes
     said: Spoken
-    length: int | None
-    split: RawHeaders
-    block: bytes | None
-    lines: bytes | None
+    length: int | None  # Content-Length; 0 where no body can be
+    split: RawHeaders  # the lines
+    block: bytes | None  # in their place, of a head of known form: as on the wire
+    lines: bytes | None  # those of them that reach the client
 
-    def __init__(self, connection: Connection) -> None:
-        self.is_sent = True  # False while an upload is still going out
+    def __init__(self, connection: Connection, timeouts: Timeouts, now: float, deadline: float) -> None:
+        """From here on what arrives on this connection is told here, and `late.check` holds it to these."""
         self._connection: Connection | None = connection
         self._parser = connection.parser  # of this answer until `close`
+        self._parser.begin(self)
+        self.timeouts = timeouts
+        self.deadline = deadline
+        self.since = now  # the head is waited for, then more of the body; NEVER: it is the client's turn (an upload)
         self.failure: BaseException | None = None
         self.waiter: asyncio.Future[None] | None = None  # for what comes next
         self._is_flowing = False  # while `_flow` gets what arrives
@@ -119,6 +124,14 @@ class Reply:
             raise ValueError(f"the answer is larger than {limit} bytes")
         return self._held()
 
+    def at_once(self) -> bytes | None:
+        """See `ports.Answer`."""
+        parser = self._parser
+        slices = parser.slices
+        if not (slices and parser.is_over) or self.failure is not None:
+            return None
+        return slices.pop() if len(slices) == 1 else _all_of(slices)
+
     async def relay(self, sink: Outlet, line: Line) -> None:
         """See `ports.Answer`."""
         parser = self._parser
@@ -166,12 +179,9 @@ class Reply:
             return
         if self._is_flowing:
             self._unattended()
-        parser = self._parser
         self._connection = None
         del self._parser  # from now on another answer's
-        if parser.slices:
-            parser.slices.clear()
-        connection.end(parser.is_over and parser.keeps_alive and not parser.is_dirty and self.is_sent and self.failure is None)
+        connection.pool.ended(connection)
 
     # --- inside ---
 
@@ -264,6 +274,7 @@ class Reply:
 
     def _abort(self) -> None:
         if self._connection is not None:
+            self._connection.parser.told = None  # what still arrives, nobody asked for
             self._connection.abort()
 
 

@@ -32,14 +32,15 @@ _CLOSED, _OPEN, _HALF_OPEN = State  # as plain names: a member read off its clas
 class Tally:
     """How the attempts of the window went. The one thing here that changes in place: a success among successes is one addition."""
 
-    __slots__ = ("_buckets", "_now", "failures_in_a_row", "further", "until")
+    __slots__ = ("_buckets", "_now", "failures_in_a_row", "further", "is_over", "until")
 
     def __init__(self) -> None:
         self._now = [-1.0, 0, 0]  # bucket number, outcomes, failures
         self._buckets = deque([self._now], BUCKETS)
         self.failures_in_a_row = 0
         self.further = 0  # successes in the newest bucket that are not in its outcomes yet
-        self.until = 0.0  # when it is over
+        self.until = 0.0  # when that bucket is over
+        self.is_over = False  # nobody reads it any more: the breaker has opened, or was forgotten
 
     def add(self, now: float, failed: int, window_s: float) -> None:
         """In the bucket it is `now`."""
@@ -133,9 +134,11 @@ Key = tuple[str, str | None]
 
 
 class Turn:
-    """The leave to attempt. `saw` is called once it is known how the attempt went; only the first call counts."""
+    """The leave to attempt. `saw` is called once it is known how the attempt went. Of a closed breaker it is the leave of all who come
+    until `tally.is_over`: each of them says once how it went, and is `SPENT` then.
+    """
 
-    __slots__ = ("_all", "_breaker", "_key", "_rules")
+    __slots__ = ("_all", "_breaker", "_key", "_rules", "tally")
 
     is_allowed, retry_after_s = True, 0.0
     state = "closed"  # for the metric
@@ -145,32 +148,39 @@ class Turn:
         self._key = key
         self._breaker = breaker
         self._rules = rules
+        self.tally = breaker.tally
 
     def saw(self, ok: bool | None, now: float, retry_after_s: float | None = None) -> None:
         """True: it answered; False: a failure; None: nobody's fault (cancelled, refused, rate-limited)."""
-        all = self._all
-        if all is None:
-            return
-        self._all = None
-        breaker = self._breaker
-        if ok and breaker.state is _CLOSED:  # where it has opened since, nobody reads this tally any more
-            tally = breaker.tally
-            if now < tally.until and not tally.failures_in_a_row:
-                tally.further += 1
-            else:
-                tally.add(now, 0, self._rules.window_s)
+        tally = self.tally
+        if not ok:
+            self._told(ok, now, retry_after_s)
+        elif now < tally.until and not tally.failures_in_a_row:
+            tally.further += 1
         else:
-            all.saw(self._key, ok, breaker.epoch, now, self._rules, retry_after_s)
+            tally.add(now, 0, self._rules.window_s)
+
+    def _told(self, ok: bool | None, now: float, retry_after_s: float | None) -> None:
+        if self._all is not None:
+            self._all.saw(self._key, ok, self._breaker.epoch, now, self._rules, retry_after_s)
 
 
 class OddTurn(Turn):
-    """Of a breaker that is not closed: the leave to probe, or, without `all`, a refusal."""
+    """Of a breaker that is not closed: the leave of one to probe, or, without `all`, a refusal. Only the first word counts."""
 
     __slots__ = ("is_allowed", "retry_after_s", "state")
 
     def __init__(self, all: Breakers | None, key: Key, breaker: Breaker, rules: BreakerRules, retry_after_s: float = 0.0) -> None:
         super().__init__(all, key, breaker, rules)
         self.is_allowed, self.retry_after_s, self.state = all is not None, retry_after_s, breaker.state.value
+        self.tally.is_over = True
+
+    def saw(self, ok: bool | None, now: float, retry_after_s: float | None = None) -> None:
+        self._told(ok, now, retry_after_s)
+        self._all = None
+
+
+SPENT = OddTurn(None, ("", None), Breaker(), BreakerRules())
 
 
 class Breakers:
@@ -207,11 +217,13 @@ class Breakers:
         """A breaker that is not known yet, or, of names without end, the one they share."""
         key = (provider, model if model is None or len(model) <= MAX_NAME else None)
         if key not in self._all and len(self._all) >= MAX_KEYS:
-            self._all = {known: it for known, it in self._all.items() if not it.is_past(now, rules)}
+            for past in [known for known, it in self._all.items() if it.is_past(now, rules)]:
+                self._all.pop(past).tally.is_over = True
             key = key if len(self._all) < MAX_KEYS else (provider, None)
         return key, self._all.setdefault(key, Breaker())
 
     def _keep(self, key: Key, before: Breaker, after: Breaker) -> None:
         self._all[key] = after
         if after.state is not before.state:
+            before.tally.is_over = True
             self._on_change(key[0], key[1], after.state.value)

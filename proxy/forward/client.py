@@ -36,47 +36,37 @@ class Client:
         self._timer: asyncio.TimerHandle | None = None
         self._is_ticking_fast = False
 
-    async def send(self, request: Outgoing, timeouts: Timeouts, deadline: float) -> Reply:
+    async def send(self, request: Outgoing, timeouts: Timeouts, now: float, deadline: float) -> Reply:
         """See `ports.Upstream`. Never sends a request twice: each attempt has a hold and a row of its own."""
         to, body = request.to, request.body
         pool = self._last.get(to) or self._pool_of(to)
-        if pool.places:
-            pool.places -= 1
-        else:
-            await pool.enter()
-        kept = connection = pump = None
-        try:
+        connection = pool.take(now)
+        if connection is None:
+            connection = await pool.enter() or await self._connect(pool, to, timeouts, deadline)
             now = self._clock.monotonic()
-            connection = kept = pool.take(now)
-            if connection is None:
-                connection = await self._connect(pool, to, timeouts, deadline)
-                now = self._clock.monotonic()
-            reply = Reply(connection)
-            connection.begin(reply, timeouts, now, deadline, to.method == "HEAD")
-            if not self._is_ticking_fast:
-                self._arm(is_fast=True)
-            if body:
+        parser, transport = connection.parser, connection.transport
+        if to.method == "HEAD":
+            parser.is_to_head = True
+        reply = Reply(connection, timeouts, now, deadline)
+        if not self._is_ticking_fast:
+            self._arm(is_fast=True)
+        try:
+            if body and transport is not None:
                 request.is_sent = True
-                connection.write(b"%b\r\nContent-Length: %d\r\n\r\n" % (request.head, len(body)), body)
+                transport.writelines((b"%b\r\nContent-Length: %d\r\n\r\n" % (request.head, len(body)), body))
             else:
-                pump = self._upload(connection, reply, request)
-            parser = connection.parser
+                await self._write(connection, reply, request)
             while not parser.has_head:
                 await reply.news()
             return reply
         except BaseException as error:
-            pool.leave()
-            if connection is not None:
-                self._drop(pool, connection, error, is_new=kept is None)
+            self._drop(pool, connection, error)
             raise
-        finally:
-            if pump is not None:
-                pump.cancel()
 
-    def _drop(self, pool: Pool, connection: Connection, error: BaseException, *, is_new: bool) -> None:
+    def _drop(self, pool: Pool, connection: Connection, error: BaseException) -> None:
         """It brought no answer. Raises UpstreamFailed `stale` where it may have been closed under us."""
         pool.drop(connection)
-        if not is_new and not connection.parser.has_begun and isinstance(error, UpstreamFailed) and error.kind == "reset":
+        if connection.has_served and not connection.parser.has_begun and isinstance(error, UpstreamFailed) and error.kind == "reset":
             pool.drop_idle()  # what was opened before is likely to be as dead
             raise UpstreamFailed(error.code, "stale", sent=error.sent, detail=error.detail) from error
 
@@ -100,27 +90,31 @@ class Client:
         self._last[to] = pool
         return pool
 
-    # --- an upload ---
+    # --- a request without a body, and an upload ---
 
-    def _upload(self, connection: Connection, reply: Reply, request: Outgoing) -> asyncio.Future[None] | None:
-        """Body pieces out until all are sent, or until the provider answers: an early answer ends the upload. None: there is no body."""
+    async def _write(self, connection: Connection, reply: Reply, request: Outgoing) -> None:
+        """Body pieces out until all are sent and the provider answers: an early answer ends the upload."""
         head = request.head + framing_of(request)
         if request.body is not None or request.upload is None:
             request.is_sent = True
             connection.write(head)
-            return None
-        reply.is_sent = False
+            return
         pump = asyncio.ensure_future(self._pump(connection, reply, request, head))
         pump.add_done_callback(lambda done: None if done.cancelled() or done.exception() is None else reply.broken(_raised(done)))
-        return pump
+        try:
+            while not connection.parser.has_head:
+                await reply.news()
+        finally:
+            if pump.cancel():  # of the request something is left
+                connection.parser.is_last = True
 
     async def _pump(self, connection: Connection, reply: Reply, request: Outgoing, head: bytes) -> None:
         assert request.upload is not None
         left = request.upload_length
         connection.write(head)
-        connection.expect_head(NEVER)
+        reply.since = NEVER
         async for piece in request.upload():
-            connection.expect_head(self._clock.monotonic())
+            reply.since = self._clock.monotonic()
             if left is not None:
                 left -= len(piece)
             if left is not None and left < 0:
@@ -131,18 +125,27 @@ class Client:
                 parts = (piece,) if left is not None else (b"%x\r\n" % len(piece), piece, b"\r\n")
                 connection.write(*parts)
                 await connection.room()
-            connection.expect_head(NEVER)
+            reply.since = NEVER
         if left:
             raise Refusal(400, "invalid_request", "the body is not as long as its Content-Length says", should_retry=False, close=True)
         request.is_sent = True
         if left is None:
             connection.write(b"0\r\n\r\n")
-        connection.expect_head(self._clock.monotonic())
-        reply.is_sent = True
+        reply.since = self._clock.monotonic()
 
     # --- a new connection ---
 
     async def _connect(self, pool: Pool, to: Address, timeouts: Timeouts, deadline: float) -> Connection:
+        """In the place that was taken for it."""
+        try:
+            connection = await self._connected(pool, to, timeouts, deadline)
+        except BaseException:
+            pool.leave()
+            raise
+        pool.open.add(connection)
+        return connection
+
+    async def _connected(self, pool: Pool, to: Address, timeouts: Timeouts, deadline: float) -> Connection:
         now = self._clock.monotonic()
         tls = self._tls_of(to)
         origin = to.origin
@@ -150,7 +153,7 @@ class Client:
         try:
             async with asyncio.timeout(max(0.0, min(timeouts.connect, deadline - now))):
                 transport, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(now, pool.ended, self._heads),
+                    lambda: Connection(now, pool, self._heads),
                     origin.host,
                     origin.port,
                     ssl=tls,
@@ -158,9 +161,8 @@ class Client:
                 )
         except (OSError, UnicodeError) as error:
             raise _connect_failure(error) from error
-        pool.open.add(connection)
         if tls is not None and transport.get_extra_info("ssl_object").selected_alpn_protocol() not in (None, "http/1.1"):
-            pool.drop(connection)
+            connection.abort()
             raise UpstreamFailed("upstream_tls", "tls", sent=False, detail="the provider insists on another protocol than http/1.1")
         return connection
 
@@ -191,7 +193,7 @@ class Client:
         self._last.clear()  # what it names may be gone
         self._timer, self._is_ticking_fast = None, False
         if self._pools:
-            self._arm(is_fast=any(pool.places < pool.size for pool in self._pools.values()))
+            self._arm(is_fast=any(pool.is_busy for pool in self._pools.values()))
 
 
 def _raised(done: asyncio.Future[None]) -> BaseException:

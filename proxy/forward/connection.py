@@ -1,4 +1,4 @@
-"""One connection to a provider: bytes out, bytes in, and the deadlines of the answer under way. Never repeats a request."""
+"""One connection to a provider: bytes out, bytes in. Never repeats a request."""
 
 from __future__ import annotations
 
@@ -10,34 +10,28 @@ from typing import TYPE_CHECKING, cast
 
 from proxy.forward.known import KnownHeads
 from proxy.forward.parse import AnswerParser, Malformed
-from proxy.policy.plan import Timeouts
-from proxy.refusal import UpstreamCut, UpstreamFailed
 
 if TYPE_CHECKING:
-    from proxy.forward.answer import Reply
+    from proxy.forward.pool import Pool
 
 NEVER = float("inf")
 HELD_BYTES = 256 * 1024  # body bytes kept while nobody reads them; then the provider is paused
 
 
 class Connection(asyncio.Protocol):
-    """Serves one answer at a time; `on_end` hears once per answer whether the connection may serve another."""
+    """Serves one answer at a time: that which its parser tells."""
 
-    __slots__ = (
-        "_deadline", "_head_by", "_is_paused", "_last", "_on_end", "_pending", "_reply", "_room", "_timeouts", "born", "data_received",
-        "idle_since", "parser", "poll", "transport",
-    )  # fmt: skip
+    __slots__ = ("_room", "born", "data_received", "idle_since", "is_paused", "parser", "pending", "poll", "pool", "transport")
 
     data_received: Callable[[bytes], None]  # type: ignore[assignment]  # asyncio's is a method; ours says where reads go just now
 
-    def __init__(self, now: float, on_end: Callable[[Connection, bool], None], heads: KnownHeads | None = None) -> None:
-        self.born = self.idle_since = now
-        self._on_end = on_end
+    def __init__(self, now: float, pool: Pool, heads: KnownHeads | None = None) -> None:
+        self.born, self.idle_since = now, NEVER
+        self.pool = pool
         self.transport: asyncio.Transport | None = None
-        self._pending = 0  # bytes that the provider had not taken when that was last looked at
-        self._reply: Reply | None = None
+        self.pending = 0  # bytes that the provider had not taken when that was last looked at
         self._room: asyncio.Future[None] | None = None
-        self._is_paused = False
+        self.is_paused = False
         self.data_received = self._arrived
         self.parser = AnswerParser(heads)
 
@@ -55,11 +49,11 @@ class Connection(asyncio.Protocol):
 
     def _arrived(self, data: bytes) -> None:
         """One read of the socket, while nobody takes the body: not yet, or no more."""
-        reply = self._reply
-        if reply is None or reply.failure is not None:
+        parser = self.parser
+        reply = parser.told
+        if reply is None:
             self.abort()  # nobody asked
             return
-        parser = self.parser
         try:
             parser.feed(data)
         except Malformed as error:
@@ -71,7 +65,7 @@ class Connection(asyncio.Protocol):
             waiter.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        reply, self.transport = self._reply, None
+        reply, self.transport = self.parser.told, None
         self.parser.let_go()
         del self.data_received
         self._make_room()
@@ -84,63 +78,17 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._make_room()
 
-    # --- the life of one answer ---
-
-    def begin(self, reply: Reply, timeouts: Timeouts, now: float, deadline: float, is_to_head: bool) -> None:
-        """From here on what arrives is `reply`'s, and `check` holds it to its deadlines."""
-        self.parser.begin(reply, is_to_head)
-        self._reply, self._timeouts, self._deadline = reply, timeouts, deadline
-        self._head_by, self._last = now + timeouts.first_byte, now
-
     def attend(self, receive: Callable[[bytes], None] | None) -> None:
         """What arrives goes straight to `receive`; None: to the reply again."""
         if self.transport is not None:
             self.data_received = receive or self._arrived
             self.transport.set_protocol(self)  # uvloop looks the method up once, here
 
-    def end(self, is_reusable: bool) -> None:
-        """The answer lets go."""
-        self._reply = None
-        transport = self.transport
-        if is_reusable and transport is not None and not transport.get_write_buffer_size():
-            if self._is_paused:
-                self.resume()
-        else:
-            is_reusable = False
-            self.abort()
-        self._on_end(self, is_reusable)
-
-    def check(self, now: float) -> None:
-        """Called a few times a second: ends an answer that is late. A client that reads slowly is not the provider's fault."""
-        reply = self._reply
-        if reply is None or reply.is_idle:
-            return
-        if now >= self._deadline:
-            reply.broken(
-                UpstreamCut("upstream_timeout", "the call's total time is over")
-                if self.parser.has_head
-                else UpstreamFailed("upstream_timeout", "timeout", sent=True, status=504, detail="the call's total time is over")
-            )
-        elif not self.parser.has_head:
-            self._check_head(reply, now)
-        elif self._is_paused or self.parser.has_body:
-            self.parser.has_body, self._last = False, now
-        elif now - self._last >= self._timeouts.idle:
-            reply.broken(UpstreamCut("upstream_idle_timeout", f"nothing came for {self._timeouts.idle:g} s"))
-
-    def _check_head(self, reply: Reply, now: float) -> None:
-        before, self._pending = self._pending, self._unsent()
-        if self._pending < before and self._head_by != NEVER:  # a large request is still going out
-            self.expect_head(now)
-        elif now >= self._head_by:
-            detail = f"no complete head within {self._timeouts.first_byte:g} s"
-            reply.broken(UpstreamFailed("upstream_first_byte_timeout", "first_byte_timeout", sent=True, status=504, detail=detail))
-
-    def expect_head(self, now: float) -> None:
-        """The first-byte deadline runs from here. `NEVER`: it is the client's turn (an upload)."""
-        self._head_by = now + self._timeouts.first_byte
-
     # --- the wire ---
+
+    @property
+    def has_served(self) -> bool:
+        return self.idle_since != NEVER
 
     @property
     def is_closed(self) -> bool:
@@ -150,7 +98,7 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         if transport is not None:
             transport.writelines(parts)
-            self._pending = transport.get_write_buffer_size()
+            self.pending = transport.get_write_buffer_size()
 
     async def room(self) -> None:
         """Until the provider has taken enough of what was written."""
@@ -158,21 +106,22 @@ class Connection(asyncio.Protocol):
             await self._room
 
     def pause(self) -> None:
-        if not self._is_paused and not self.is_closed and self.transport is not None:
-            self._is_paused = True
+        if not self.is_paused and not self.is_closed and self.transport is not None:
+            self.is_paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self._is_paused and not self.is_closed and self.transport is not None:
-            self._is_paused = False
+        if self.is_paused and not self.is_closed and self.transport is not None:
+            self.is_paused = False
             self.transport.resume_reading()
 
     def abort(self) -> None:
         """Ends the connection at once, whatever is on its way."""
+        self.parser.is_last = True
         if self.transport is not None:
             self.transport.abort()
 
-    def _unsent(self) -> int:
+    def unsent(self) -> int:
         return self.transport.get_write_buffer_size() if self.transport is not None else 0
 
     def _make_room(self) -> None:

@@ -44,10 +44,9 @@ class Known:
 
     __slots__ = ("facts", "length_at", "match", "run_at", "runs")
 
-    def __init__(self, start: bytes, headers: RawHeaders, travelling: RawHeaders, reason: bytes, *, keeps_alive: bool) -> None:
+    def __init__(self, start: bytes, headers: RawHeaders, travelling: RawHeaders, reason: bytes) -> None:
         names = [name.lower() for name, _ in headers]
-        ends_at_close = b"content-length" not in names and b"transfer-encoding" not in names
-        self.facts = int(start[9:12]), reason, said_by(headers), keeps_alive, ends_at_close
+        self.facts = int(start[9:12]), reason, said_by(headers)
         self.length_at = 0  # among the groups; 0: no length is said
         self.runs: list[int] = []  # lines that travel, as on the wire
         reach = set(map(id, travelling))
@@ -79,8 +78,8 @@ class KnownHeads:
         self._reaching = reaching
         self._seen: dict[Key, Known | None] = {}
 
-    def learn(self, start: bytes, headers: RawHeaders, reason: bytes, *, keeps_alive: bool) -> Known | None:
-        """The form of a head that came whole and in one read, if it is worth one. `start`: its first line."""
+    def learn(self, start: bytes, headers: RawHeaders, reason: bytes) -> Known | None:
+        """The form of a head that came whole and in one read, and was not the last, if it is worth one. `start`: its first line."""
         names = tuple([(name, value if name.lower() in _CONSTANT else b"") for name, value in headers])
         if not headers or sum([len(name) + len(value) for name, value in headers]) > LARGEST:
             return None
@@ -92,7 +91,7 @@ class KnownHeads:
             return None
         known = self._seen[key]
         if known is None:
-            known = self._seen[key] = Known(start, headers, self._reaching(headers), reason, keeps_alive=keeps_alive)
+            known = self._seen[key] = Known(start, headers, self._reaching(headers), reason)
         return known
 
 

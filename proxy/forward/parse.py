@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import httptools
 
-from proxy.exchange import RawHeaders, Spoken
 from proxy.forward.known import LIKELY, Known, KnownHeads, said_by
+
+if TYPE_CHECKING:
+    from proxy.forward.answer import Reply
 
 HEAD_BYTES = 64 * 1024  # a whole head, interim answers before it included; also the most that may come in a row and be no body
 HEAD_LINES = 128
@@ -22,18 +24,6 @@ class _Swift:
     on_message_complete: Callable[[], None]
 
 
-class Told(Protocol):
-    """Where it is put down what a head says, once it is complete."""
-
-    status: int
-    reason: bytes
-    said: Spoken
-    length: int | None  # Content-Length; 0 where no body can be
-    split: RawHeaders  # the lines
-    block: bytes | None  # in their place, of a head of known form: as on the wire
-    lines: bytes | None  # those of them that reach the client
-
-
 class Malformed(Exception):
     """Not an HTTP/1.x answer, or one that two readers could read differently."""
 
@@ -42,15 +32,16 @@ _DUE = (None, None)  # of an answer: its beginning and its end
 
 
 class AnswerParser:
-    """One answer from each `begin` on, fed read by read. `slices` are the body bytes not taken yet: whoever ends the answer clears them.
+    """One answer from each `begin` on, fed read by read. `slices` are the body bytes not taken yet: whoever ends the answer clears them,
+    and `told`, where it is put down what the head says.
 
     A head like one that came before is read by its form, and if its body came whole with it, that is the answer. Where more is to come,
     llhttp reads both; any other head line by line.
     """
 
     __slots__ = (
-        "_heads", "_is_11", "_is_new", "_is_to_head", "_likely", "_lines", "_parser", "_said", "_swift", "_told", "due", "ends_at_close",
-        "has_begun", "has_body", "has_head", "is_dirty", "is_over", "keeps_alive", "no_body", "on_body", "on_status", "read", "slices",
+        "_heads", "_is_11", "_is_new", "_likely", "_lines", "_parser", "_said", "_swift", "due", "ends_at_close", "has_begun", "has_body",
+        "has_head", "is_last", "is_over", "is_to_head", "no_body", "on_body", "on_status", "read", "slices", "told",
     )  # fmt: skip
 
     def __init__(self, heads: KnownHeads | None = None) -> None:
@@ -65,20 +56,21 @@ class AnswerParser:
         swift.on_body, swift.on_message_begin, swift.on_message_complete = self.on_body, self.due.pop, self.due.pop
         self._parser = self._swift = httptools.HttpResponseParser(swift)
         self.read = self._swift.feed_data
-        self.is_dirty = False  # bytes came after the end: this connection is no longer to be trusted
+        self.is_last = False  # no other answer may be read from this connection: so it is said, or bytes came after the end
+        self.is_to_head = False  # until this answer is over
+        self.told: Reply | None = None
         self.has_head = self.ends_at_close = self.has_body = False
         self.no_body = 0
         self.has_begun = self.is_over = True  # no answer is due yet
 
-    def begin(self, told: Told, is_to_head: bool = False) -> None:
-        """What comes from here on is another answer. The one before it is over, and was not dirty."""
-        self._told = told
-        self.has_begun = self.has_head = self.has_body = self.is_over = False
-        self._is_to_head = is_to_head
+    def begin(self, told: Reply) -> None:
+        """What comes from here on is another answer. The one before it is over, and was not the last."""
+        self.told = told
+        self.has_begun = self.has_head = self.is_over = False
 
     def feed(self, data: bytes) -> None:
-        """One read of the socket. Raises Malformed; never after the end of the answer, that only makes it dirty."""
-        if self.has_begun or self._is_to_head:
+        """One read of the socket. Raises Malformed; never after the end of the answer, that only makes it the last."""
+        if self.has_begun or self.is_to_head:
             self._feed_on(data)
             return
         for known in self._likely:
@@ -88,28 +80,26 @@ class AnswerParser:
         else:
             self._feed_head(data)
             return
-        groups, told = found.groups(), self._told
+        groups = found.groups()
+        told: Reply = self.told  # type: ignore[assignment]  # whoever feeds has asked
         at, body = known.length_at, found.end()
         told.length = length = int(groups[at]) if at else None
         if length == len(data) - body:  # as nearly always: nothing is left to be read
             if length:
                 self.slices.append(data[body:])
-                self.has_body = True
             self.is_over = True
         elif not self._is_sound(data):
             self._feed_head(data)
             return
-        told.status, told.reason, told.said, self.keeps_alive, self.ends_at_close = known.facts
+        told.status, told.reason, told.said = known.facts
         told.block = groups[0]
         told.lines = groups[known.run_at] if known.run_at else b"\r\n".join(map(groups.__getitem__, known.runs))
         self.has_begun = self.has_head = True
-        if not (self.is_over or self.has_body):
-            self.noise(data)
 
     def _feed_on(self, data: bytes) -> None:
         """A read that is not the first, or has no form."""
         if self.is_over:
-            self.is_dirty = True
+            self.is_last = True
         elif self.has_head:
             before = len(self.slices)
             try:
@@ -141,14 +131,17 @@ class AnswerParser:
             self.slices.clear()
             return False
         self.is_over, self.has_body = not self.due, bool(self.slices)  # the latter: whoever asks may say False again
-        self.no_body = 0
+        self.ends_at_close, self.no_body = False, 0
+        if not (self.is_over or self.has_body):
+            self.has_head = True
+            self.noise(data)
         return True
 
     def faulty(self, error: httptools.HttpParserError) -> None:
         """What `read` raised. Raises Malformed, unless the answer had ended."""
         if self.due:
             raise Malformed(str(error.__context__ or error)) from error
-        self.is_over = self.is_dirty = True
+        self.is_over = self.is_last = True
 
     def _feed_head(self, data: bytes) -> None:
         """Line by line."""
@@ -173,20 +166,21 @@ class AnswerParser:
                 self.noise(data)
         elif self.no_body > HEAD_BYTES:
             raise Malformed("the head is too large")
-        if self.is_over and self._is_to_head:  # llhttp does not know that no body follows, and waits for one
-            self.is_dirty = self.is_dirty or bool(self.slices)
+        if self.is_over and self.is_to_head:  # llhttp does not know that no body follows, and waits for one
+            self.is_last = self.is_last or bool(self.slices)
+            self.is_to_head = False
             self.slices.clear()
         elif self.has_head and self._is_new and self._heads is not None:
             self._learn(data)
 
     def _learn(self, data: bytes) -> None:
         """The next head of this form will be known by it."""
+        told: Reply = self.told  # type: ignore[assignment]  # whoever feeds has asked
         assert self._heads is not None
-        told = self._told
-        if told.status in (204, 304) or not self._is_11:
+        if told.status in (204, 304) or self.is_last or not self._is_11:
             return
         start = data.partition(b"\r\n")[0]
-        known = self._heads.learn(start, told.split, told.reason, keeps_alive=self.keeps_alive)
+        known = self._heads.learn(start, told.split, told.reason)
         if known is not None and known not in self._likely and known.match(data):
             self._likely = [known, *self._likely[: LIKELY - 1]]
 
@@ -204,7 +198,8 @@ class AnswerParser:
         self._lines.append((name, value.rstrip()))  # llhttp leaves blanks and tabs at its end. Trailers come too: nobody looks at them
 
     def on_headers_complete(self) -> None:
-        parser, lines, told = self._parser, self._lines, self._told
+        parser, lines = self._parser, self._lines
+        told: Reply = self.told  # type: ignore[assignment]  # whoever feeds has asked
         status = parser.get_status_code()
         if status < 200 and status != 101:
             return
@@ -217,12 +212,12 @@ class AnswerParser:
             raise Malformed("the head is too large")
         told.status, told.reason, told.split = status, b"".join(self._said), tuple(lines)
         told.said, told.block, told.lines = said_by(told.split), None, None
-        self.keeps_alive = parser.should_keep_alive()
+        self.is_last = self.is_last or not parser.should_keep_alive()
         said = dict(lines).get(b"Content-Length")  # llhttp lets neither another length nor a coding stand beside one, nor what is no number
         if said is None:
             said = self._other_framing(is_http10=not is_11)
         told.length = None if said is None else int(said)
-        if self._is_to_head or status in (204, 304):
+        if self.is_to_head or status in (204, 304):
             told.length = 0
             self.due.clear()
         self.has_head, self.no_body = True, 0

@@ -1,4 +1,4 @@
-"""The connections of one provider: a bounded number in use, a stack of idle ones. Opens none itself."""
+"""The connections of one provider: a bounded number, of them a stack of idle ones. Opens none itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 
 from proxy.forward.connection import Connection
+from proxy.forward.late import check
 from proxy.refusal import UpstreamFailed
 
 WAIT_S = 1.0  # for a free place, then 503 upstream_pool_exhausted
@@ -14,43 +15,67 @@ AGE_S = 300.0  # and no connection is used again when older: DNS changes are fol
 
 
 class Pool:
-    """At most `size` connections in use; idle ones are taken first, the last used one before the others."""
+    """At most `size` connections, in use or not; idle ones are taken first, the last used one before the others."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.open: set[Connection] = set()  # all that are in use, or may be
         self._idle: list[Connection] = []
         self._now = 0.0  # as of the last request or sweep: exact enough to tell how long a connection has been idle
-        self.places = size  # free ones: take one, or wait in `enter`; `leave` gives it up
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self.places = size  # for more of them: `enter` takes one, `leave` gives it up
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
 
     @property
     def is_empty(self) -> bool:
-        return not self._idle and self.places == self.size
+        return self.places == self.size
 
-    async def enter(self) -> None:
-        """Waits for a place where none is free. Raises UpstreamFailed `upstream_pool_exhausted` after a second."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+    @property
+    def is_busy(self) -> bool:
+        return len(self.open) > len(self._idle)
+
+    async def enter(self) -> Connection | None:
+        """Where none is idle: a place for a new one (None), else the next that is free. Raises UpstreamFailed `upstream_pool_exhausted`
+        after a second.
+        """
+        if self.places:
+            self.places -= 1
+            return None
         try:
             async with asyncio.timeout(WAIT_S):
-                await waiter
-        except BaseException as error:
-            if waiter.done() and not waiter.cancelled():  # given a place, and called off before it knew
-                self.leave()
-            if isinstance(error, TimeoutError):
-                detail = f"all {self.size} connections are in use"
-                raise UpstreamFailed("upstream_pool_exhausted", "pool", sent=False, status=503, detail=detail) from error
-            raise
+                return await self._next()
+        except TimeoutError as error:
+            detail = f"all {self.size} connections are in use"
+            raise UpstreamFailed("upstream_pool_exhausted", "pool", sent=False, status=503, detail=detail) from error
 
-    def leave(self) -> None:
-        """The place goes to whoever has waited longest."""
+    async def _next(self) -> Connection | None:
+        while not self.places:
+            waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                connection = await waiter
+            except BaseException:
+                if waiter.done() and not waiter.cancelled():  # given something, and called off before it knew
+                    self.leave(waiter.result())
+                raise
+            if connection is None:
+                return None
+            self._idle.append(connection)
+            if (fit := self.take(self._now)) is not None:
+                return fit
+        self.places -= 1
+        return None
+
+    def leave(self, connection: Connection | None = None) -> None:
+        """What is free, a connection or a place for one, goes to whoever has waited longest."""
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(connection)
                 return
-        self.places += 1
+        if connection is None:
+            self.places += 1
+        else:
+            self._idle.append(connection)
 
     def take(self, now: float) -> Connection | None:
         """An idle connection that is fit for a request, if there is one."""
@@ -67,23 +92,28 @@ class Pool:
             self.drop(connection)
         return None
 
-    def ended(self, connection: Connection, is_reusable: bool) -> None:
-        """An answer is over, and with it the use of a place."""
-        if is_reusable:
+    def ended(self, connection: Connection) -> None:
+        """Who read an answer lets go. Its connection may serve another where nothing of this one is left."""
+        parser, transport = connection.parser, connection.transport
+        parser.told = None
+        if parser.slices:
+            parser.slices.clear()
+        if parser.is_over and not parser.is_last and transport is not None and not transport.get_write_buffer_size():
+            if connection.is_paused:
+                connection.resume()
             connection.idle_since = self._now
-            self._idle.append(connection)
+            if self._waiting:
+                self.leave(connection)
+            else:
+                self._idle.append(connection)
         else:
-            self.open.discard(connection)
-        if self._waiting:
-            self.leave()
-        else:
-            self.places += 1
+            self.drop(connection)
 
     def sweep(self, now: float) -> None:
         """Holds the answers under way to their deadlines and closes what has been idle too long, or was closed by the provider."""
         self._now = now
         for connection in tuple(self.open):
-            connection.check(now)
+            check(connection, now)
         fit = [one for one in self._idle if now - one.idle_since < IDLE_S and now - one.born < AGE_S and not one.is_closed]
         if len(fit) < len(self._idle):
             for connection in self._idle:
@@ -102,5 +132,8 @@ class Pool:
         self._idle.clear()
 
     def drop(self, connection: Connection) -> None:
-        self.open.discard(connection)
+        """Its place is free."""
         connection.abort()
+        if connection in self.open:
+            self.open.remove(connection)
+            self.leave()

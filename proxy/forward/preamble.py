@@ -43,7 +43,7 @@ async def first_error(answer: Answer, dialect: Dialect, op: Operation, limit: in
 
     Raises UpstreamCut where the provider dies before any content.
     """
-    if stream_format_of(op, answer.said.kind) != "sse":
+    if stream_format_of(op.variant, answer.said.kind) != "sse":
         return None
 
     told: str | None = None

@@ -6,6 +6,7 @@ from proxy.exchange import RawHeaders
 from proxy.ports import Line
 from proxy.refusal import UpstreamCut
 
+REFLECTED = "the provider's answer holds the key that Sluice sent"
 _GONE = b"[redacted]"
 
 
@@ -41,7 +42,7 @@ class NoReflection:
         if self._held:
             data, self._held = self._held + data, b""
         if data.find(self._secret) >= 0:  # half as dear as `in`
-            raise KeyReflected("upstream_cut", "the provider's answer holds the key that Sluice sent")
+            raise KeyReflected("upstream_cut", REFLECTED)
         at = data.find(self._first, -self._most)
         return data if at < 0 else self._withheld(data, at)
 

@@ -45,6 +45,7 @@ class Shaping:
         """
         self._method, self._route, self._op, self._source = call.method, call.route, op, source
         self._lines, self._accepted = lines, accept_encoding
+        self.names_model = op.model is not None  # the head: then a body may have to be reworded that names the same
         self._forms: dict[tuple[object, ...], Form] = {}
 
     def shape(

@@ -25,7 +25,7 @@ SEND_ONE = "send a Sluice key (slk-…) or a token as `Authorization: Bearer`, x
 
 
 @dataclass(frozen=True, slots=True)
-class _Met:
+class Met:
     """A credential that was found good under these rules, with the records that made it so."""
 
     rules: CallerRules
@@ -43,19 +43,22 @@ class Identify:
         self._find_key, self._secret, self._clock = find_key, secret, clock
         self._tokens = Tokens(clock, jwks)
         self._table = KeyTable(CallerRules())
-        self._met: dict[bytes, _Met] = {}  # under the rules of the table, by digest; b"" is nobody's
-        self._strangers: dict[bytes, _Met] = {}  # those with a key of a provider
+        self._met: dict[bytes, Met] = {}  # under the rules of the table, by digest; b"" is nobody's
+        self._strangers: dict[bytes, Met] = {}  # those with a key of a provider
 
     def met(self, call: Call, rules: CallerRules) -> Caller | None:
         """Whose credential was found good before, and still is: what `who` would say. None: ask that."""
         seen = call.seen
-        met: Any = (seen and seen.get(_Met)) or self._met_by_digest(call)
-        if met is None or met.rules is not rules or self._find_key(met.digest) is not met.minted:  # of which a change is another record
-            return None
-        caller: Caller = met.caller
-        return caller if met.until is None or self._clock.now_ns() < met.until else None
+        met: Any = (seen and seen.get(Met)) or self._met_by_digest(call)
+        return met.caller if met is not None and met.rules is rules and self.is_met(met) else None
 
-    def _met_by_digest(self, call: Call) -> _Met | None:
+    def is_met(self, met: Met) -> bool:
+        """Is it still good, the rules being the same?"""
+        if self._find_key(met.digest) is not met.minted:  # of which a change is another record
+            return False
+        return met.until is None or self._clock.now_ns() < met.until
+
+    def _met_by_digest(self, call: Call) -> Met | None:
         """No form of the credential is looked at: it is another one, and not met, unless it has the digest of a good one."""
         place: Any = call.kept.get(PLACE)
         if not place:
@@ -68,7 +71,7 @@ class Identify:
         digest = sha256(said.encode()).digest()
         met = self._met.get(digest) or self._strangers.get(digest)
         if met is not None and call.seen is not None:
-            call.seen[_Met] = met
+            call.seen[Met] = met
         return met
 
     async def who(self, call: Call, rules: CallerRules, is_own_provider: Callable[[str, str], bool] = eq) -> Caller:
@@ -88,7 +91,7 @@ class Identify:
                 self._remember(b"", None, None, _placed(_anonymous(rules), rules))
             nobody = self._met[b""]
             if call.seen is not None:
-                call.seen[_Met] = nobody
+                call.seen[Met] = nobody
             return nobody.caller
         digest = digest_of(credential)
         minted = self._find_key(digest)
@@ -107,7 +110,7 @@ class Identify:
         if len(self._met) >= MAX_MET:
             self._met.clear()
         ends = [record.expires_ns for record in (minted, declared) if record is not None and record.expires_ns is not None]
-        self._met[digest] = _Met(self._table.rules, digest, minted, declared, caller, min(ends, default=None))
+        self._met[digest] = Met(self._table.rules, digest, minted, declared, caller, min(ends, default=None))
         return caller
 
     async def _named(
@@ -166,7 +169,7 @@ class Identify:
         caller = _placed(Caller(name=name, kind="pass_through", tier=rules.pass_through or None, key=name), rules)
         if len(self._strangers) >= MAX_STRANGERS:
             self._strangers.clear()
-        self._strangers[digest] = _Met(rules, digest, None, None, caller, None)
+        self._strangers[digest] = Met(rules, digest, None, None, caller, None)
         return caller
 
 

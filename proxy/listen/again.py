@@ -24,15 +24,16 @@ class Known:
     the credential, where one line holds it. It tells the newest request, until the next one is read."""
 
     __slots__ = (
-        "_end", "_head", "_holes", "_size", "_until_first", "_until_last", "cors", "fields", "id", "kept", "length", "method", "path",
-        "raw_headers", "route", "seen", "under",
+        "_holes", "_until_first", "_until_last", "cors", "end", "fields", "head", "id", "is_head", "kept", "length", "method", "path",
+        "raw_headers", "route", "seen", "size", "under",
     )  # fmt: skip
     version, should_close, upgrade, chunked = HttpVersion11, False, False, False
 
     def __init__(self, data: bytes, message: RawRequestMessage, holes: list[tuple[int, int, int]], length: int) -> None:
         """`data`: the head. `holes`: which of the lines, and from where to where its value stands."""
-        self._head, self._end, self._size, self.length = data, len(data), len(data) + length, length
+        self.head, self.end, self.size, self.length = data, len(data), len(data) + length, length
         self.method, self.path, self.raw_headers = message.method, message.path, message.raw_headers
+        self.is_head = message.method == "HEAD"
         ends = [*(start for _, start, _ in holes[1:]), len(data)]
         self._until_first, self._until_last = data[: holes[0][1]], data[: holes[-1][1]]
         self._holes = [
@@ -52,10 +53,10 @@ class Known:
     def read(self, data: bytes) -> tuple[bytes, int] | None:
         """What has come of the body of the request that `data` begins and no other follows, and how many bytes are due. None: it wants the
         parser."""
-        if not data.startswith(self._head) and not self._is_with_others(data):
+        if not data.startswith(self.head) and not self._is_with_others(data):
             return None
-        due = self._size - len(data)
-        return (data[self._end :], due) if due >= 0 else None
+        due = self.size - len(data)
+        return (data[self.end :], due) if due >= 0 else None
 
     def _is_with_others(self, data: bytes) -> bool:
         """Is it the same head, with another length or another credential?"""
@@ -80,7 +81,7 @@ class Known:
             if end < 0 or not data.startswith(after, end):
                 return False
             end += len(after)
-        self._head, self._end, self._size, self._until_last = data[:end], end, end + length, data[:begin]
+        self.head, self.end, self.size, self._until_last = data[:end], end, end + length, data[:begin]
         self.length, self.raw_headers, self.fields = length, tuple(raw), fields
         return True
 

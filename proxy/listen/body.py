@@ -21,18 +21,15 @@ SMALL = 64 * 1024  # an unread body up to this size is read and thrown away, and
 class Whole:
     """`ports.Body` that has all come with its head; and the part of aiohttp's StreamReader that its connection needs."""
 
-    __slots__ = ("_body", "_connection", "expects", "length")
+    __slots__ = ("body", "connection", "expects", "length")
+    connection: Connection  # this and what follows are told by whoever makes it
+    body: bytes | None  # None: the client is gone
     length: int  # told as soon as the head is read
     expects: bool  # as well; never: no head that is known again does
 
-    def __init__(self, connection: Connection, body: bytes) -> None:
-        self._connection = connection
-        self._body: bytes | None = body  # None: the client is gone
-
-    @property
     def is_harmless(self) -> bool:
         """See ClientBody."""
-        return not self._connection.is_broken
+        return not self.connection.is_broken
 
     def is_eof(self) -> bool:
         """Is there no more to come? As aiohttp's: what has come may be unread."""
@@ -42,21 +39,24 @@ class Whole:
         return b""
 
     def set_exception(self, exc: BaseException) -> None:
-        self._body = None
+        self.body = None
 
-    async def read(self, limit: int) -> bytes:
+    def at_once(self, limit: int) -> bytes | None:
         """Raises what ClientBody raises."""
         if self.length > limit:
             raise _too_long(self.length, limit)
-        if (body := self._body) is None:
+        if (body := self.body) is None:
             raise ClientGone
-        if self._connection.is_broken:
+        if self.connection.is_broken:
             raise _misframed()
-        self._body = b""
+        self.body = b""
         return body
 
+    async def read(self, limit: int) -> bytes:
+        return self.at_once(limit) or b""
+
     async def stream(self, limit: int) -> AsyncIterator[bytes]:
-        if body := await self.read(limit):
+        if body := self.at_once(limit):
             yield body
 
 
@@ -66,7 +66,7 @@ class Coming(Whole):
     __slots__ = ("_due", "_waiter")
 
     def __init__(self, connection: Connection, body: bytes, length: int) -> None:
-        self._connection, self._body, self.length, self._due = connection, body, length, length - len(body)
+        self.connection, self.body, self.length, self._due = connection, body, length, length - len(body)
         self._waiter: asyncio.Future[None] | None = None
 
     def is_eof(self) -> bool:
@@ -74,15 +74,15 @@ class Coming(Whole):
 
     def feed_data(self, data: bytes) -> None:
         self._due -= len(data)
-        if self._body is not None:
-            self._body += data
+        if self.body is not None:
+            self.body += data
         self._wake()
 
     def feed_eof(self) -> None:
         """As aiohttp's; it is known when the last byte comes."""
 
     def set_exception(self, exc: BaseException) -> None:
-        self._body = None
+        self.body = None
         self._wake()
 
     async def readany(self) -> bytes:
@@ -90,28 +90,31 @@ class Coming(Whole):
         await self._news(None)
         return b""
 
+    def at_once(self, limit: int) -> bytes | None:
+        return None if self._due else Whole.at_once(self, limit)
+
     async def read(self, limit: int) -> bytes:
         waited = 0.0
-        while self._due and self._body is not None and self.length <= limit:
+        while self._due and self.body is not None and self.length <= limit:
             waited += await self._more(waited)
-        return await Whole.read(self, limit)
+        return Whole.at_once(self, limit) or b""
 
     async def stream(self, limit: int) -> AsyncIterator[bytes]:
         waited = 0.0
         while self._due and self.length <= limit:
-            if self._body:
-                piece, self._body = self._body, b""
+            if self.body:
+                piece, self.body = self.body, b""
                 yield piece
-            elif self._body is None:
+            elif self.body is None:
                 raise ClientGone
             else:
                 waited += await self._more(waited)
-        if piece := await Whole.read(self, limit):
-            yield piece
+        if rest := Whole.at_once(self, limit):
+            yield rest
 
     async def _more(self, waited: float) -> float:
         """The seconds until the next bytes are there. Slower than the pace or silent: 408."""
-        began, deadlines = monotonic(), self._connection.deadlines
+        began, deadlines = monotonic(), self.connection.deadlines
         pace_s = deadlines.body_grace + (self.length - self._due) / MIN_RATE - waited
         try:
             await self._news(min(deadlines.body_idle, pace_s))
@@ -149,12 +152,14 @@ class ClientBody:
         self.length: int | None = None  # told as soon as the head is read
         self.expects = False  # the client waits for a 100 before it sends
 
-    @property
     def is_harmless(self) -> bool:
         """May the connection serve another request after a reply that leaves this body unread?"""
         if self._connection.is_broken or self.expects:
             return False
         return self.content.is_eof() or (self.length is not None and self.length <= SMALL)
+
+    def at_once(self, limit: int) -> bytes | None:
+        return None
 
     async def read(self, limit: int) -> bytes:
         """All of it. `limit` is in bytes. Raises Refusal 413 `too_large`, 408 `request_timeout`, 400 `invalid_request`; ClientGone."""

@@ -11,6 +11,7 @@ import secrets
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import cast
 
 from aiohttp import HttpVersion11, web
@@ -23,7 +24,7 @@ from proxy.listen.connection import CLOSED, Connection, Deadlines
 from proxy.listen.errors import place_of, word
 from proxy.listen.headers import check_handshake, ids, lower, read_call
 from proxy.listen.heads import Heads
-from proxy.listen.sink import ClientSink
+from proxy.listen.sink import ClientSink, sink_of
 from proxy.listen.straight import Content, Server, Straight
 from proxy.listen.target import route
 from proxy.policy.plan import Provider
@@ -41,10 +42,7 @@ _DEADLINES = Deadlines()
 
 @value(frozen=True, slots=True)
 class Settings:
-    """What the edge needs of the policy; asked for anew for every request, so that a reload holds from the next one on.
-
-    The same object as long as nothing changed: what is known of heads is forgotten with it.
-    """
+    """What the edge needs of the policy. Another object wherever something changed: what is known of heads is forgotten with it."""
 
     providers: Mapping[str, Provider]
     default_provider: str
@@ -54,7 +52,8 @@ class Settings:
 
 
 class Edge:
-    """One listening socket. `run` answers a call through its sink; `upgrade` bridges a WebSocket on a realtime path.
+    """One listening socket. `run` answers a call through its sink; `upgrade` bridges a WebSocket on a realtime path. `settings` may be set
+    anew: they hold from the next request on.
 
     `on_refusal` is told code and id of every refusal that never was a call. `most` bounds the connections; None: 0.8 of RLIMIT_NOFILE / 2.
     """
@@ -63,14 +62,15 @@ class Edge:
         self,
         run: Run,
         upgrade: Upgrade,
-        settings: Callable[[], Settings],
+        settings: Settings,
         clock: Clock,
         *,
         on_refusal: Callable[[str, str], None] = lambda code, request_id: None,
         deadlines: Deadlines = _DEADLINES,
         most: int | None = None,
     ) -> None:
-        self._run, self._upgrade, self._settings, self._clock, self._on_refusal = run, upgrade, settings, clock, on_refusal
+        self._run, self._upgrade, self.settings, self._on_refusal = run, upgrade, settings, on_refusal
+        self._now_ns, self._monotonic = clock.now_ns, clock.monotonic
         self._deadlines = deadlines
         self._most = most if most is not None else _most_connections()
         self._ids = ids(secrets.token_hex(8))
@@ -111,6 +111,7 @@ class Edge:
     def stop_accepting(self) -> None:
         """No new connection; a further call on a kept one is refused (503 `draining`), and replies under way say `Connection: close`."""
         self._is_closing = True
+        self.settings = replace(self.settings)  # no head is known under them
         if self._listener is not None:
             self._listener.close()
         if self._path is not None and os.path.exists(self._path):
@@ -147,32 +148,30 @@ class Edge:
         if transport is None:
             return CLOSED
         body = content if isinstance(content, Whole) else ClientBody(connection, content)
-        settings, uid = self._settings(), next(self._ids)
-        known = message if type(message) is Known and message.under is settings and not self._is_closing else None
-        if known is not None:
-            id_, body.length = known.id or uid, known.length
-            sink = ClientSink(connection, transport, body, known.method == "HEAD", True, True, id_, known.cors)
+        run, now_ns, monotonic = self._run, self._now_ns, self._monotonic  # read, then called, is half as dear
+        uid, call = next(self._ids), None
+        if type(message) is Known and message.under is self.settings:
+            id_, body.length = message.id or uid, message.length
+            sink = sink_of(connection, transport, body, message.is_head, True, True, id_, message.cors)
+            call = Call(
+                uid, id_, id_ is not uid, message.method, message.route, message.raw_headers, message.fields, connection.peer,
+                now_ns(), monotonic(), message.kept, message.seen,
+            )  # fmt: skip
         else:
             speaks_11 = message.version == HttpVersion11
             keeps = speaks_11 and not (message.should_close or self._is_closing)
-            sink = ClientSink(connection, transport, body, message.method == "HEAD", speaks_11, keeps, id_ := uid, ())
+            sink = sink_of(connection, transport, body, message.method == "HEAD", speaks_11, keeps, uid, ())
         connection.serving = sink
         self._calls.add(sink)
         try:
-            if known is not None:
-                clock = self._clock
-                call = Call(
-                    uid, id_, id_ is not uid, known.method, known.route, known.raw_headers, known.fields, connection.peer,
-                    clock.now_ns(), clock.monotonic(), known.kept, known.seen,
-                )  # fmt: skip
-            elif (read := self._read(settings, message, connection, body, sink)) is None:
-                return sink.reply()
-            elif request is not None and _is_session(read, settings):
-                return await self._bridged(read, request, message, sink)
-            else:
-                call = read
-            await self._run(call, body, sink)
-            return sink.reply()
+            if call is None:
+                call = self._read(self.settings, message, connection, body, sink)
+                if call is None:
+                    return sink.reply
+                if request is not None and _is_session(call, self.settings):
+                    return await self._bridged(call, request, message, sink)
+            await run(call, body, sink)
+            return sink.reply
         except Exception as error:
             return self._failed(error, message, sink, request)
         finally:
@@ -216,9 +215,8 @@ class Edge:
         where = head.route
         if where is None:
             where = head.route = route(message.path, fields, settings.providers, settings.default_provider)
-        clock = self._clock
-        raw, id_, peer, at_ns = message.raw_headers, sink.request_id, connection.peer, clock.now_ns()
-        call = read_call(message.method, where, raw, fields, id_, peer, at_ns, clock.monotonic(), head.kept)
+        raw, id_, peer, at_ns = message.raw_headers, sink.request_id, connection.peer, self._now_ns()
+        call = read_call(message.method, where, raw, fields, id_, peer, at_ns, self._monotonic(), head.kept)
         sink.request_id = call.id
         if settings.draining or self._is_closing:
             raise Refusal(503, "draining", retry_after=1, close=True)
@@ -239,11 +237,11 @@ class Edge:
     def _worded(self, no: Refusal, message: Message, sink: ClientSink, request: web.BaseRequest | None) -> web.StreamResponse:
         if not sink.is_started and (request is None or not request.writer.output_size):  # a WebSocket that is open takes no HTTP reply
             sink.refuse(no, self._dialect_for(message), ())
-        return sink.reply()
+        return sink.reply
 
     def _dialect_for(self, message: Message) -> str:
         """The dialect that the target asks for; OpenAI's where it asks for none."""
-        settings = self._settings()
+        settings = self.settings
         fields = {lower(name): said.decode("latin-1") for name, said in message.raw_headers}
         try:
             where = route(message.path, fields, settings.providers, settings.default_provider)

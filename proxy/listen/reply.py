@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from proxy.exchange import NANO, RawHeaders
 from proxy.listen.headers import ByName, answer_headers
 from proxy.ports import Answer
-from proxy.standings import NO_STANDINGS, Standings, Term, Terms
+from proxy.standings import NO_STANDINGS, Standings, Terms
 
 _PRINTABLE = bytes([byte if 0x20 <= byte < 0x7F else 0x3F for byte in range(256)])  # the rest: "?"
 _TOKEN_LIST = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,4096}")
@@ -23,7 +23,8 @@ _NAMES = {
     **dict.fromkeys((b"ratelimit", b"ratelimit-policy"), _IETF),
 }
 _SAID = ByName(lambda name: _NAMES.get(name, 0))
-_THEIRS, _ID_AT, _OVERHEAD, _WHOLE, _REST, _ROW = range(6)  # where each figure is among all; from the last on, `Standings.row`
+_THEIRS, _ID_AT, _OVERHEAD, _ROW = 0, 1, 3, 4  # where each figure is among all; from the last on, what replies tell of `Standings.row`
+_BELOW, _MORE = b"0.%09d", b"%b"  # less than a dollar, and more, which is written apart
 _UNITS = {"requests": b"", "tokens": b';qu="tokens"', "concurrency": b';qu="concurrent-requests"'}  # the first is what no unit means
 _DONE_TO = {"mask": "masked", "flag": "flagged", "block": "blocked"}
 Places = tuple[bytes, tuple[int, ...]]  # a line with places for figures, and which figures these are
@@ -91,16 +92,21 @@ def our_lines(
     given only where another model answered; `reserved_nanousd` was held, `cost_nanousd` where it is known already; `found` is the
     story's (entity, direction, action) → count.
     """
-    rate, row = standings.rate, standings.row
     limit: int | str | None = standings.first
+    rate, row = standings.rate, standings.row
     may_reset = status < 400  # no limit's reset in an error that no limit caused: cohere's SDK sleeps until it
     if no is not None:
         limit, rate, may_reset, row = _refused(no, standings, may_reset)
-    form, pick = _form(
-        said, overhead_ms is not None, limit, rate, may_reset, standings.terms, provider, attempts, model, reserved_nanousd > 0, not theirs
+    reserved: int | bytes = reserved_nanousd
+    price = _BELOW if reserved_nanousd else b""
+    if reserved_nanousd >= NANO:
+        reserved, price = b"%d.%09d" % divmod(reserved_nanousd, NANO), _MORE
+    form, upto, pick = _form(
+        said, overhead_ms is not None, limit, rate, may_reset, standings.terms, provider, attempts, model, price, not theirs
     )
     id_ = request_id.encode("ascii", "replace").translate(_PRINTABLE)
-    lines: bytes = form % pick([theirs, id_, overhead_ms, reserved_nanousd // NANO, reserved_nanousd % NANO, *row])
+    figures: Any = (theirs, id_, id_, overhead_ms, *row[:upto], reserved)
+    lines: bytes = form % (figures if pick is None else pick(figures))
     if found or should_retry is not None or cost_nanousd is not None:
         lines += _rare_lines(cost_nanousd, found, should_retry)
     return lines
@@ -109,24 +115,21 @@ def our_lines(
 def _refused(no: Refused, standings: Standings, may_reset: bool) -> tuple[int | str | None, int | None, bool, list[int]]:
     """The limit that refused in place of the tightest, and its own tightest rate; and no window ends later than the refusal says to
     try again."""
+    terms = standings.terms
     limit: int | str | None = standings.first
-    rate, row = standings.rate, standings.row
+    rate, row = standings.rate, standings.row.copy()
     if no.limit is not None:
         limit, may_reset = no.limit, True
-        each = enumerate(standings.terms.each)
-        those = [(at, it) for at, it in each if it.limit == no.limit and it.kind == no.kind and it.is_rate]
+        those = [at for at, it in enumerate(terms.each) if it.limit == no.limit and it.kind == no.kind and it.is_rate]
         if those:
-            rate = min([(max(0, row[at]) / (it.allowed or math.inf), at) for at, it in those])[1]
+            rate = min([(max(0, row[terms.left[at]]) / (terms.each[at].allowed or math.inf), at) for at in those])[1]
+            row[0], row[1] = row[terms.left[rate]], standings.resets_at(rate)
     if no.retry_after is not None:
-        row, most_s = row.copy(), math.ceil(no.retry_after)
-        begins = 2 * len(standings.terms.each)
-        row[begins:] = [min(it, most_s) for it in row[begins:]]
+        most_s = math.ceil(no.retry_after)
+        for at in terms.until:
+            if at is not None:
+                row[at] = min(row[at], most_s)
     return limit, rate, may_reset, row
-
-
-def _is_counted(it: Term) -> bool:
-    """Money has no place in headers that count, and what others use of a shared account is not this caller's to know."""
-    return it.kind in _UNITS and not it.is_shared
 
 
 @lru_cache(maxsize=1024)  # limits, providers and models have names and sizes of the policy
@@ -140,30 +143,32 @@ def _form(
     provider: str | None,
     attempts: int | None,
     model: str | None,
-    is_reserved: bool,
+    price: bytes,
     is_alone: bool,
-) -> tuple[bytes, Callable[[list[Any]], Any]]:
-    """Our lines with a place for each figure; and what picks those figures, in their order, from all. `limit`: named by us, or the
-    number of one of its `terms`, as `rate` is."""
+) -> tuple[bytes, int, Callable[[Any], Any] | None]:
+    """Our lines with a place for each figure; how much of the row is among all figures; and what picks from all those that have a place,
+    in their order, where not all of them have one. `limit`: named by us, or the number of one of its `terms`, as `rate` is."""
     if isinstance(limit, int):
         limit = terms.each[limit].limit
+    upto = terms.told
     rates: tuple[Places, ...] = ()
     if rate is not None and not said & _RATE:
-        allowed, at, until = terms.each[rate].allowed, _ROW + rate, _ROW + rate + len(terms.each)
-        rates = ((b"x-ratelimit-limit: %d" % allowed, ()), (b"x-ratelimit-remaining: %d", (at,)), (b"x-ratelimit-reset: %d", (until,)))
+        limits = b"x-ratelimit-limit: %d" % terms.each[rate].allowed
+        rates = ((limits, ()), (b"x-ratelimit-remaining: %d", (_ROW,)), (b"x-ratelimit-reset: %d", (_ROW + 1,)))
     named = ((b"x-sluice-provider: ", provider), (b"x-sluice-attempts: ", attempts), (b"x-sluice-model: ", model))
     lines: list[Places] = [
         *([] if is_alone else [(b"%b", (_THEIRS,))]),
         (b"x-sluice-request-id: %b", (_ID_AT,)),
-        *([] if said & _ID else [(b"x-request-id: %b", (_ID_AT,))]),
+        *([] if said & _ID else [(b"x-request-id: %b", (_ID_AT + 1,))]),
         *([(b"server-timing: sluice;dur=%.1f", (_OVERHEAD,))] if is_timed else []),
         *([] if limit is None else [(b"x-sluice-limit: " + _literal(limit), ())]),
         *rates[: 3 if may_reset else 2],
         *([] if said & _IETF else _ietf_lines(terms)),
         *[(name + _literal(told), ()) for name, told in named if told is not None],
-        *([(b"x-sluice-reserved-usd: %d.%09d", (_WHOLE, _REST))] if is_reserved else []),
+        *([(b"x-sluice-reserved-usd: " + price, (_ROW + upto,))] if price else []),
     ]
-    return b"\r\n".join([line for line, _ in lines]), itemgetter(*[at for _, places in lines for at in places])
+    form, places = b"\r\n".join([line for line, _ in lines]), [at for _, places in lines for at in places]
+    return form, upto, None if places == list(range(_ROW + upto + 1)) else itemgetter(*places)
 
 
 def _ietf_lines(terms: Terms) -> list[Places]:
@@ -172,15 +177,15 @@ def _ietf_lines(terms: Terms) -> list[Places]:
     policies: list[bytes] = []
     left: list[bytes] = []
     places: list[int] = []
-    kinds = [(it.limit, it.kind) for it in terms.each if _is_counted(it)]
-    for at, it in enumerate(terms.each):
-        if not _is_counted(it):
+    kinds = [(it.limit, it.kind) for it in terms.each if it.is_told]
+    for it, at, until in zip(terms.each, terms.left, terms.until, strict=True):
+        if not it.is_told:
             continue
         name = _quoted(it.limit, it.kind, it.window_s if kinds.count((it.limit, it.kind)) > 1 else 0).replace(b"%", b"%%")
-        window, until = (b";w=%d" % it.window_s, b";t=%d") if it.window_s else (b"", b"")
+        window, ends = (b";w=%d" % it.window_s, b";t=%d") if it.window_s else (b"", b"")
         policies.append(b"%b;q=%d%b%b" % (name, it.allowed, _UNITS[it.kind], window))
-        left.append(name + b";r=%d" + until)
-        places += [_ROW + at, _ROW + at + 2 * len(terms.each)] if it.window_s else [_ROW + at]
+        left.append(name + b";r=%d" + ends)
+        places += [_ROW + at] if until is None else [_ROW + at, _ROW + until]
     return [(b"ratelimit-policy: " + b", ".join(policies), ()), (b"ratelimit: " + b", ".join(left), tuple(places))] if left else []
 
 

@@ -20,6 +20,7 @@ from proxy.stream.tail import LONGEST
 _CORS = frozenset({b"access-control-allow-origin", b"access-control-expose-headers"})
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _BODILESS = (204, 304)
+_OK = b"HTTP/1.1 200 OK"
 _BREAK, _END, _CLOSING_END = b"\r\n", b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"
 _SMALL = 4096
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -34,36 +35,27 @@ class ClientSink:
     """`ports.Sink` of one request. `finish_anyway` (set by the pipeline): when the client leaves, the call goes on and writes to nobody."""
 
     __slots__ = (
-        "_body", "_connection", "_head", "_is_chunked", "_is_flowing", "_is_head", "_is_silent", "_keeps", "_left", "_speaks_11",
-        "_transport", "cors", "finish_anyway", "is_ended", "is_started", "last", "request_id",
+        "_body", "_connection", "_head", "_is_chunked", "_is_flowing", "_is_silent", "_keeps", "_left", "_speaks_11",
+        "_transport", "cors", "finish_anyway", "is_ended", "is_started", "last", "reply", "request_id",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        connection: Straight,
-        transport: asyncio.Transport,  # of it: is closing once the client has left
-        body: AnyBody,
-        is_head: bool,
-        speaks_11: bool,
-        may_keep: bool,
-        request_id: str,
-        cors: RawHeaders,
-    ) -> None:
-        """The client is still there."""
-        self._connection = connection
-        self._transport = transport
-        self._body = body
-        self._is_head = is_head
-        self._speaks_11 = speaks_11
-        self._keeps = may_keep
-        self._head = b""  # not yet written: leaves with the first of the body, one write for both
-        self._is_chunked = self._is_flowing = False  # the latter: and the head is written
-        self._is_silent = False  # a reply without a body
-        self._left: int | None = None  # bytes that Content-Length still promises
-        self.cors = cors
-        self.request_id = request_id
-        self.last = b""
-        self.is_started = self.is_ended = self.finish_anyway = False
+    _connection: Straight
+    _transport: asyncio.Transport  # of it: is closing once the client has left
+    _body: AnyBody
+    _speaks_11: bool
+    _keeps: bool
+    _head: bytes  # not yet written: leaves with the first of the body, one write for both
+    _is_chunked: bool
+    _is_flowing: bool  # chunked, and the head is written
+    _is_silent: bool  # a reply without a body
+    _left: int | None  # bytes that Content-Length still promises
+    cors: RawHeaders
+    request_id: str
+    last: bytes
+    is_started: bool
+    is_ended: bool
+    finish_anyway: bool
+    reply: Answered  # what aiohttp is told of it
 
     @property
     def is_gone(self) -> bool:
@@ -78,13 +70,9 @@ class ClientSink:
         """What runs the call."""
         return self._connection.task
 
-    def reply(self) -> Answered:
-        """What aiohttp is told of it."""
-        return KEPT if self._keeps and self.is_ended and not self._transport.is_closing() else CLOSED
-
     def stop_keeping(self) -> None:
         """The connection ends after this reply."""
-        self._keeps = False
+        self._keeps, self.reply = False, CLOSED
 
     def start(self, status: int, reason: bytes, headers: RawHeaders, length: int | None, ours: bytes = b"") -> None:
         """Status line and header lines in their given bytes and order, `ours` as they are, then framing. Raises ClientGone."""
@@ -93,12 +81,12 @@ class ClientSink:
         if self._transport.is_closing() and not self.finish_anyway:
             raise ClientGone
         self.is_started = True
-        if self._keeps and not self._body.is_harmless:
+        if self._keeps and not self._body.is_harmless():
             self._keeps = False
         if headers or self.cors:
             ours = self._joined(headers, ours)
         framing = b""
-        if self._is_head or status in _BODILESS:
+        if self._is_silent or status in _BODILESS:
             self._is_silent = True
         elif length is not None:
             self._left = length
@@ -106,8 +94,8 @@ class ClientSink:
         elif self._speaks_11:
             self._is_chunked = True
             framing = b"\r\nTransfer-Encoding: chunked"
-        end = _END if self._keeps else _CLOSING_END
-        self._head = b"".join((_status_line(status, reason), _BREAK if ours else b"", ours, framing, end))
+        line = _OK if status == 200 and reason == b"OK" else _status_line(status, reason)
+        self._head = b"".join((line, _BREAK if ours else b"", ours, framing, _END if self._keeps else _CLOSING_END))
 
     def _joined(self, headers: RawHeaders, ours: bytes) -> bytes:
         if self.cors:
@@ -161,22 +149,36 @@ class ClientSink:
                 raise ClientGone from gone
         self._ask_for_client()
 
-    def finish(self) -> bool:
-        """The clean end. A body shorter than its Content-Length has none: it is aborted. Has the client left?"""
-        if self._left:
-            self.abort(b"")
+    def finish(self, rest: bytes | None = None) -> bool:
+        """`rest` of the body, then its clean end. One shorter than its Content-Length has none: it is aborted. Has the client left?"""
+        transport = self._transport
+        if rest is not None and self._left == len(rest) and not transport.is_closing():  # nearly every answer that is no stream
+            transport.write(self._head + rest)
+            self._head = b""
+            self._left = 0
+        elif not self._ended(rest):
             return self.is_gone
         self.is_ended = True
-        if self._is_chunked:
-            self._write(b"0\r\n\r\n")
-        elif self._head:
-            self._write(b"")
-        self._connection.guard_writes()
-        return self._transport.is_closing()
+        if self._connection._stall is None:
+            self._connection.guard_writes()
+        is_gone = transport.is_closing()
+        if self._keeps and not is_gone:
+            self.reply = KEPT
+        return is_gone
+
+    def _ended(self, rest: bytes | None) -> bool:
+        """Is it whole? If not, it is aborted."""
+        if rest:
+            self.push(rest)
+        if self._left:
+            self.abort(b"")
+            return False
+        self._write(b"0\r\n\r\n" if self._is_chunked else b"")
+        return True
 
     def abort(self, last: bytes) -> None:
         """`last`, then the connection ends so that no client takes it for a whole body."""
-        self._keeps = False
+        self.stop_keeping()
         self.is_ended = True
         if self._is_chunked and last:
             last = b"%x\r\n%b\r\n" % (len(last), last)
@@ -221,3 +223,30 @@ class ClientSink:
             data, self._head = self._head + data, b""
         if data and not self._transport.is_closing():
             self._transport.write(data)
+
+
+def sink_of(
+    connection: Straight,
+    transport: asyncio.Transport,
+    body: AnyBody,
+    is_head: bool,
+    speaks_11: bool,
+    may_keep: bool,
+    request_id: str,
+    cors: RawHeaders,
+) -> ClientSink:
+    """While the client is there. A function, as a class that has an __init__ is called through C, and that is dearer by a quarter."""
+    sink = ClientSink()
+    sink._connection = connection
+    sink._transport = transport
+    sink._body = body
+    sink._speaks_11 = speaks_11
+    sink._keeps = may_keep
+    sink._head = sink.last = b""
+    sink._is_chunked = sink._is_flowing = sink.is_started = sink.is_ended = sink.finish_anyway = False
+    sink._is_silent = is_head
+    sink._left = None
+    sink.cors = cors
+    sink.request_id = request_id
+    sink.reply = CLOSED
+    return sink

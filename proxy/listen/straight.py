@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http import RawRequestMessage, StreamWriter
@@ -63,19 +63,31 @@ class Straight(Connection):
 
     def data_received(self, data: bytes) -> None:
         """A request that repeats the head of the one before, and is asked for by then, needs no parser."""
-        known, waiter = self._again, self._waiter
+        known = self._again
         if known is None or self._due:
             self._go_on(data)
-        elif waiter is None or waiter.done() or (found := known.read(data)) is None:  # it pends only while nothing is queued or closing
+            return
+        waiter = self._waiter
+        if waiter is None or waiter.done():  # it pends only while nothing is queued or closing
+            self._parse(data)
+        elif len(data) == known.size and data.startswith(known.head):  # as `read` has it, and as nearly always
+            content = self._reading = Whole()
+            content.connection, content.body = self, data[known.end :]
+            self._lessons = LESSONS
+            waiter.set_result(known)  # type: ignore[arg-type]  # for us alone
+        elif (found := known.read(data)) is None:
             self._parse(data)
         else:
-            body, due = found
-            content = Whole(self, body) if not due else self._begin(body, due, known.length)
-            waiter.set_result((known, content))  # type: ignore[arg-type]  # for us alone
+            self._reading = self._begin(*found, known.length)
             self._lessons = LESSONS
+            waiter.set_result(known)  # type: ignore[arg-type]  # as above
 
     def _begin(self, body: bytes, due: int, length: int) -> Content:
-        """A body of which more is to come."""
+        """A body of which so much has come, and so much is due."""
+        if not due:
+            content = Whole()
+            content.connection, content.body = self, body
+            return content
         self._due = due
         if length <= SMALL:
             own: StreamReader | Coming = Coming(self, body, length)
@@ -129,26 +141,25 @@ class Straight(Connection):
 
     async def start(self) -> None:
         """In place of aiohttp's loop: one request after the other, until the connection is of no further use."""
-        messages, loop = self._messages, self._loop
-        found: tuple[Message, Content] | None
+        messages, loop, serve = self._messages, self._loop, self._serve
+        promise, time = loop.create_future, loop.time
+        waiter: asyncio.Future[Any]
         try:
             while not self._force_close:
-                found = None
-                if not messages:
-                    waiter = self._waiter = loop.create_future()
-                    found = await waiter
+                if messages:
+                    reply = await self._next()
+                else:
+                    waiter = self._waiter = promise()
+                    known = await waiter
                     self._waiter = None
-                if found is None and (found := await self._parsed()) is None:
-                    break
-                message, content = found
-                self._reading = content
-                reply = await (self._asked_to_upgrade(message, content) if message.upgrade else self._serve(self, message, content, None))
-                self._reading = None
-                if not content.is_eof():
+                    content = self._reading  # set with it
+                    reply = await (self._next() if known is None or content is None else serve(self, known, content, None))
+                content, self._reading = self._reading, None
+                if type(content) is not Whole and content is not None and not content.is_eof():
                     await self._linger(content)
                 if reply is not KEPT or self._close:
                     break
-                self._next_keepalive_close_time = loop.time() + self._keepalive_timeout
+                self._next_keepalive_close_time = time() + self._keepalive_timeout
                 if self._keepalive_handle is None:  # else it looks itself whether it is due
                     self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
         except asyncio.CancelledError:
@@ -163,8 +174,8 @@ class Straight(Connection):
             self._task_handler = None
             self.transport.close()
 
-    async def _parsed(self) -> tuple[Message, Content] | None:
-        """The next in the queue. None: the parser complained."""
+    async def _next(self) -> web.StreamResponse:
+        """Answers the next in the queue, or what the parser complained of."""
         message, content = self._messages.popleft()
         if self._parser is not None:
             self._parser.message_consumed()
@@ -172,8 +183,9 @@ class Straight(Connection):
             self._resume_reading_if_drained()
         if isinstance(message, _ErrInfo):
             await self.refuse(message.exc)
-            return None
-        return message, content
+            return CLOSED
+        self._reading = content
+        return await (self._asked_to_upgrade(message, content) if message.upgrade else self._serve(self, message, content, None))
 
     async def _asked_to_upgrade(self, message: Message, content: Content) -> web.StreamResponse:
         """Through aiohttp's own hands: it parses on where the upgrade is declined, and ends the WebSocket where it is not."""

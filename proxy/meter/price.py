@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from proxy.dialect.wire import Operation
 from proxy.exchange import Usage, value
-from proxy.meter.rates import flat
+from proxy.meter.rates import flat, plain
 from proxy.meter.row import DEARER, PriceRow, bound_cost, cost, has_unpriced, unpriced_fees
 from proxy.meter.table import PriceTable
 from proxy.policy.plan import PriceOverride, Pricing, Provider
@@ -68,18 +68,10 @@ class _Found(NamedTuple):
     quote: Quote | None  # None: no price is known
 
 
-class Tariff(NamedTuple):
-    """What text may cost at most at one target under one service tier, between two instants: `bound_cost` worked out in advance."""
-
-    since: float
-    until: float
-    quote: Quote | None  # None: nothing is said in advance
-    window: int  # tokens that the model has room for, and those that it reads: UNBOUNDED where they are not known
-    reads: int
-    short: int  # tokens in, above which it costs more
-    inward: int  # what one token in, one out and the call cost at most, per COMMON
-    outward: int
-    once: int
+# What text may cost at most at one target under one service tier: `bound_cost` worked out in advance. Since when and until when; the quote
+# (None: nothing is said in advance); tokens that the model has room for, and those that it reads, UNBOUNDED where they are not known;
+# tokens in, above which it costs more; what one token in, one out and the call cost at most, and per how many.
+Tariff = tuple[float, float, Quote | None, int, int, int, int, int, int, int]
 
 
 class Prices:
@@ -89,7 +81,7 @@ class Prices:
         self._table, self._pricing = table, pricing
         self._overrides = [(override, _matcher(override.name)) for override in overrides]
         self._known: dict[tuple[str, str, str], _Found] = {}
-        self._tariffs: dict[tuple[str, str, str, str | None], Tariff] = {}
+        self.tariffs: dict[tuple[str, str, str, str | None], Tariff] = {}  # `tariff`, by provider, price id, model and tier
 
     def find(self, provider_name: str, price_id: str, model: str | None, at_ns: int) -> PriceRow | None:
         """The row for a model (our name for it) at a provider of the policy; None: unknown. `at_ns` is ns since the epoch.
@@ -119,25 +111,19 @@ class Prices:
         return found
 
     def tariff(self, provider: Provider, model: str, tier: str | None, at_ns: int) -> Tariff:
-        """Of calls that are billed and metered, and that bring and ask nothing but text. `tier`: as `bound_cost` has it."""
-        known = self._tariffs.get((provider.name, provider.price_id, model, tier))
-        if known is None or not known.since <= at_ns < known.until:
-            known = self._tariff(provider, model, tier, at_ns)
-        return known
-
-    def _tariff(self, provider: Provider, model: str, tier: str | None, at_ns: int) -> Tariff:
+        """Of calls that are billed and metered, and that bring and ask nothing but text. `tier`: as `bound_cost` has it. Remembered."""
         since, until, quote = self._found(provider.name, provider.price_id, model, at_ns)
         row = None if quote is None else quote.row
         if row is None or row.mark not in ("table", "override") or row.discount_ppm:
-            found = Tariff(since, until, None, 0, 0, 0, 0, 0, 0)
+            found: Tariff = (since, until, None, 0, 0, 0, 0, 0, 0, 1)
         else:
-            (_, *most), *later = row.dearest(tier, has_media=False)
+            (_, inward, outward, once), *later = row.dearest(tier, has_media=False)
             window, reads = (UNBOUNDED if it is None else it for it in (row.window, row.reads))
-            found = Tariff(since, until, quote, window, reads, later[0][0] if later else UNBOUNDED, *most)
-        if len(self._tariffs) >= _MEMORY:
-            self._tariffs.clear()
+            found = (since, until, quote, window, reads, later[0][0] if later else UNBOUNDED, *plain(inward, outward, once))
+        if len(self.tariffs) >= _MEMORY:
+            self.tariffs.clear()
         if len(model) <= _MAX_NAME and len(tier or "") <= _MAX_NAME:
-            self._tariffs[provider.name, provider.price_id, model, tier] = found
+            self.tariffs[provider.name, provider.price_id, model, tier] = found
         return found
 
     def quote(

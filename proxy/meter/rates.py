@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import gcd
 from types import MappingProxyType
 
 Rate = tuple[tuple[int, int], ...]  # (starts above this many input tokens, nano-dollars per PER units), ascending; the first starts at -1
@@ -44,8 +45,14 @@ _MEDIA = ("input_audio", "input_image", "input_video", "cached_audio", "cached_i
 
 # Above this many input tokens: what one of each unit costs, per COMMON; and apart, what one of input, output and requests does.
 Factors = tuple[int, Mapping[str, int], int, int, int]
-Plain = tuple[int, int, int]  # what one token in, one out and the call cost, per COMMON
+Plain = tuple[int, int, int, int]  # what one token in, one out and the call cost, and per how many
 Step = tuple[int, int, int, int]  # above this many input tokens: what one token in, one out and the call cost at most, per COMMON
+
+
+def plain(inward: int, outward: int, once: int) -> Plain:
+    """The same as these per COMMON, in the smallest figures: most prices are whole nano-dollars per token."""
+    most = gcd(COMMON, inward, outward, once)
+    return inward // most, outward // most, once // most, COMMON // most
 
 
 def rate_as_json(rate: Rate) -> int | list[list[int]]:

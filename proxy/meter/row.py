@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from orjson import Fragment, dumps
+
 from proxy.exchange import Usage
-from proxy.meter.rates import COMMON, NO_RATES, Factors, Plain, Rates, Step, dearest_of, factors_of, rate_as_json, steps_of
+from proxy.meter.rates import COMMON, NO_RATES, Factors, Plain, Rates, Step, dearest_of, factors_of, plain, rate_as_json, steps_of
 
 NO_TIERS: Mapping[str, Rates] = MappingProxyType({})
 
@@ -43,7 +45,7 @@ class PriceRow:
     discount_ppm: int = 0
     window: int | None = None
     reads: int | None = field(init=False, repr=False, compare=False)
-    shown: Mapping[str, object] = field(init=False, repr=False, compare=False)  # `as_json` of a usage that states nothing unusual
+    said: Fragment = field(init=False, repr=False, compare=False)  # `as_json` of a usage that states nothing unusual, as JSON
     plain: Plain | None = field(init=False, repr=False, compare=False)  # what tokens cost where nothing but their number decides
     _shown: dict[str, dict[str, object]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier: what does not vary
     _factors: dict[str, tuple[Factors, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)  # by tier
@@ -52,10 +54,10 @@ class PriceRow:
     def __post_init__(self) -> None:
         object.__setattr__(self, "reads", self.window if _TIMED.isdisjoint(self.rates) else None)
         shown = self._shown[""] = self._constant("")
-        object.__setattr__(self, "shown", shown)
+        object.__setattr__(self, "said", Fragment(dumps(shown)))
         factors = factors_of(self.rates)
         is_priced = self.mark in ("table", "override") and not self.discount_ppm
-        object.__setattr__(self, "plain", factors[0][2:] if is_priced and len(factors) == 1 else None)
+        object.__setattr__(self, "plain", plain(*factors[0][2:]) if is_priced and len(factors) == 1 else None)
 
     def tier_of(self, tier: str | None) -> str:
         """The service tier as it is priced apart here; "" where it is not."""
@@ -124,14 +126,14 @@ def cost(row: PriceRow, usage: Usage) -> int:
 
 
 def usual_cost(row: PriceRow, usage: Usage) -> int:
-    """The same of most answers, which state tokens in and out and no more; `row.shown` is their `price_row`. 0: it wants a closer look."""
+    """The same of most answers, which state tokens in and out and no more; `row.said` is their `price_row`. 0: it wants a closer look."""
     if usage.source != "provider" or usage.units or usage.cached_input or usage.cache_write or usage.cache_write_1h or usage.reasoning:
         return 0
-    plain, tier, input, output = row.plain, usage.tier, usage.input, usage.output
-    if plain is None or usage.cost_nanousd is not None or input < 0 or output < 0 or (tier and (tier in DEARER or row.tier_of(tier))):
+    rates, tier, input, output = row.plain, usage.tier, usage.input, usage.output
+    if rates is None or usage.cost_nanousd is not None or input < 0 or output < 0 or (tier and (tier in DEARER or row.tier_of(tier))):
         return 0
-    of_input, of_output, total = plain
-    return -(-(total + input * of_input + output * of_output) // COMMON)
+    of_input, of_output, total, per = rates
+    return -(-(total + input * of_input + output * of_output) // per)
 
 
 def metered(row: PriceRow, usage: Usage) -> int:

@@ -50,7 +50,7 @@ class Watch:
         self._input_bound, self._output_bound = input_bound, output_bound
         self._chunks: list[bytes] = []
         self._reading: Reading | None
-        form = stream_format_of(op, content_type)
+        form = stream_format_of(op.variant, content_type)
         if op.variant == RESULTS and status == 200:
             self._reading = LinesReading()
         elif form is not None:

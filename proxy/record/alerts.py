@@ -59,10 +59,6 @@ class Alerts:
         self._of: Rules | None = None  # the rules that `_next` was made by
         self._pruned_s = 0
 
-    @property
-    def is_on(self) -> bool:
-        return self._rules().alerts is not None
-
     def saw(self, claims: Sequence[Claim], standings: Iterable[Standing], exhausted: str | None = None) -> None:
         """How accounts stand after a hold or a settle; `exhausted`: the limit that has refused a call for want of money."""
         rules = self._rules().alerts

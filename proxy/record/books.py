@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
-from proxy.exchange import NO_DETAIL, UNCONFIRMED, Row, Story, Try
+from proxy.exchange import Begun, Row, Sort, Story, Try, sort_of
 from proxy.ports import Clock
 from proxy.record.redact import plain, scrubbed
 from proxy.refusal import Refusal
@@ -14,10 +14,13 @@ from proxy.refusal import Refusal
 WHOLE = 1.5 * 2**52  # floats of this size have no fraction: to add it and take it away again rounds, for a fifth of what `round` takes
 
 
+Whose = tuple[str, str | None, str | None, str, str | None, str, str | None]  # of a row: `caller` to `credential`
+
+
 class Ledger(Protocol):
     """The part of `ports.Store` that the books write to."""
 
-    def settle(self, id: str, tokens: int, nanousd: int, row: Row) -> None: ...
+    def settle(self, id: str, tokens: int, nanousd: int, row: tuple[Any, ...]) -> None: ...
     def void(self, id: str, row: Row | None) -> None: ...
     def defer(self, id: str, job: str, row: Row, later: Row) -> None: ...
     def leave(self, call_uid: str) -> None: ...
@@ -46,7 +49,11 @@ class Books:
         self._store, self._metrics, self._log, self._clock, self._shown = store, metrics, log, clock, shown
 
     def row_of(self, story: Story, try_: Try) -> Row:
-        """The ledger's line for an attempt as it stands. Times in ms; `overhead_ms`: neither the provider's nor told in an earlier row."""
+        """The ledger's line for an attempt as it stands."""
+        return Row._make(self._values(story, try_))
+
+    def _values(self, story: Story, try_: Try) -> tuple[Any, ...]:
+        """Of its row. Times in ms; `overhead_ms`: neither the provider's nor told in an earlier row."""
         usage, first_byte = try_.usage, try_.first_byte
         ended = self._clock.monotonic() if try_.ended is None else try_.ended
         began = try_.began or ended
@@ -73,28 +80,29 @@ class Books:
             overhead_ms if overhead_ms > 0.0 else 0.0,
             story.streamed,
         )
-        return _row(Row, (try_.head or self._head(story, try_)) + rest)
+        return (try_.head or self.held(story, try_, {}, 0, 0)[0]) + rest
 
-    def held(self, story: Story, try_: Try, input: int, output: int) -> tuple[object, ...]:
-        """The row of an attempt that is about to leave, as plain values, should nobody live to settle it: worth what is held for it."""
-        overhead_ms = ((try_.began - story.call.began - story.upstream_s) * 1e6 + WHOLE - WHOLE) / 1e3
-        if len(story.tries) > 1:
+    def held(self, story: Story, try_: Try, kept: dict[object, Any], input: int, output: int) -> Begun:
+        """What is known of the row of an attempt that is about to leave. `kept`: of the plan."""
+        whose, try_.sort = kept.get((self, try_.provider, try_.model, try_.credential)) or self._keep(kept, story, try_)
+        call, number, parent = story.call, try_.number, None
+        overhead_ms = (try_.began - call.began - story.upstream_s) * 1e3
+        if number > 1 and story.tries:
+            parent = f"{call.id}/{story.tries[0].number}"
             overhead_ms = _untold(overhead_ms, story)
-        rest = (
-            None, "crashed", input, 0, 0, output, 0, NO_DETAIL, "estimate", UNCONFIRMED, try_.cost_nanousd, try_.held_nanousd,
-            try_.price_row, story.generation, 0.0, None, overhead_ms if overhead_ms > 0.0 else 0.0, story.streamed,
-        )  # fmt: skip
-        return self._head(story, try_) + rest
+        own = try_.id, call.id, number, try_.kind, parent, try_.at_ns or self._clock.now_ns()
+        head = try_.head = own + whose
+        return head, input, output, try_.price_row, story.generation, overhead_ms, story.streamed
 
-    def _head(self, story: Story, try_: Try) -> tuple[object, ...]:
+    def _keep(self, kept: dict[object, Any], story: Story, try_: Try) -> tuple[Whose, Sort]:
+        found = self._whose(story, try_), sort_of(story, try_)
+        if len(kept) < MAX_KEPT and len(try_.model or "") <= MAX_NAME:
+            kept[self, try_.provider, try_.model, try_.credential] = found
+        return found
+
+    def _whose(self, story: Story, try_: Try) -> Whose:
         caller = story.caller
-        head = try_.head = (
-            try_.id,
-            story.call.id,
-            try_.number,
-            try_.kind,
-            f"{story.call.id}/{story.tries[0].number}" if try_.number > 1 and story.tries else None,
-            try_.at_ns or self._clock.now_ns(),
+        return (
             self._shown(caller.name) if caller else "",
             caller.team if caller else None,
             caller.tier if caller else None,
@@ -103,7 +111,6 @@ class Books:
             story.operation,
             try_.credential,
         )
-        return head
 
     def settle(self, story: Story, try_: Try) -> None:
         """The attempt is over: its true figures go to the limits, its row into the ledger. A second time does nothing.
@@ -112,11 +119,11 @@ class Books:
         """
         if try_.row is not None:
             return
-        row = try_.row = self.row_of(story, try_)
+        row = try_.row = self._values(story, try_)
         if not try_.is_held:
-            self._store.write(row)
+            self._store.write(Row._make(row))
         elif try_.status is None and try_.usage.source == "none":
-            self._store.void(try_.id, row)
+            self._store.void(try_.id, Row._make(row))
         else:
             usage = try_.usage
             tokens = 0 if try_.is_read_back else usage.input + usage.output
@@ -184,7 +191,8 @@ class Books:
 
 def _untold(overhead_ms: float, story: Story) -> float:
     """What of it no earlier row tells."""
-    return round(overhead_ms - sum(one.row.overhead_ms for one in story.tries if one.row is not None), 3)
+    told: float = sum(one.row[_OVERHEAD] for one in story.tries if one.row is not None)
+    return round(overhead_ms - told, 3)
 
 
 class _Shown(dict[str | None, str | None]):
@@ -199,6 +207,7 @@ class _Shown(dict[str | None, str | None]):
         return shown
 
 
-_row = tuple.__new__  # nothing is looked at: fields in their order, all of them
+_OVERHEAD = Row._fields.index("overhead_ms")
 MAX_MODELS, MAX_NAME = 4096, 256  # names that are at hand as they show; characters of one
+MAX_KEPT = 16  # with a plan, by whomever: a session's turns may name ever new models
 _shown_models = _Shown()

@@ -12,7 +12,7 @@ class Cells:
     """What one caller's calls of one sort are counted in. A series is made when something is first counted in it."""
 
     __slots__ = (
-        "_how", "_series", "_where", "cache_write", "cached_input", "cost", "input", "output", "reasoning", "requests",
+        "_how", "_series", "_where", "cache_write", "cached_input", "cost", "input", "output", "reasoning", "requests", "usual",
     )  # fmt: skip
 
     def __init__(self, series: dict[str, Series], where: Labels, how: Labels = ()) -> None:
@@ -25,6 +25,7 @@ class Cells:
         self.cache_write: Cell | None = None
         self.output: Cell | None = None
         self.reasoning: Cell | None = None
+        self.usual: tuple[Cell, Cell, Cell, Cell] | None = None  # requests, cost, input, output, once there are all of them
 
     @property
     def who(self) -> Labels:
@@ -40,6 +41,8 @@ class Cells:
         else:
             cell = self._series["tokens_total"].cell((*self._where, name))
         setattr(self, name, cell)
+        if self.requests and self.cost and self.input and self.output:
+            self.usual = self.requests, self.cost, self.input, self.output
         return cell
 
     def count(self, usage: Usage, nanousd: int, is_read_back: bool) -> None:
@@ -85,6 +88,9 @@ class Sort:
     def sort_in(self) -> None:
         self.durations.sort_in()
         self.overheads.sort_in()
+        waits = self._series["first_byte_seconds"].cells.get((self._target[0], self._how[0]))  # also those of other sorts
+        if isinstance(waits, Spread):
+            waits.sort_in()
 
     def _times(self, name: str) -> Spread:
         cell = self._series[name].cell((self._target[0], self._how[0]))
@@ -97,12 +103,15 @@ class Left:
 
     __slots__ = ("_cells", "rows")
 
-    def __init__(self, cells: list[tuple[Cell, int]]) -> None:
-        """Of each term, where the least share that was left is kept, and what it is a share of."""
+    def __init__(self, cells: list[tuple[Cell, int, int]]) -> None:
+        """Of each term, where the least share that was left is kept, what it is a share of, and where a row has what was left."""
         self._cells = cells
         self.rows: list[list[int]] = []
 
     def sort_in(self) -> None:
-        for (cell, allowed), left in zip(self._cells, zip(*self.rows, strict=True), strict=False):  # a row goes on with other figures
-            cell[0] = min(cell[0], max(0, min(left)) / allowed if allowed else 0.0)
+        if not self.rows:
+            return
+        figures = list(zip(*self.rows, strict=True))
+        for cell, allowed, at in self._cells:
+            cell[0] = min(cell[0], max(0, min(figures[at])) / allowed if allowed else 0.0)
         self.rows.clear()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-from proxy.exchange import NANO, Story, Try
+from proxy.exchange import Story, Try, sort_of
 from proxy.ports import Clock
 from proxy.record.redact import may_hold_key, plain, scrubbed, scrubbed_id
 from proxy.record.rows import rfc3339
@@ -23,7 +23,7 @@ MAX_EVENTS = 256  # names that are told apart for that
 MAX_SORTS, MAX_NAME = 1024, 256  # of calls whose lines have a beginning at hand; characters of a model's name among what they are known by
 MAX_CALLERS = 131_072  # whose names are at hand as they show
 PLACES = {
-    "at": b'"%b.%03dZ"', "request_id": b'"%b"', "caller": b"%b", "input_tokens": b"%d", "output_tokens": b"%d", "cost_nanousd": b"%d",
+    "at": b'"%b"', "request_id": b'"%b"', "caller": b"%b", "input_tokens": b"%d", "output_tokens": b"%d", "cost_nanousd": b"%d",
     "found": b"%b", "duration_ms": b"%.3f", "first_byte_ms": b"%.3f", "upstream_ms": b"%.3f",
 }  # fmt: skip
 MOST = 2**63  # integers that JSON readers know are smaller
@@ -32,7 +32,7 @@ MOST_LINES = 64  # of one write: what is joined is small, whatever waits
 MAX_PENDING = 4 * 1024 * 1024  # bytes that wait for a slow reader; then lines are dropped and counted
 
 
-Sort = tuple[str | int | None, ...]  # what the rest of a call's line follows from
+Sort = tuple[object, ...]  # what the rest of a call's line follows from
 
 
 class Pipe:
@@ -115,7 +115,7 @@ class Log:
         self._write, self._clock, self._shown = write, clock, shown
         self._bursts: dict[str, _Burst] = {}
         self._level = LEVELS[level]
-        self._second, self._whole = -1, b""
+        self._second, self._whole, self._ms, self._at = -1, b"", -1, b""
         self._forms: dict[Sort, bytes] = {}
         self._callers: dict[str, bytes] = {}
 
@@ -134,20 +134,17 @@ class Log:
         if caller is None or len(tries) > 1 or one.error is not None:
             return self._told_at_length(story)
         usage, first_byte, began = one.usage, one.first_byte, call.began
-        sort = (
-            caller.team, caller.tier, one.provider, one.model, story.operation, story.end, story.status, one.kind,
-            usage.source, story.limit, story.streamed, story.generation, first_byte is None,
-        )  # fmt: skip
+        kind = one.sort or sort_of(story, one)
+        sort = kind, story.end, story.status, one.kind, usage.source, story.limit, story.streamed, first_byte is None
         form = self._forms.get(sort) or self._form_of(sort, story)
         asked, said, cost = usage.input, usage.output, one.cost_nanousd
         if asked + said + cost > MOST:
             return self._told_at_length(story)
-        second, ns = divmod(self._clock.now_ns(), NANO)
+        ms = self._clock.now_ns() // 1_000_000
         self._write(
             form
             % (
-                self._whole if second == self._second else self._turn(second),
-                ns // 1_000_000,
+                self._at if ms == self._ms else self._turn(ms),
                 orjson.dumps(scrubbed_id(call.id))[1:-1] if call.id_is_callers else call.id.encode(),
                 self._callers.get(caller.name) or self._caller(caller.name),
                 asked,
@@ -174,7 +171,7 @@ class Log:
         fields = {"at": "", "level": "info", "event": "call", **self._summary(story)}
         shown = {name: orjson.dumps(_clean(name, it)).replace(b"%", b"%%") for name, it in fields.items()} | places
         form = b"{" + b",".join([b'"%b":%b' % (name.encode(), shown[name]) for name in fields]) + b"}\n"
-        if len(str(sort[3])) <= MAX_NAME:
+        if len((story.tries[0] if story.tries else story).model or "") <= MAX_NAME:
             self._forms[sort] = form
         return form
 
@@ -229,10 +226,13 @@ class Log:
             line = orjson.dumps({**head, **{name: _clean(name, value) for name, value in fields.items()}}, default=_class_name)
         self._write(line + b"\n")
 
-    def _turn(self, second: int) -> bytes:
-        """The text of a second, made once."""
-        self._second, self._whole = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-        return self._whole
+    def _turn(self, ms: int) -> bytes:
+        """The text of a millisecond, made once."""
+        second, rest = divmod(ms, 1000)
+        if second != self._second:
+            self._second, self._whole = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+        self._ms, self._at = ms, b"%b.%03dZ" % (self._whole, rest)
+        return self._at
 
     def _summary(self, story: Story) -> dict[str, object]:
         call, last = story.call, story.tries[-1] if story.tries else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from proxy import __version__
-from proxy.exchange import NANO, Caller, Row, Story, Try, Usage
+from proxy import __version__, exchange
+from proxy.exchange import NANO, Caller, Row, Story, Try, Usage, sort_of
 from proxy.ports import Clock
 from proxy.record.cells import BEYOND, Cells, Left, Sort
 from proxy.record.figures import FIGURES
@@ -27,8 +27,7 @@ RECENT_S = 60.0  # the highest ratio of a limit is shown for one to two of these
 NO_LABELS: Labels = ()
 NOBODY = Caller("", "anonymous")
 
-# What the labels of a call follow from but for its caller: provider, model, team, tier, operation, end, status
-Key = tuple[str, str | None, str | None, str | None, str, str, int | None]
+Key = tuple[exchange.Sort, str, int | None]  # what the labels of a call follow from but for its caller: the last are end and status
 
 
 def _why(note: str, end: str) -> str:
@@ -120,7 +119,9 @@ class Metrics:
     def _left_of(self, terms: Terms) -> Left:
         if len(self._left) >= MAX_SORTS:
             self._forget_left()
-        left = self._left[terms] = Left([(self._cell_of(it.limit, it.kind), it.allowed) for it in terms.each])
+        left = self._left[terms] = Left(
+            [(self._cell_of(it.limit, it.kind), it.allowed, at) for it, at in zip(terms.each, terms.left, strict=True)]
+        )
         return left
 
     def _sort_in(self) -> None:
@@ -166,26 +167,30 @@ class Metrics:
         """A call that is over: everything that is counted once, at its end."""
         call, caller, tries = story.call, story.caller or NOBODY, story.tries
         last = tries[-1] if tries else Try(0, "refusal", call.route.provider, story.model, None)
-        key = (last.provider, last.model, caller.team, caller.tier, story.operation, story.end, story.status)
+        key = last.sort or sort_of(story, last), story.end, story.status
         sort = self._sorts.get(key) or self._sort(key)
         cells = sort.callers.get(caller.name) or self._cells(sort, caller.name)
-        (cells.requests or cells.of("requests"))[0] += 1
-        began, overheads = call.began, sort.overheads
+        began, durations = call.began, sort.durations
         duration = self._clock.monotonic() - began
-        overhead = duration - story.upstream_s
-        sort.durations.append(duration)
-        overheads.append(overhead if overhead > 0.0 else 0.0)
-        if len(overheads) >= MOST_WAITING:
-            sort.sort_in()
+        durations.append(duration)
+        sort.overheads.append(duration - story.upstream_s)
         first_byte, usage = last.first_byte, last.usage
         if len(tries) > 1:
             first_byte = self._before(tries, cells)
         if first_byte is not None:
-            waits = sort.first_bytes or sort.waits()
-            waits.append(first_byte - began)
-            if len(waits) >= MOST_WAITING:
-                waits.sort_in()
-        cells.count(usage, last.cost_nanousd, last.is_read_back)
+            (sort.first_bytes or sort.waits()).append(first_byte - began)
+        if len(durations) >= MOST_WAITING:
+            sort.sort_in()
+        usual = cells.usual
+        if usual is None or last.is_read_back or usage.cached_input or usage.cache_write or usage.reasoning:
+            (cells.requests or cells.of("requests"))[0] += 1
+            cells.count(usage, last.cost_nanousd, last.is_read_back)
+        else:
+            requests, cost, input, output = usual
+            requests[0] += 1
+            cost[0] += last.cost_nanousd
+            input[0] += usage.input
+            output[0] += usage.output
         if usage.source != "provider":
             self._estimated(self._target(last.provider, last.model), usage.source, usage.note, last.end)
         if story.found:
@@ -216,7 +221,7 @@ class Metrics:
             self._series["estimated_usage_total"].add((*target, source, _why(note, end)))
 
     def _sort(self, key: Key) -> Sort:
-        provider, model, team, tier, operation, end, status = key
+        (team, tier, provider, model, operation, _), end, status = key
         sent = str(status) if status is not None and 100 <= status <= 599 else "none"
         group = (self._label("team", team), self._label("tier", tier))
         sort = Sort(self._series, self._target(provider, model), group, (operation, end.partition(":")[0], sent))

@@ -28,6 +28,8 @@ class Spread(Cell):
         self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
 
     def sort_in(self) -> None:
+        if self and min(self) < 0.0:  # what is left of a time is no less than nothing
+            self[:] = [max(0.0, it) for it in self]
         self._sum = sum(self, self._sum)
         self.sort()
         done = 0

@@ -32,6 +32,9 @@ class HandClock:
     def monotonic(self) -> float:
         return self.mono
 
+    def monotonic_ns(self) -> int:
+        return round(self.mono * 10**9)
+
     def pass_s(self, seconds: float) -> None:
         self.wall += int(seconds * 10**9)
         self.mono += seconds

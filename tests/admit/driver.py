@@ -45,6 +45,9 @@ class HandClock:
     def monotonic(self) -> float:
         return (self.ns - self.began) / 10**9
 
+    def monotonic_ns(self) -> int:
+        return self.ns - self.began
+
 
 def row(id: str, at: int, cost: int, end: str, kind: str = "first") -> Row:
     source = "estimate" if end == "crashed" else "provider"
@@ -138,6 +141,11 @@ async def load(path: str) -> None:
             import time
 
             return time.monotonic()
+
+        def monotonic_ns(self) -> int:
+            import time
+
+            return time.monotonic_ns()
 
     state = await EmbeddedState.open(Path(path), clock=RealClock(0), time_zone="UTC", max_keys=10)
     roomy = (Claim(Limit("tier roomy", ("caller",), spend=(Spend(10**15, "total"),)), "caller=bob"),)

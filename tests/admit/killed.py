@@ -15,11 +15,12 @@ from pathlib import Path
 
 from proxy.admit import journal, snapshots, storage
 from proxy.admit.embedded import EmbeddedState
-from proxy.exchange import Row
+from proxy.exchange import Begun, Row
 from proxy.policy.plan import Claim, Limit, Rate, Spend
 from proxy.ports import Intent
 
 COST, HELD = 400, 1000
+HEAD = 13  # fields of a row, `id` to `credential`
 say = os.write
 
 
@@ -31,6 +32,10 @@ class Clock:
     @staticmethod
     def monotonic() -> float:
         return 1000.0
+
+    @staticmethod
+    def monotonic_ns() -> int:
+        return 1000 * 10**9
 
 
 def claims_of(name: str) -> tuple[Claim, ...]:
@@ -44,6 +49,10 @@ def row(id: str, name: str, cost: int, end: str) -> Row:
         id, id, 1, "first", None, 1, name, None, None, "openai", "gpt-4o", "chat", None, None, end, 3, 0, 0, 2, 0, {}, source, "",
         cost, HELD, None, 1, 1.0, None, 0.1, False,
     )  # fmt: skip
+
+
+def begun(id: str, name: str) -> Begun:
+    return row(id, name, 0, "")[:HEAD], 3, 2, None, 1, 0.1, False
 
 
 def kill_at(step: int, *, is_torn: bool) -> None:
@@ -79,7 +88,8 @@ async def run(path: str, durability: str, times: int) -> None:
         for number in range(8):
             id = f"{name}-{os.getpid()}-{number}"
             await state.enter(id, claims_of(name))
-            await state.hold(Intent(id, id, claims_of(name), 7, HELD, row(id, name, HELD, "crashed")))
+            values = row(id, name, HELD, "crashed") if number % 3 else begun(id, name)  # whole, as for a job, and as most are
+            await state.hold(Intent(id, id, claims_of(name), 7, HELD, values))
             say(1, f"held {id}\n".encode())
             for _ in range(number % 4):
                 await asyncio.sleep(0)

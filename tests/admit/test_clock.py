@@ -30,6 +30,9 @@ class BootClock:
     def monotonic(self) -> float:
         return self.mono_ns / S
 
+    def monotonic_ns(self) -> int:
+        return self.mono_ns
+
     def pass_s(self, seconds: float) -> None:
         self.wall += int(seconds * S)
         self.mono_ns += int(seconds * S)

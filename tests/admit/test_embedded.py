@@ -287,12 +287,12 @@ async def test_a_request_that_went_back_is_free_again_once_and_after_a_kill_too(
 
 async def test_a_row_in_an_older_layout_is_read_by_its_names(tmp_path, clock, intent, claim, monkeypatch):
     """A journal written before a column was added."""
-    from proxy.admit import admission, records
+    from proxy.admit import records
 
     claims = (claim(spend=("day", 100)),)
     with monkeypatch.context() as older:
         older.setattr(records, "COLUMNS", tuple(reversed(records.COLUMNS)))
-        older.setattr(admission, "values_of", lambda row: [getattr(row, name) for name in records.COLUMNS])
+        older.setattr(records, "values_of", lambda row: [getattr(row, name) for name in records.COLUMNS])
         state = await EmbeddedState.open(tmp_path / "a", clock=clock, time_zone="UTC", max_keys=9)
         await state.hold(intent("u/1", claims, nanousd=60))
         shutil.copytree(tmp_path / "a", tmp_path / "b")

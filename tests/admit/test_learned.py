@@ -28,21 +28,21 @@ def taught(times=ENOUGH, sent=4000, tokens=1000, output=0, answers=None, name=MO
 
 
 def test_it_starts_at_a_token_a_byte_and_believes_calls_when_there_are_enough():
-    assert Learned().of(MODEL).input_tokens(0, 4000) == 4000
-    assert taught(ENOUGH - 1).of(MODEL).input_tokens(0, 4000) == 4000
-    assert 1000 <= taught().of(MODEL).input_tokens(0, 4000) <= 1050
-    assert 1100 <= taught().of(MODEL).input_tokens(0, 4400) <= 1155  # it is a share, not a number
+    assert Learned().of(MODEL).like(0, 4000).tokens(4000) == 4000
+    assert taught(ENOUGH - 1).of(MODEL).like(0, 4000).tokens(4000) == 4000
+    assert 1000 <= taught().of(MODEL).like(0, 4000).tokens(4000) <= 1050
+    assert 1100 <= taught().of(MODEL).like(0, 4400).tokens(4400) <= 1155  # it is a share, not a number
 
 
 def test_calls_of_another_kind_or_size_or_model_or_provider_are_not_shrunk_by_these():
     learned = taught()
-    assert learned.of(MODEL).input_tokens(1, 4000) == 4000
-    assert learned.of(MODEL).input_tokens(0, 400_000) == 400_000
-    assert learned.of(("openai", "other")).input_tokens(0, 4000) == learned.of(("azure", "gpt-4o")).input_tokens(0, 4000) == 4000
+    assert learned.of(MODEL).like(1, 4000).tokens(4000) == 4000
+    assert learned.of(MODEL).like(0, 400_000).tokens(400_000) == 400_000
+    assert learned.of(("openai", "other")).like(0, 4000).tokens(4000) == learned.of(("azure", "gpt-4o")).like(0, 4000).tokens(4000) == 4000
 
 
 def test_a_call_that_read_more_than_it_sent_is_learned_as_well():
-    assert taught(sent=300, tokens=30_000).of(MODEL).input_tokens(0, 300) >= 30_000
+    assert taught(sent=300, tokens=30_000).of(MODEL).like(0, 300).tokens(300) >= 30_000
 
 
 def test_answers_start_at_the_default_and_become_the_95th_percentile_never_above_the_models_own_most():
@@ -72,17 +72,17 @@ def test_longer_answers_than_the_default_are_learned_too():
 
 def test_who_pads_his_calls_shrinks_what_others_are_held_for_no_further_than_the_floor():
     learned = taught(10 * RECENT, sent=1_000_000, tokens=1)
-    assert learned.of(MODEL).input_tokens(0, 1_000_000) == 1_000_000 * FLOOR
+    assert learned.of(MODEL).like(0, 1_000_000).tokens(1_000_000) == 1_000_000 * FLOOR
 
 
 def test_what_changes_is_learned_anew():
     learned = taught(RECENT)
     for _ in range(RECENT):
         learned.saw(MODEL, 0, 4000, used(2000), None)
-    assert learned.of(MODEL).input_tokens(0, 4000) >= 2000
+    assert learned.of(MODEL).like(0, 4000).tokens(4000) >= 2000
     for _ in range(20 * RECENT):
         learned.saw(MODEL, 0, 4000, used(500), None)
-    assert learned.of(MODEL).input_tokens(0, 4000) <= 525
+    assert learned.of(MODEL).like(0, 4000).tokens(4000) <= 525
 
 
 def test_names_from_outside_are_bounded_and_the_forgotten_start_safely():
@@ -90,7 +90,7 @@ def test_names_from_outside_are_bounded_and_the_forgotten_start_safely():
     for number in range(MODELS + 5):
         learned.saw(("openai", f"made-up-{number}"), 0, 10, used(1), None)
     assert len(learned.as_json()) == MODELS
-    assert learned.of(MODEL).input_tokens(0, 4000) == 4000
+    assert learned.of(MODEL).like(0, 4000).tokens(4000) == 4000
 
 
 def test_kinds_and_sizes_of_one_model_are_bounded():
@@ -146,7 +146,7 @@ def test_it_is_kept_in_the_state_as_it_goes_and_at_the_end(tmp_path):
         first.saw(MODEL, 0, 4000, used(1000, 50), 1)
     assert len(written) == 1  # killed now, it knows all of them
     again, _ = lessons(tmp_path)
-    assert again.of(MODEL).input_tokens(0, 4000) == first.of(MODEL).input_tokens(0, 4000) < 1100
+    assert again.of(MODEL).like(0, 4000).tokens(4000) == first.of(MODEL).like(0, 4000).tokens(4000) < 1100
     assert again.of(MODEL).output_tokens(4096, None) == first.of(MODEL).output_tokens(4096, None) < 60
     for _ in range(ENOUGH):
         again.saw(("openai", "new"), 0, 4000, replace(used(1000), tier="priority" * 100), None, True)
@@ -154,7 +154,7 @@ def test_it_is_kept_in_the_state_as_it_goes_and_at_the_end(tmp_path):
     assert (lessons(tmp_path)[0].of(("openai", "new")).tier or "").startswith("priority")
     assert (again.of(MODEL).tier, again.of(("openai", "never heard of")).tier) == (None, None)
     assert (tmp_path / FILE).stat().st_size < 4000
-    assert lessons(tmp_path)[0].of(("openai", "new")).input_tokens(0, 4000) < 1100
+    assert lessons(tmp_path)[0].of(("openai", "new")).like(0, 4000).tokens(4000) < 1100
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
 
 
@@ -163,7 +163,7 @@ def test_without_a_directory_nothing_is_kept_and_all_else_works():
     for _ in range(2 * OFTEN):
         memory.saw(MODEL, 0, 4000, used(1000), None)
     memory.keep()
-    assert not written and memory.of(MODEL).input_tokens(0, 4000) < 1100
+    assert not written and memory.of(MODEL).like(0, 4000).tokens(4000) < 1100
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_without_a_directory_nothing_is_kept_and_all_else_works():
 def test_a_damaged_file_teaches_nothing_and_stops_no_start(tmp_path, text):
     (tmp_path / FILE).write_bytes(text)
     one, _ = lessons(tmp_path)
-    assert one.of(MODEL).input_tokens(0, 4000) == 4000
+    assert one.of(MODEL).like(0, 4000).tokens(4000) == 4000
     one.saw(MODEL, 0, 4000, used(1000), None)
     one.keep()
     assert orjson.loads((tmp_path / FILE).read_bytes())["version"] == 2
@@ -196,5 +196,5 @@ async def test_the_state_remembers_over_a_restart(tmp_path, clock):
         state.lessons.saw(MODEL, 0, 4000, used(1000), None)
     await state.close()
     again = await opened()
-    assert again.lessons.of(MODEL).input_tokens(0, 4000) < 1100
+    assert again.lessons.of(MODEL).like(0, 4000).tokens(4000) < 1100
     await again.close()

@@ -17,8 +17,10 @@ from proxy.admit.counters import Charge
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.limits import denied_entry, denied_hold
 from proxy.admit.lines import is_far_from_full, may_enter, may_hold
+from proxy.listen.reply import our_lines
 from proxy.policy.plan import Claim, Limit, Rate, Spend
 from proxy.refusal import Refusal
+from proxy.standings import Standings
 
 S = 10**9
 DAY_S = 86_400
@@ -50,6 +52,9 @@ class Clock:
     def monotonic(self) -> float:
         return (self.wall - 1_795_262_000 * S) / S
 
+    def monotonic_ns(self) -> int:
+        return self.wall - 1_795_262_000 * S
+
 
 def agrees(state: Admission, claims: tuple[Claim, ...], tokens: int, nanousd: int) -> None:
     counters, now = state._counters, state.now()
@@ -62,6 +67,9 @@ def agrees(state: Admission, claims: tuple[Claim, ...], tokens: int, nanousd: in
         assert may_hold(place, now.ns, tokens, nanousd) == (hold is None)
     else:
         assert not may_enter(place, now.ns) and not may_hold(place, now.ns, tokens, nanousd)
+    standings = state.standings(claims)
+    again = Standings.of(standings, state._moments.wall // S)
+    assert our_lines("r", 0, standings) == our_lines("r", 0, again)  # told on the straight way and on the long one
     if is_far_from_full(place):
         assert entry is None and denied_hold(counters, claims, names, now, 0, 0) is None
 
@@ -290,7 +298,11 @@ async def test_of_what_is_used_beyond_its_limit_nothing_is_left(state, claim, in
         ("requests", 3), ("concurrency", 0), ("tokens", 0), ("spend", 0),
     ]  # fmt: skip
     assert standings.terms.each[standings.rate].kind == "tokens" and standings.terms.each[standings.first].limit == "one"
-    assert [standings.row[at] for at, it in enumerate(standings.terms.each) if it.limit == "one" and it.kind != "spend"] == [3, 0, 0]
+    terms = standings.terms
+    told = [standings.row[at] for it, at in zip(terms.each, terms.left, strict=True) if it.limit == "one" and it.kind != "spend"]
+    assert told == [3, 0, 0]
+    nothing = state.standings([replace(it, limit=replace(it.limit, tokens=(Rate(0, 60),))) for it in claims])
+    assert b"r=-" not in our_lines("r", 0, nothing)
 
 
 async def test_asking_how_a_caller_stands_forgets_nobody_and_makes_no_account(state, claim):

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from proxy.admit.embedded import EmbeddedState
 from proxy.admit.journal import Journal, framed, read_frames, segments
 from proxy.admit.place import StateProblem
 from proxy.admit.snapshots import SLICE, is_due, snapshots
+from proxy.ports import Intent
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
@@ -43,6 +45,7 @@ async def read(path: str) -> tuple[list[dict], dict[str, int], dict[str, int]]:
     class Clock:
         now_ns = staticmethod(lambda: 1_795_262_400 * 10**9)
         monotonic = staticmethod(lambda: 1000.0)
+        monotonic_ns = staticmethod(lambda: 1000 * 10**9)
 
     state = await EmbeddedState.open(Path(path), clock=Clock(), time_zone="UTC", max_keys=10)
     try:
@@ -180,7 +183,7 @@ async def test_a_state_of_a_newer_sluice_is_left_alone(tmp_path, clock, claim, i
     number, _ = segments(tmp_path / "state")[-1]
     newer = tmp_path / "state" / f"journal-{number + 1:08d}.log"
     newer.write_bytes(framed(b'["seg",99,["at"],%d,"",0,0]' % number))
-    with pytest.raises(StateProblem, match=r"newer Sluice \(version 99, known 2\)"):
+    with pytest.raises(StateProblem, match=r"newer Sluice \(version 99, known 3\)"):
         await opened(tmp_path / "state", clock)
     newer.rename(tmp_path / "state" / f"snapshot-{number + 1:08d}.snap").write_bytes(
         framed(b'["snap",99,["at"],%d,9]' % number) + framed(b'["end",1]')
@@ -205,6 +208,51 @@ async def test_a_state_of_the_version_before_opens_as_it_stood(tmp_path, clock, 
     state = await opened(tmp_path / "state", clock)
     assert {it.kind: it.remaining for it in state.standings(claims)} == left
     await state.close()
+
+
+async def test_a_state_whose_holds_have_whole_rows_opens_as_it_stood(tmp_path, clock, claim):
+    """`kept/journal-of-version-2.log` was written by the code of that time: three requests of 1000, one settled at 700; killed."""
+    (tmp_path / "state").mkdir()
+    shutil.copy(HERE / "kept" / "journal-of-version-2.log", tmp_path / "state" / "journal-00000001.log")
+    claims = (claim(spend=("day", 10**6), requests=10, tokens=1000),)
+    for crashed in (2, 0):
+        state = await opened(tmp_path / "state", clock)
+        assert state.recovery.crashed == crashed
+        assert [(it["request_id"], it["end"], it["cost_nanousd"], it["usage_note"]) for it in await state.rows()] == [
+            ("a1", "done", 700, ""), ("a2", "crashed", 1000, "unconfirmed"), ("b", "crashed", 1000, "unconfirmed"),
+        ]  # fmt: skip
+        left = {it.kind: it.remaining for it in state.standings(claims)}
+        assert left == {"requests": 7, "tokens": 1000 - 15 - 100 - 100, "spend": 10**6 - 2700}
+        await state.close()
+
+
+async def test_an_attempt_that_has_begun_has_its_whole_row_after_a_crash_from_journal_or_snapshot(tmp_path, clock, claim, row):
+    claims = (claim(spend=("day", 10**6)),)
+    price = orjson.Fragment(b'{"name":"gpt-4o"}')
+    state = await opened(tmp_path / "alive", clock)
+    for id, nanousd, tokens in (("u/1", 500, 34), ("grown/1", 500, 34), ("odd/1", 500, 2**70)):
+        head = row(id, model="lone \ud800" if id == "odd/1" else "gpt-4o", at=clock.now_ns())[:13]
+        await state.hold(Intent(id, id, claims, 46, nanousd, (head, 12, tokens, price, 7, 1.23456, True)))
+    assert await state.extend("grown/1", claims, 250)
+    await state.rows()
+    shutil.copytree(tmp_path / "alive", tmp_path / "killed")
+    await state._storage._snapshots.write()
+    shutil.copytree(tmp_path / "alive", tmp_path / "killed later")
+    await state.close()
+    for name in ("killed", "killed later"):
+        again = await opened(tmp_path / name, clock)
+        rows = {it["request_id"]: it for it in await again.rows()}
+        plain, larger, odd = rows["u"], rows["grown"], rows["odd"]
+        crashed = row(
+            "u/1", at=clock.now_ns(), status=None, end="crashed", input_tokens=12, cached_input_tokens=0, output_tokens=34,
+            reasoning_tokens=0, usage_detail={}, usage_source="estimate", usage_note="unconfirmed", cost_nanousd=500, held_nanousd=500,
+            price_row={"name": "gpt-4o"}, policy_generation=7, duration_ms=0.0, first_byte_ms=None, overhead_ms=1.235,
+        )  # fmt: skip
+        assert plain == {name: getattr(crashed, name) for name in plain} and len(plain) == len(crashed) - 1
+        assert (larger["cost_nanousd"], larger["held_nanousd"], larger["end"]) == (750, 750, "crashed")
+        assert (odd["output_tokens"], odd["model"], odd["price_row"]) == (2**53, "lone ?", {"name": "gpt-4o"})
+        assert again.held_spend(["tier free"]) == {"tier free": 500 + 750 + 500}
+        await again.close()
 
 
 async def test_a_journal_moved_aside_begins_empty_and_its_rows_are_not_taken_for_known(tmp_path, clock, claim, intent, row):

@@ -36,6 +36,9 @@ class Clock:
     def monotonic(self) -> float:
         return (self.wall - 1_795_262_000 * S) / S
 
+    def monotonic_ns(self) -> int:
+        return self.wall - 1_795_262_000 * S
+
     def pass_ns(self, ns: int) -> None:
         self.wall += ns
 

@@ -24,6 +24,7 @@ LIMIT = "each"
 class Clock:
     now_ns = staticmethod(time.time_ns)
     monotonic = staticmethod(time.monotonic)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
 class Load:

@@ -114,9 +114,9 @@ def test_the_start_is_a_token_a_byte_and_what_is_learned_comes_near_the_truth():
         for number in range(times * len(found)):
             one = found[number % len(found)]
             if number < ENOUGH:
-                assert learned.of(model).input_tokens(one.most.kind, one.most.sent_tokens) == one.most.sent_tokens
+                assert learned.of(model).like(one.most.kind, one.most.sent_tokens).tokens(one.most.sent_tokens) == one.most.sent_tokens
             if number >= (times - 1) * len(found):
-                estimate = learned.of(model).input_tokens(one.most.kind, one.most.sent_tokens)
+                estimate = learned.of(model).like(one.most.kind, one.most.sent_tokens).tokens(one.most.sent_tokens)
                 held, true, first = held + estimate, true + one.usage.input, first + one.most.sent_tokens
                 calls, under = calls + 1, under + (estimate < one.usage.input)
             learned.saw(model, one.most.kind, one.most.sent_tokens, one.usage, None)

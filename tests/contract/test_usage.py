@@ -94,7 +94,7 @@ def usage_of(row):
     text = row["response_body"]
     if row["response_body_encoding"] == "base64":
         text = base64.b64decode(text).decode()
-    form = stream_format_of(op, row["response_headers"].get("content-type", ""))
+    form = stream_format_of(op.variant, row["response_headers"].get("content-type", ""))
     assert form == row["stream_format"], row["id"]
     if form is None:
         doc = json.loads(text) if text.strip() else {}

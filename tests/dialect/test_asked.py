@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialect import DIALECTS, dialect_of
-from proxy.dialect.openai import LONGEST_SHAPE, MOST_SHAPES, SHAPES
-from proxy.dialect.wire import Asked, usual
+from proxy.dialect.openai import LONGEST_SHAPE, MOST_SHAPES, SHAPES, USUAL
+from proxy.dialect.wire import NAME, Asked, usual
 from proxy.refusal import Refusal
 
 PATHS = {
@@ -167,6 +167,22 @@ def test_bodies_of_the_same_names_are_told_apart_from_those_with_another_one_and
     assert len(SHAPES) <= MOST_SHAPES
     assert asked("openai", {**chat, "x" * LONGEST_SHAPE: 1}).is_usual
     assert all(sum(map(len, names)) <= LONGEST_SHAPE for names in SHAPES)
+
+
+def test_values_that_are_equal_and_no_less_different_are_told_apart_and_few_are_remembered():
+    chat = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    for _ in range(2):
+        assert asked("openai", {**chat, "max_tokens": 1, "stream": True}).stream
+        assert not asked("openai", {**chat, "max_tokens": 1, "stream": 1}).stream
+        for odd in (True, 1.0):
+            with pytest.raises(Refusal):
+                asked("openai", {**chat, "max_tokens": odd, "stream": True})
+        assert asked("openai", {**chat, "model": ["m"]}).model is None
+    for number in range(2 * MOST_SHAPES):
+        assert asked("openai", {**chat, "model": f"m{number}"}).model == f"m{number}"
+        assert asked("openai", {**chat, "model": "m" * (NAME + number)}).model == "m" * (NAME + number)
+    assert len(USUAL) <= MOST_SHAPES
+    assert all(len(said) <= NAME for _, said, *_ in USUAL)
 
 
 def test_what_is_not_billed_or_read_back_is_never_usual():

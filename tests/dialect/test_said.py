@@ -284,11 +284,11 @@ def test_a_stream_is_over_for_good_at_its_terminal_event_only(dialect, path, dat
 
 def test_the_form_of_a_stream_is_its_content_type():
     array, plain = op_of("gemini", GEMINI), op_of("openai", "/v1/chat/completions")
-    assert stream_format_of(plain, "text/event-stream; charset=utf-8") == "sse"
-    assert stream_format_of(plain, "application/stream+json") == "ndjson"
-    assert stream_format_of(array, "application/json; charset=UTF-8") == "json-array"
-    assert stream_format_of(plain, "application/json") is None
-    assert stream_format_of(plain, "") is None
+    assert stream_format_of(plain.variant, "text/event-stream; charset=utf-8") == "sse"
+    assert stream_format_of(plain.variant, "application/stream+json") == "ndjson"
+    assert stream_format_of(array.variant, "application/json; charset=UTF-8") == "json-array"
+    assert stream_format_of(plain.variant, "application/json") is None
+    assert stream_format_of(plain.variant, "") is None
 
 
 def test_nothing_said_is_one_value():

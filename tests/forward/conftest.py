@@ -155,11 +155,11 @@ def as_is():
 
 
 @pytest.fixture
-def send(client):
+def send(client, clock):
     """Sends with short deadlines, which a test may change."""
 
     def send(request, total=10.0, **timeouts):
-        return client.send(request, Timeouts(**timeouts), time.monotonic() + total)
+        return client.send(request, Timeouts(**timeouts), clock.monotonic(), time.monotonic() + total)
 
     return send
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.forward.breaker import MAX_KEYS, Breakers
+from proxy.forward.breaker import MAX_KEYS, SPENT, Breakers
 from proxy.policy.plan import BreakerRules
 
 RULES = BreakerRules()
@@ -144,16 +144,39 @@ def test_a_success_that_began_before_the_breaker_opened_breaks_no_row_of_failure
     assert world.state == "open"
 
 
-def test_a_turn_is_counted_once():
+def test_a_turn_of_a_closed_breaker_is_that_of_all_who_come_until_it_opens():
     world = World()
     turn = world.enter()
-    for _ in range(9):
+    for _ in range(4):
         turn.saw(False, world.now)
-    world.see(*[False] * 3)
-    turn.saw(True, world.now)
-    assert world.state == "closed"
-    world.see(False)
-    assert world.state == "open"
+    assert not turn.tally.is_over
+    turn.saw(False, world.now)
+    assert (turn.tally.is_over, world.state) == (True, "open")
+    for ok in (True, False):
+        turn.saw(ok, world.now)
+    world.now += 5
+    for _ in range(3):
+        probe = world.enter()
+        assert probe.tally.is_over, "it is nobody else's"
+        probe.saw(True, world.now)
+    assert (world.state, world.enter().tally.is_over) == ("closed", False)
+    turn.saw(False, world.now)
+    assert turn.tally.is_over
+
+
+def test_the_turn_of_a_breaker_that_was_forgotten_is_over():
+    world = World()
+    turn = world.enter("well")
+    for number in range(MAX_KEYS):
+        world.see(False, model=f"m{number}")
+    assert turn.tally.is_over
+
+
+def test_a_spent_turn_says_nothing():
+    world = World()
+    for ok in (True, False, None):
+        SPENT.saw(ok, world.now)
+    assert (SPENT.tally.is_over, SPENT.tally.failures_in_a_row, SPENT.tally.further) == (True, 0, 0)
 
 
 @pytest.mark.parametrize(("asked", "wait"), [(60.0, 60.0), (1.0, 5.0), (9999.0, 120.0)])

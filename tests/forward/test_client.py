@@ -86,6 +86,39 @@ async def test_a_line_break_never_leaves(answering, send):
     assert provider.requests == []
 
 
+@pytest.mark.parametrize("pieces", [(b"abc",), (b"ab", b"c")])
+async def test_a_body_that_is_here_is_taken_at_once_and_only_once(provider, send, pieces):
+    async def script(reader, writer, self):
+        for _ in range(2):
+            await self.read(reader)
+            chunks = b"".join(b"%x\r\n%b\r\n" % (len(it), it) for it in pieces)
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+
+    async with provider(script) as there:
+        for _ in range(2):  # on one connection
+            reply = await send(there.ask())
+            assert (reply.at_once(), reply.at_once()) == (b"abc", None)
+            reply.close()
+
+
+async def test_a_body_that_is_still_to_come_or_broken_is_not_taken(provider, send, got, as_is):
+    gate = asyncio.Event()
+
+    async def script(reader, writer, self):
+        await self.read(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab")
+        await gate.wait()
+
+    async with provider(script) as there:
+        reply = await send(there.ask())
+        assert reply.at_once() is None
+        gate.set()
+        with pytest.raises(UpstreamCut):
+            await reply.relay(got(), as_is)
+        assert reply.at_once() is None
+        reply.close()
+
+
 # --- streams ---
 
 
@@ -438,7 +471,7 @@ async def test_a_connection_that_was_idle_or_lived_too_long_is_closed_by_itself(
 async def test_a_connection_that_was_idle_or_lived_too_long_is_not_used_again(answering, client, clock):
     async with answering(OK) as provider:
         for _ in range(7):
-            assert await whole(await client.send(provider.ask(), Timeouts(), clock.monotonic() + 10)) == b"hi"
+            assert await whole(await client.send(provider.ask(), Timeouts(), clock.monotonic(), clock.monotonic() + 10)) == b"hi"
             clock.ahead += 50  # never idle for a minute, but after five minutes too old
     assert provider.connections == 2
 
@@ -843,6 +876,6 @@ async def test_a_provider_that_settles_on_another_protocol_is_never_talked_to(an
 
 async def test_closing_the_client_ends_idle_connections(answering, client):
     async with answering(OK) as provider:
-        await whole(await client.send(provider.ask(), Timeouts(), time.monotonic() + 5))
+        await whole(await client.send(provider.ask(), Timeouts(), time.monotonic(), time.monotonic() + 5))
         client.close()
         await asyncio.wait_for(provider.closed.wait(), 20)

@@ -49,13 +49,14 @@ def told(parser, pieces):
         except Malformed as error:
             after.append(str(error))
             break
-        seen = [parser.has_head, parser.is_over, parser.is_dirty, parser.has_body, b"".join(parser.slices), parser.ends_at_close]
+        seen = [parser.has_head, parser.is_over, parser.is_last, b"".join(parser.slices)]
+        seen += [] if parser.is_over else [parser.has_body, parser.ends_at_close]  # nobody asks any more
         if parser.has_head:
             headers = head.split if head.block is None else known.lines_of(head.block)
             assert head.said == said_by(headers)
             if head.lines is not None:
                 assert head.lines == b"\r\n".join(map(b": ".join, answer_headers(headers)))
-            seen += [head.status, head.reason, headers, head.length, parser.keeps_alive]
+            seen += [head.status, head.reason, headers, head.length]
         after.append(seen)
     return after
 
@@ -74,7 +75,7 @@ def test_an_answer_is_read_the_same_whether_its_head_is_known_or_not(sent):
     odd = [pieces for (_, data), at in sent for pieces in ([data], cut(data, at)) if data]
     for pieces in (*whole, *whole, *whole, *cuts, *odd):
         assert told(parser, pieces) == told(AnswerParser(), pieces)
-        if not (parser.is_over and parser.keeps_alive and not parser.is_dirty):
+        if not parser.is_over or parser.is_last:
             parser = AnswerParser(heads)  # another connection, as the pool does
             parser._likely = [form for form in heads._seen.values() if form is not None]
         parser.slices.clear()
@@ -83,16 +84,16 @@ def test_an_answer_is_read_the_same_whether_its_head_is_known_or_not(sent):
 def read(parser, value=b"1", kind=b"application/json", more=b""):
     told(parser, [b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nx-request-id: %b\r\n%bContent-Length: 2\r\n\r\nhi" % (kind, value, more)])
     parser.slices.clear()
-    return parser._told.lines
+    return parser.told.lines
 
 
 def test_a_head_that_came_twice_is_known_and_its_lines_are_those_of_this_answer():
     parser = AnswerParser(KnownHeads(answer_headers))
     assert [read(parser, b"a"), read(parser, b"b")] == [None, None]
     assert read(parser, b"c") == b"Content-Type: application/json\r\nx-request-id: c"
-    first = parser._told.said
+    first = parser.told.said
     assert read(parser, b"d") == b"Content-Type: application/json\r\nx-request-id: d"
-    assert parser._told.said is first
+    assert parser.told.said is first
 
 
 @pytest.mark.parametrize(
@@ -156,4 +157,4 @@ def test_a_length_says_the_same_of_a_known_head_as_of_any_other(length, body):
 
 def test_bytes_behind_a_whole_body_are_none_of_it():
     parser, *_ = two_ways(body=b"hiHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    assert (parser.slices, parser.is_over, parser.is_dirty) == ([b"hi"], True, True)
+    assert (parser.slices, parser.is_over, parser.is_last) == ([b"hi"], True, True)

@@ -43,7 +43,7 @@ class World:
 
     def __init__(self, edge):
         self.edge, self.refusals, self.calls = edge, [], []
-        self._busy, self.run, self.settings = asyncio.Event(), None, None
+        self._busy, self.run = asyncio.Event(), None
 
     async def connect(self):
         if self.edge.port:
@@ -79,7 +79,6 @@ async def open_edge(providers):
 
         async def start(run=echo, upgrade=no_upgrade, listen="127.0.0.1:0", deadlines=None, most=None, **settings):
             world = World(None)
-            world.settings = Settings(providers, "openai", **settings)
 
             async def recorded(call, body, sink):
                 world.calls.append(call)
@@ -89,7 +88,7 @@ async def open_edge(providers):
             edge = Edge(
                 recorded,
                 upgrade,
-                lambda: world.settings,
+                Settings(providers, "openai", **settings),
                 RealClock(),
                 on_refusal=lambda code, request_id: world.refusals.append(code),
                 deadlines=deadlines or Deadlines(linger=0.3),

@@ -266,7 +266,7 @@ async def played(reads, lessons):
         sink.answer(200, (), b"ok")
 
     settings = Settings({"openai": OPENAI}, "openai")
-    edge = Edge(run, None, lambda: settings, Clock(), most=1)
+    edge = Edge(run, None, settings, Clock(), most=1)
     connection = Server(edge.serve, edge.turn_away, Deadlines(linger=5), 10)()
     connection._lessons, wire = lessons, Wire()
     connection.connection_made(wire)
@@ -417,27 +417,31 @@ async def test_what_is_known_of_a_head_under_one_policy_is_worked_out_anew_under
     reader, writer = await world.connect()
     for number in range(9):
         if number == 3:
-            world.settings = Settings(providers, "together")
+            world.edge.settings = Settings(providers, "together")
         elif number == 6:
-            world.settings = Settings(providers, "openai", cors=("https://a.example",))
+            world.edge.settings = Settings(providers, "openai", cors=("https://a.example",))
         writer.write(asked(b"{}"))
         await replies(reader, 1)
     assert [call.route.provider for call in world.calls] == ["openai"] * 3 + ["together"] * 3 + ["openai"] * 3
     assert [call.kept is world.calls[number // 3 * 3 + 2].kept for number, call in enumerate(world.calls)] == [True] * 9
     assert len({id(call.kept) for call in world.calls}) == 3
-    world.settings = Settings(providers, "openai", hosts=("elsewhere",))
+    world.edge.settings = Settings(providers, "openai", hosts=("elsewhere",))
     writer.write(asked(b"{}"))
     assert b" 421 " in await reader.readuntil(b"\r\n") and len(world.calls) == 9
     writer.close()
 
 
-async def test_a_head_that_is_known_is_refused_as_any_other_while_draining(open_edge, providers):
+@pytest.mark.parametrize("says", ["the policy", "the edge"])
+async def test_a_head_that_is_known_is_refused_as_any_other_while_draining(open_edge, providers, says):
     world = await open_edge()
     reader, writer = await world.connect()
     for _ in range(3):
         writer.write(asked(b"{}"))
         await replies(reader, 1)
-    world.settings = Settings(providers, "openai", draining=True)
+    if says == "the policy":
+        world.edge.settings = Settings(providers, "openai", draining=True)
+    else:
+        world.edge.stop_accepting()
     writer.write(asked(b"{}"))
     assert b" 503 " in await reader.readuntil(b"\r\n") and world.refusals == ["draining"]
     writer.close()

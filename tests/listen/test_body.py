@@ -3,8 +3,9 @@ import time
 
 import pytest
 
+from proxy.listen.body import Coming, Whole
 from proxy.listen.connection import Deadlines
-from proxy.refusal import Refusal
+from proxy.refusal import ClientGone, Refusal
 
 QUICK = Deadlines(body_grace=0.3, body_idle=0.2, linger=0.1)
 
@@ -154,3 +155,33 @@ async def test_a_hundred_thousand_one_byte_chunks_cost_less_than_a_second(open_e
     reply = await world.ask(post(b"Connection: close", b"Transfer-Encoding: chunked", body=b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n"))
     assert reply.startswith(b"HTTP/1.1 200 ") and len(reader.got[0]) == 100_000
     assert time.process_time() - began < 1
+
+
+class Calm:
+    """As much of a connection as a body asks for that is there."""
+
+    is_broken = False
+
+
+async def test_what_is_there_is_given_at_once_and_what_is_not_must_be_waited_for():
+    whole, coming = Whole(Calm(), b"abc"), Coming(Calm(), b"ab", 3)
+    whole.length = 3
+    for body in (whole, coming):
+        if body is coming:
+            assert body.at_once(3) is None
+            body.feed_data(b"c")
+        with pytest.raises(Refusal) as no:
+            body.at_once(2)
+        assert (no.value.status, no.value.code) == (413, "too_large")
+        assert (body.at_once(3), body.at_once(3), await body.read(3)) == (b"abc", b"", b"")
+
+
+async def test_nothing_is_given_of_what_is_misframed_or_whose_client_has_left():
+    misframed, left = Whole(Calm(), b"abc"), Whole(Calm(), b"abc")
+    misframed.length = left.length = 3
+    misframed._connection.is_broken = True
+    left.set_exception(ConnectionResetError())
+    with pytest.raises(Refusal):
+        misframed.at_once(3)
+    with pytest.raises(ClientGone):
+        left.at_once(3)

@@ -329,12 +329,10 @@ async def test_an_unlisted_origin_is_left_alone(open_edge):
 
 async def test_settings_are_read_for_every_request_on_one_connection(providers, open_edge):
     world = await open_edge()
-    now = [Settings(providers, "openai"), Settings({}, "openai")]
-    world.edge._settings = lambda: now[0]
     reader, writer = await world.connect()
     writer.write(GET)
     await reader.readuntil(b" 0")
-    now.pop(0)
+    world.edge.settings = Settings({}, "openai")
     writer.write(LAST)
     assert status_of(await reader.read()) == 404
     writer.close()

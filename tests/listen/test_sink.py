@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -115,6 +116,49 @@ async def test_head_and_first_bytes_leave_in_one_write(open_edge, monkeypatch):
     assert len(writes) == 1 and writes[0].endswith(b"\r\n\r\nab")
 
 
+@pytest.mark.parametrize("pushed", [b"", b"ab"])
+@pytest.mark.parametrize("rest", [None, b"", b"cd"])
+@pytest.mark.parametrize("length", [None, 0, 2, 4, 9])
+@pytest.mark.parametrize("asking", [get(), LAST, get(version=b"HTTP/1.0"), get(b"HEAD", b"HTTP/1.1", b"Connection: close")])
+async def test_the_rest_leaves_with_the_end_as_if_it_were_pushed_before(open_edge, pushed, rest, length, asking):
+    async def asked(is_apart):
+        end = []
+
+        async def run(call, body, sink):
+            sink.start(200, b"OK", (), length)
+            try:
+                if pushed:
+                    sink.push(pushed)
+                if is_apart and rest:
+                    sink.push(rest)
+                end.append(sink.finish(None if is_apart else rest))
+            except RuntimeError:
+                end.append("more than was promised")
+            end.append((sink.is_ended, sink._keeps, sink._head))
+            sink.stop_keeping()
+
+        try:
+            return await (await open_edge(run)).ask(asking), end
+        except ConnectionResetError:
+            return "reset", end
+
+    assert await asked(False) == await asked(True)
+
+
+async def test_for_a_client_that_has_left_the_rest_is_nothing(open_edge):
+    ended = []
+
+    async def run(call, body, sink):
+        sink.finish_anyway = True
+        sink._transport.abort()
+        sink.start(200, b"OK", (), 2)
+        ended.append((sink.finish(b"ab"), sink.is_ended))
+
+    with contextlib.suppress(ConnectionResetError):
+        assert not await (await open_edge(run)).ask(LAST)
+    assert ended == [(True, True)]
+
+
 class Tee:
     def __init__(self, transport, writes):
         self._transport, self._writes = transport, writes
@@ -161,6 +205,20 @@ async def test_an_answer_longer_than_its_length_never_reaches_the_next_answer(op
         reply = b""
     assert reply.count(b"HTTP/1.1") <= 1
     assert "RuntimeError at sink.py" in logged.text
+
+
+async def test_an_answer_that_is_aborted_after_its_end_is_the_last_on_its_connection(open_edge):
+    async def run(call, body, sink):
+        await saying(b"ok", length=2)(call, body, sink)
+        sink.abort(b"")
+
+    world = await open_edge(run)
+    reader, writer = await world.connect()
+    writer.write(get() + get())
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    assert len(world.calls) == 1
+    writer.close()
 
 
 async def test_writing_to_a_client_that_left_raises_client_gone(open_edge):

@@ -143,7 +143,7 @@ def recorded_streams():
     if not TRAFFIC.is_dir():
         pytest.skip("recorded traffic skipped LOUDLY: shared/ is not here")
     streams = recorded()
-    assert all(stream_format_of(stream.op, stream.content_type) for stream in streams)
+    assert all(stream_format_of(stream.op.variant, stream.content_type) for stream in streams)
     return streams
 
 

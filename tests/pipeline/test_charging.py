@@ -7,8 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.charging import quoted
+from proxy.admit.learned import EACH, RECENT, UNKNOWN, UNSEEN, Learned
+from proxy.charging import learn, quoted
 from proxy.dialect.wire import NAME, Operation, usual
+from proxy.exchange import Try, Usage
 from proxy.meter.price import Prices, PriceTable
 from proxy.meter.refresh import written
 from proxy.policy.plan import Origin, PriceOverride, Pricing, Provider
@@ -72,7 +74,7 @@ def test_text_quoted_straight_is_quoted_as_the_thorough_way_has_it(model, text_b
 
 @pytest.mark.parametrize(("model", "tier"), [("open", None), ("long", None), ("tiered", "priority"), ("sound", None), ("own", None)])
 def test_most_is_told_in_advance(model, tier):
-    assert PRICES.tariff(HERE, model, tier, 0).quote is not None
+    assert PRICES.tariff(HERE, model, tier, 0)[2] is not None
 
 
 def test_what_is_told_in_advance_is_of_one_target_one_tier_one_time_and_one_policy():
@@ -90,4 +92,81 @@ def test_names_from_outside_are_remembered_within_bounds(monkeypatch, names):
     for name in names:
         for tier in (None, "t" * (NAME + 1)):
             prices.tariff(HERE, name, tier, 0)
-    assert len(prices._tariffs) <= (4 if len(names) > 1 else 0)
+    assert len(prices.tariffs) <= (4 if len(names) > 1 else 0)
+
+
+class Calls:
+    """Of one model, from hold to lesson."""
+
+    def __init__(self):
+        self.lessons = Learned()
+        self._rooms = SimpleNamespace(store=SimpleNamespace(lessons=self.lessons))
+
+    def held(self, kind=0, sent=1000, is_open=False):
+        try_ = Try(1, "first", "here", "plain", None)
+        try_.held_usage = sent, 10, kind, is_open
+        try_.known = self.lessons.of(("here", "plain"))
+        try_.like = try_.known.like(kind, sent)
+        return try_
+
+    def over(self, try_, input, output=0, tier=None, source="provider"):
+        learn(
+            self._rooms, try_, Usage(input=input, output=output, source=source, tier=tier, ended=True), usual("plain", False, False, None)
+        )
+
+    def done(self, times, input=100, **more):
+        for _ in range(times):
+            self.over(self.held(), input, **more)
+
+    @property
+    def known(self):
+        return self.lessons.of(("here", "plain"))
+
+
+def test_of_calls_that_are_well_known_one_in_a_few_teaches_and_stands_for_all():
+    calls = Calls()
+    calls.done(RECENT)
+    spread = calls.known.like(0, 1000)
+    assert spread.total == RECENT and not spread.skips  # each of them
+    calls.done(1)
+    assert spread.total == RECENT + EACH and spread.skips == EACH - 1
+    calls.done(EACH - 1, input=10**6)
+    assert spread.total == RECENT + EACH and not spread.skips
+    calls.done(1, input=10**6)
+    assert spread.total == RECENT + 2 * EACH
+    calls.done(RECENT, input=300)
+    assert spread.tokens(1000) >= 300
+
+
+def test_calls_of_another_kind_or_size_each_teach_however_well_others_are_known():
+    calls = Calls()
+    calls.done(RECENT + 1)
+    for number in range(1, 9):
+        calls.over(calls.held(kind=1), 100)
+        calls.over(calls.held(sent=100_000), 100)
+        assert calls.known.like(1, 1000).total == calls.known.like(0, 100_000).total == number
+
+
+def test_what_a_reply_says_of_the_tier_and_of_an_open_answer_is_learned_of_each_call():
+    calls = Calls()
+    calls.done(RECENT + 1)
+    assert calls.known.like(0, 1000).skips
+    for tier in ("flex", None, "default"):
+        calls.done(1, tier=tier)
+        assert calls.known.tier == tier
+    before = calls.known.outputs.total
+    for _ in range(EACH):
+        calls.over(calls.held(is_open=True), 100, output=50, tier="default")
+    assert calls.known.outputs.total == before + EACH
+
+
+def test_what_was_counted_or_was_of_a_forgotten_model_changes_nothing_that_all_share():
+    calls = Calls()
+    calls.done(9, source="counted")
+    assert calls.known is UNKNOWN and calls.known.like(0, 1000) is UNSEEN
+    first = calls.held()
+    calls.done(RECENT + 1)
+    skips = calls.known.like(0, 1000).skips
+    calls.over(first, 100)  # nothing was known when it was held
+    assert calls.known.like(0, 1000).skips == skips - 1
+    assert not UNSEEN.total and not UNSEEN.skips and not UNKNOWN.inputs and UNKNOWN.tier is None

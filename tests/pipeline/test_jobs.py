@@ -86,6 +86,12 @@ class Later:
 
         return time.monotonic()
 
+    @staticmethod
+    def monotonic_ns() -> int:
+        import time
+
+        return time.monotonic_ns()
+
 
 async def test_what_nobody_reads_back_for_a_month_is_charged_its_estimate_and_says_so(tmp_path):
     async with inside(tmp_path) as here:

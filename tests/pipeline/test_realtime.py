@@ -65,10 +65,10 @@ async def bridged(tmp_path):
             path = await stack.enter_async_context(inside(tmp_path, more, url=f"http://127.0.0.1:{port}"))
             bridge = Bridge(path.rooms)
             stack.push_async_callback(bridge.close)
-            rules = path.rooms.current().rules
+            rules = path.rooms.generation.rules
             settings = Settings(rules.providers, rules.default_provider)
             refused = path.rooms.books.turned_away
-            edge = Edge(path.pipeline.run, bridge.run, lambda: settings, path.rooms.clock, on_refusal=refused)
+            edge = Edge(path.pipeline.run, bridge.run, settings, path.rooms.clock, on_refusal=refused)
             await edge.start("127.0.0.1:0")
             stack.push_async_callback(edge.close, 0)
             session = await stack.enter_async_context(aiohttp.ClientSession())
@@ -453,4 +453,4 @@ async def test_what_turns_take_is_learned_and_rates_are_held_for_no_more(bridged
     )
     known = path.store.lessons.of(("openai", "gpt-4o"))
     assert known.output_tokens(4_096, None) <= 3
-    assert known.input_tokens(0, 300) <= 300 / 4, "a hundredth of its bytes was read, and a sixteenth is the least"
+    assert known.like(0, 300).tokens(300) <= 300 / 4, "a hundredth of its bytes was read, and a sixteenth is the least"

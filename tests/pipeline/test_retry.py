@@ -75,7 +75,7 @@ async def test_a_fallback_is_an_attempt_on_another_provider_with_that_ones_key(p
 
 
 async def test_calls_alike_begin_with_the_same_key_but_while_it_rests(path):
-    provider = path.rooms.current().rules.providers["openai"]
+    provider = path.rooms.generation.rules.providers["openai"]
     object.__setattr__(provider, "credentials", (Credential("A", "sk-a"), Credential("B", "sk-b")))
     kept: dict[object, object] = {}
 

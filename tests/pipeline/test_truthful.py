@@ -24,6 +24,9 @@ class LaterClock:
     def monotonic(self) -> float:
         return time.monotonic() + self.by_s
 
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns() + int(self.by_s * NS)
+
 
 @pytest.fixture
 def clock():

@@ -30,8 +30,8 @@ BODIES = [
 
 def attempt(op=CHAT, dialect="openai", kind="application/json", coding="", stream=None, status=200):
     """An answer, and the call that it belongs to."""
-    answer, most = SimpleNamespace(said=Spoken(kind, coding), status=status), SimpleNamespace(sent_tokens=70, output_tokens=90)
-    sent = SimpleNamespace(answer=answer, most=most, form=SimpleNamespace(dialect=dialect_of(dialect)), stream=stream)
+    answer, try_ = SimpleNamespace(said=Spoken(kind, coding), status=status), SimpleNamespace(held_usage=(70, 90, 0, False))
+    sent = SimpleNamespace(answer=answer, try_=try_, form=SimpleNamespace(dialect=dialect_of(dialect)), stream=stream)
     return sent, SimpleNamespace(common=SimpleNamespace(op=op), asked=Asked(), upload=None)
 
 

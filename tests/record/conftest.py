@@ -34,7 +34,7 @@ def tell():
         )
         first = also(
             Try(1, "first", "openai", "gpt-4o", "OPENAI_API_KEY", "slu-1/1"),
-            at_ns=1_790_000_000_100_000_000, began=998.25, first_byte=999.0, ended=1000.0, status=200, held_nanousd=900, held_tokens=90,
+            at_ns=1_790_000_000_100_000_000, began=998.25, first_byte=999.0, ended=1000.0, status=200, held_nanousd=900,
             is_held=True, cost_nanousd=500, price_row={"name": "gpt-4o"},
             usage=Usage(input=10, cached_input=4, cache_write=2, output=5, reasoning=3, source="provider", detail={"prompt_tokens": 10}),
         )  # fmt: skip

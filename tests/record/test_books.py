@@ -5,7 +5,7 @@ import copy
 import pytest
 from support.also import also
 
-from proxy.exchange import Row, Try, Usage
+from proxy.exchange import Caller, Row, Try, Usage, crashed, sort_of
 from proxy.record import books as books_module
 from proxy.record.books import Books
 from proxy.refusal import Refusal
@@ -85,7 +85,7 @@ def test_the_row_inside_a_hold_is_the_row_of_an_attempt_whose_estimate_nobody_co
     story = tell()
     (one,) = story.tries
     one.status, one.first_byte, one.ended, one.price_row, one.cost_nanousd = None, None, one.began, {"name": "gpt-4o"}, 900
-    held = Row._make(books.held(story, one, 12, 34))
+    held = Row._make(crashed(books.held(story, one, {}, 12, 34), 900))
     del one.usage
     one.held_usage, one.end = (12, 34), "crashed"
     assert held == books.row_of(story, one)
@@ -112,6 +112,27 @@ def test_names_of_models_show_without_keys_and_are_remembered_in_bounded_number(
                 story.tries[0].model = name
                 assert books.row_of(story, story.tries[0]).model == ("[redacted]" if name and name.startswith("slk-") else name)
         assert len(known) <= 5 and all(len(name or "") <= books_module.MAX_NAME for name in known)
+
+
+def test_what_rows_of_one_plan_have_in_common_is_kept_with_it_told_apart_and_bounded(books, tell):
+    kept, others = {}, {}
+
+    def head(kept, caller=None, **changed):
+        story = tell(**({"caller": caller} if caller else {}))
+        also(story.tries[0], **changed)
+        values = books.held(story, story.tries[0], kept, 1, 2)
+        assert Row._make(crashed(values, 900)).caller == story.caller.name and story.tries[0].sort == sort_of(story, story.tries[0])
+        return values[0][6:]
+
+    first = head(kept)
+    assert first == head(kept) == ("bot", "finance", "premium", "openai", "gpt-4o", "chat", "OPENAI_API_KEY") and len(kept) == 1
+    assert head(others, Caller("ann", "key")) == ("ann", None, None, "openai", "gpt-4o", "chat", "OPENAI_API_KEY")
+    assert head(kept, model="gpt-5")[4] == "gpt-5" and head(kept, provider="azure")[3] == "azure" and head(kept, credential=None)[6] is None
+    assert head(kept) == first and len(kept) == 4
+    for number in range(50):
+        assert head(kept, model=f"m{number}")[4] == f"m{number}"
+        assert head(others, model="m " * (200 + number))[4] == "m " * (200 + number)
+    assert len(kept) == books_module.MAX_KEPT and len(others) == 1
 
 
 def test_a_settle_gives_the_true_figures_once(books, store, tell):
@@ -151,8 +172,9 @@ def test_the_overhead_of_all_rows_is_the_overhead_of_the_call(books, tell):
     story.tries.append(second)
     story.upstream_s = 1.5
     books.settle(story, second)
-    assert first.row.overhead_ms == 400.0 and second.row.overhead_ms == 100.0
-    assert second.row.parent_id == "req-1/1"
+    rows = [Row._make(one.row) for one in story.tries]
+    assert [row.overhead_ms for row in rows] == [400.0, 100.0]
+    assert rows[1].parent_id == "req-1/1"
 
 
 def test_a_refusal_before_any_attempt_has_a_row_of_its_own(books, store, told, tell):
@@ -216,7 +238,7 @@ def test_closing_settles_what_is_left_frees_the_slots_and_tells(books, store, to
 def test_an_attempt_that_nobody_settled_has_ended_as_the_call_did(books, store, tell):
     story = tell(end="client_gone")
     books.close(story)
-    assert [entry[-1].end for entry in store.named("settle")] == ["client_gone"]
+    assert [Row._make(entry[-1]).end for entry in store.named("settle")] == ["client_gone"]
 
 
 @pytest.mark.parametrize("broken", ["settle", "leave", "told", "event"])
@@ -233,7 +255,7 @@ def test_no_failure_of_the_books_reaches_the_call_or_stops_the_rest(books, store
 def test_hashed_identities_show_in_rows(store, told, clock, tell):
     story = tell()
     Books(store, told, told, clock, lambda name: "id:" + name[::-1]).settle(story, story.tries[0])
-    assert story.tries[0].row.caller == "id:tob"
+    assert Row._make(story.tries[0].row).caller == "id:tob"
 
 
 def test_who_is_turned_away_before_there_is_a_call_is_counted_and_logged_under_the_id_of_its_reply(books, told, store):

@@ -9,6 +9,7 @@ from support.also import also
 
 from proxy.exchange import Caller, Try, Usage
 from proxy.record.log import MAX_PENDING, MAX_SORTS, Log, Pipe
+from proxy.record.rows import rfc3339
 
 
 @pytest.fixture
@@ -166,6 +167,15 @@ def test_names_show_as_the_policy_says_from_its_reload_on(lines, clock, tell):
     log.set_level("info")
     log.told(tell())
     assert [line["caller"] for line in lines] == ["bot", "id:0"]
+
+
+def test_each_line_has_its_own_instant_also_when_the_clock_goes_back(log, lines, clock, tell):
+    begin = clock.at_ns // 10**9 * 10**9
+    instants = [0, 999_999, 1_000_000, 1_000_000, 999_000_000, 1_000_000_000, 7_000_000]
+    for since in instants:
+        clock.at_ns = begin + since
+        log.told(tell())
+    assert [line["at"] for line in lines] == [rfc3339(begin + since) for since in instants]
 
 
 def test_calls_of_ever_new_models_take_no_memory(log, lines, tell):

@@ -251,6 +251,21 @@ def test_seconds_wait_for_their_buckets_in_bounded_number(metrics, tell):
     assert samples(metrics, "first_byte_seconds_sum") == [({"provider": "openai", "operation": "chat"}, 1000)]
 
 
+def test_waits_of_all_kinds_of_calls_are_sorted_in_whichever_of_them_is_the_last_that_fits(metrics, tell):
+    for number in range(1000):
+        metrics.told(tell() if number % MOST_WAITING < 200 else tell(tries=[], status=429, end="refused:rate_limited"))
+        waits = metrics._series["first_byte_seconds"].cells[("openai", "chat")]
+        assert len(waits) < MOST_WAITING
+
+
+def test_the_overhead_of_a_call_is_no_less_than_nothing(metrics, tell):
+    for upstream_s in (2.5, 1.5):
+        metrics.told(tell(upstream_s=upstream_s))
+    where = {"provider": "openai", "operation": "chat"}
+    assert samples(metrics, "overhead_seconds_sum") == [(where, 0.5)]
+    assert samples(metrics, "overhead_seconds_count") == [(where, 2)]
+
+
 @pytest.mark.parametrize(("error", "label"), [("connect", "connect"), ("503", "503"), ("overloaded <x>", "other"), ("12345", "other")])
 def test_an_error_class_is_one_of_ours(metrics, error, label):
     metrics.retried("openai", None, error)

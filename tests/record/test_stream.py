@@ -27,6 +27,7 @@ PATIENCE_S = 30
 class Clock:
     now_ns = staticmethod(time.time_ns)
     monotonic = staticmethod(time.monotonic)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
 def row(number: int, **changes: object) -> Row:

@@ -21,6 +21,7 @@ SEEDS = range(6)
 class Clock:
     now_ns = staticmethod(time.time_ns)
     monotonic = staticmethod(time.monotonic)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
 def calls(dice: random.Random):

@@ -25,6 +25,7 @@ PATIENCE_S = 30.0
 class SystemClock:
     now_ns = staticmethod(time.time_ns)
     monotonic = staticmethod(time.monotonic)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
 def row(id: str, cost: int = 0) -> Row:

@@ -52,6 +52,7 @@ def hash_of(name: str) -> str:
 class Clock:
     now_ns = staticmethod(time.time_ns)
     monotonic = staticmethod(time.monotonic)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
 def chat(text: str = "hi", **more: object) -> bytes:
@@ -84,6 +85,7 @@ class Answer:
     reason: bytes = b"OK"
     passed: int = 0
     closed: int = 0
+    is_here: bool = False  # all of it, with its head
     after: Callable[[int], Awaitable[None] | None] | None = None  # called with the number of chunks that have passed
 
     @property
@@ -107,6 +109,9 @@ class Answer:
         if self.breaks is not None:
             raise self.breaks
         return b"".join(self.chunks)
+
+    def at_once(self) -> bytes | None:
+        return b"".join(self.chunks) or None if self.is_here else None
 
     async def relay(self, sink: Any, line: Any) -> None:
         for chunk in self.chunks:
@@ -154,7 +159,7 @@ class Upstream:
         self.bodies: list[bytes] = []
         self.given: list[Answer] = []
 
-    async def send(self, request: Any, timeouts: Any, deadline: float) -> Answer:
+    async def send(self, request: Any, timeouts: Any, now: float, deadline: float) -> Answer:
         await asyncio.sleep(0)  # a connection
         self.sent.append(request)
         body = request.body or b""
@@ -178,6 +183,9 @@ class Body:
     def __init__(self, *pieces: bytes, length: int | None = 0, breaks: Exception | None = None) -> None:
         self.pieces, self.breaks = pieces, breaks
         self.length = sum(map(len, pieces)) if length == 0 else length
+
+    def at_once(self, limit: int) -> bytes | None:
+        return None
 
     async def read(self, limit: int) -> bytes:
         return b"".join([piece async for piece in self.stream(limit)])
@@ -231,8 +239,10 @@ class Sink:
         await asyncio.sleep(0)
         self._client()
 
-    def finish(self) -> bool:
+    def finish(self, rest: bytes | None = None) -> bool:
         assert self.is_started and not self.is_aborted
+        if rest:
+            self.push(rest)
         self.is_finished = True
         return self.is_gone
 
@@ -324,7 +334,7 @@ class Inside:
             lines["authorization"] = f"Bearer {slk(key)}" if " " not in key else key.strip()
         raw = tuple((name.encode(), value.encode()) for name, value in lines.items() if value)
         fields = fields_of(raw)
-        rules = self.rooms.current().rules
+        rules = self.rooms.generation.rules
         where = route(target, fields, rules.providers, rules.default_provider)
         uid = f"u-{next(iter(self.ids))}"
         return read_call(
@@ -409,7 +419,7 @@ async def inside(folder: Path, more: str = "", url: str = "http://127.0.0.1:9", 
     posts: list[Any] = []
     alerts = Alerts(lambda: rules, lambda url, doc: posts.append((url, doc)), metrics, log, clock, folder / "state", "here")
     rooms = Rooms(
-        current=lambda: generation,
+        generation=generation,
         identify=Identify(state.find_key, state.secret, clock, Jwks()),  # type: ignore[arg-type]  # no token is asked for
         secret=state.secret,
         store=store,  # type: ignore[arg-type]  # see above

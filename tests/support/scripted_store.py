@@ -101,6 +101,9 @@ class SetClock:
     def monotonic(self) -> float:
         return self.clock.monotonic()
 
+    def monotonic_ns(self) -> int:
+        return self.clock.monotonic_ns()
+
 
 class ScriptedStore:
     """`ports.Store` on the scripts alone, each close in a batch of its own."""

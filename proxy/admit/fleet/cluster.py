@@ -22,9 +22,10 @@ from proxy.admit.fleet.spaces import Who, who
 from proxy.admit.fleet.state import SharedState
 from proxy.admit.records import MOST
 from proxy.exchange import NANO, Row
+from proxy.lessons import Lessons
 from proxy.policy.plan import Claim, Limit, OnStateDown
 from proxy.policy.plan_callers import KeyRecord
-from proxy.ports import Intent, Lessons
+from proxy.ports import Intent
 from proxy.standings import Standings
 
 TEND_S = 1.0
@@ -119,6 +120,7 @@ class ClusterState:
 
     async def decide(self, call_uid: str) -> None:
         """See `ports.Store`. Raises Refusal 429, 503."""
+        await self.own.decide(call_uid)
         begins = self._begins(call_uid)
         if begins:
             them = self._regions.guess([claim for _, under in begins for claim in under.claims])
@@ -188,7 +190,8 @@ class ClusterState:
         """See `ports.Store`: grants first, for they are kept if the rest fails; then all that lives in the caller's space, in one trip."""
         if intent.id in self._attempts:
             return
-        them = who(intent.row.caller, intent.row.team)
+        row = intent.row
+        them = who(row.caller, row.team)
         it, region, begins = self._regions.parted(intent.claims, them), self._regions.open(them), self._begins(intent.call_uid)
         await self._begin(begins, region, them)
         attempt = Under(it.inside, region, it.crossing)
@@ -223,7 +226,7 @@ class ClusterState:
         attempt.took += [took, self._granter.force([it for it in wishes if it[1].claim.key not in deciding])]
         return True
 
-    def settle(self, id: str, tokens: int, nanousd: int, row: Row) -> None:
+    def settle(self, id: str, tokens: int, nanousd: int, row: tuple[Any, ...]) -> None:
         region = self._closed(id, min(tokens, MOST), min(nanousd, MOST))
         (self.own if region is None else region.state).settle(id, tokens, nanousd, row)
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.fleet.alone import Alone
@@ -26,9 +27,10 @@ from proxy.admit.records import MOST
 from proxy.admit.shape import charges_of
 from proxy.admit.wording import refusal
 from proxy.exchange import NANO, Row
+from proxy.lessons import Lessons
 from proxy.policy.plan import Claim, Limit, OnStateDown
 from proxy.policy.plan_callers import KeyRecord
-from proxy.ports import Clock, Intent, Lessons
+from proxy.ports import Clock, Intent
 from proxy.refusal import Refusal
 from proxy.standings import Standings
 
@@ -114,6 +116,7 @@ class SharedState(SharedJobs):
 
     async def decide(self, call_uid: str) -> None:
         """See `ports.Store`. Raises Refusal 429, 503."""
+        await self.own.decide(call_uid)
         space = self._space
         while stays := space.calls.undecided(call_uid):
             if not space.health.is_shared:
@@ -255,7 +258,7 @@ class SharedState(SharedJobs):
             return False
         return True
 
-    def settle(self, id: str, tokens: int, nanousd: int, row: Row) -> None:
+    def settle(self, id: str, tokens: int, nanousd: int, row: tuple[Any, ...]) -> None:
         self.own.settle(id, tokens, nanousd, row)
         self._closed(id, min(tokens, MOST), min(nanousd, MOST))
 

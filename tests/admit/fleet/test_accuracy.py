@@ -30,6 +30,9 @@ class HandClock:
     def monotonic(self) -> float:
         return self.ns / S
 
+    def monotonic_ns(self) -> int:
+        return self.ns
+
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[redis.Redis]:

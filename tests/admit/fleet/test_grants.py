@@ -62,6 +62,9 @@ class World:
     def monotonic(self) -> float:
         return (self.now - NOON) / 1e9
 
+    def monotonic_ns(self) -> int:
+        return self.now - NOON
+
     async def take(self, at: int, claim: Claim, **of: int) -> Took:
         return await self.sidecars[at].take([(self.home, wish(claim, **of))])
 

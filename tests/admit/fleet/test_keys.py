@@ -19,6 +19,7 @@ from proxy.policy.plan_callers import KeyRecord
 class Clock:
     now_ns = staticmethod(time.time_ns)
     monotonic = staticmethod(time.monotonic)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,9 @@ class HandClock:
     def monotonic(self) -> float:
         return self.ns / S
 
+    def monotonic_ns(self) -> int:
+        return self.ns
+
 
 @pytest.fixture(scope="module", params=["valkey", "redis 6.2"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:

@@ -39,6 +39,9 @@ class HandClock:
     def monotonic(self) -> float:
         return self.ns / S
 
+    def monotonic_ns(self) -> int:
+        return self.ns
+
 
 @dataclass
 class Sidecar:

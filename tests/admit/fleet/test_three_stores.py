@@ -63,23 +63,13 @@ class HandClock:
         return self.ns
 
     def monotonic(self) -> float:
-        return self.ns / S  # not exact; only its differences count, and those of Embedded are below
+        return self.ns / S  # not exact; only its differences count
+
+    def monotonic_ns(self) -> int:
+        return self.ns
 
     def copy(self) -> HandClock:
         return replace(self)
-
-
-class Exact(HandClock):
-    """Its monotonic seconds times 10^9 are its ns: no rounding between the stores."""
-
-    def monotonic(self) -> Any:
-        return _Seconds(self.ns)
-
-
-class _Seconds(int):
-    def __mul__(self, other: int) -> int:
-        assert other == S
-        return int(self)
 
 
 class Telling:
@@ -101,7 +91,7 @@ class Telling:
 class Kept:
     """An EmbeddedState in memory (path None) or on disk, stepped by its own loop."""
 
-    def __init__(self, clock: Exact, path: Path | None) -> None:
+    def __init__(self, clock: HandClock, path: Path | None) -> None:
         self.clock, self.path, self.runner = clock, path, asyncio.Runner()
         self._open()
 
@@ -142,7 +132,7 @@ class Kept:
 class Shared(ScriptedStore):
     """The scripts, with the same face."""
 
-    def __init__(self, client: redis.Redis, clock: Exact, scripts: Scripts) -> None:
+    def __init__(self, client: redis.Redis, clock: HandClock, scripts: Scripts) -> None:
         super().__init__(client, clock, scripts=scripts, time_zone=ZONE, max_keys=MAX_KEYS)
         self.state, self.lives, self.scripts = self, 1, scripts
 
@@ -228,7 +218,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(start=st.sampled_from(STARTS), is_wild=st.booleans())
     def begin(self, start: int, is_wild: bool) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        self.clocks = [Exact(start) for _ in range(3)]
+        self.clocks = [HandClock(start) for _ in range(3)]
         memory, disk = Kept(self.clocks[0], None), Kept(self.clocks[1], Path(self.folder.name))
         self.shared = Shared(self.client, self.clocks[2], self.scripts)
         self.stores: list[Any] = [memory, disk, self.shared]

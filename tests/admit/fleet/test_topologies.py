@@ -35,6 +35,7 @@ WALLS = ("user default off", "user admin on >admin ~* &* +@all", f"user sluice o
 class Clock:
     now_ns = staticmethod(time.time_ns)
     monotonic = staticmethod(time.monotonic)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from proxy.admit import sums
+from proxy.admit.inserts import Inserts
 from proxy.admit.place import StateProblem
-from proxy.admit.records import COLUMNS, Position, Values, encode, tame
+from proxy.admit.records import COLUMNS, Position, Values
+from proxy.admit.tally import Tally
 from proxy.exchange import Row
 
 T = TypeVar("T")
@@ -29,8 +30,7 @@ sqlite3.register_adapter(type(None), NOTHING.get)  # None, and of C: it is asked
 SCHEMA_VERSION = 2
 GATHER_S = 0.2  # rows wait this long for company; a query does not
 RETRY_S = 1.0
-CHUNKS = (64, 8, 1)  # rows of one statement: the interpreter lock is let go once for all; few kinds, as SQLite keeps each compiled
-MOST_PRICES = 256  # whose text is at hand
+AT_ONCE = 512  # rows of one transaction: their pages have room in the cache, and go to the disk once
 MOST_WAITING = 200_000  # rows not yet indexed; beyond it the ledger counts as unavailable
 
 IS_NAMED = "substr(id, 1, length(request_id) + 1) <> request_id || '/'"  # the request, by its caller
@@ -41,7 +41,6 @@ INDEXES = {
 }
 JSON_COLUMNS = frozenset({"usage_detail", "price_row"})
 TYPES = get_type_hints(Row)
-DETAIL, PRICE, AT = COLUMNS.index("usage_detail"), COLUMNS.index("price_row"), COLUMNS.index("at")
 
 
 def _schema() -> str:
@@ -61,13 +60,6 @@ def _affinity(column: str) -> str:
     return {int: "INTEGER", bool: "INTEGER", float: "REAL"}.get(first, "TEXT")
 
 
-@lru_cache(len(CHUNKS))
-def _insert(count: int) -> str:
-    names = ", ".join(f'"{name}"' for name in ("day", *COLUMNS))
-    one = "(" + ", ".join("?" * (len(COLUMNS) + 1)) + ")"
-    return f"INSERT OR IGNORE INTO rows ({names}) VALUES " + ", ".join([one] * count)
-
-
 Batch = tuple[list[Values], Position]  # rows, and where the journal has the last of them
 
 
@@ -85,15 +77,13 @@ class Index:
     def __init__(self, path: Path | None, day_of: Callable[[int], str]) -> None:
         """Raises StateProblem. `None`: in memory."""
         self.path = path
-        self._day_of = day_of
+        self._inserts, self._tally = Inserts(day_of), Tally()
         self._connection = _connect(path)
         self._queue: queue.SimpleQueue[Batch | Task] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self.given = self.taken = 0  # rows; each written by one thread alone
         self.was_behind = False  # when rows were put last; only then can it be so now
         self._is_closing = self._has_gap = False
-        # Most calls of a model share one price row (`meter.row`): its text, by its identity, which is nobody else's while it stands here
-        self._prices: dict[int, tuple[object, str]] = {}
         self._thread = threading.Thread(target=self._run, name="sluice-ledger", daemon=True)
         self._thread.start()
 
@@ -137,6 +127,10 @@ class Index:
         await asyncio.wrap_future(self.submit(lambda _: None))
         return await asyncio.to_thread(read_only, path, query)
 
+    async def sum_up(self) -> int:
+        """Sums rows, as `sums.advance`; those that were just written need not be read for it."""
+        return await asyncio.wrap_future(self.submit(self._tally.advance))
+
     def close(self) -> None:
         """Commits what was put (on a failing disk: tries once; the journal has it) and ends the thread. Blocks."""
         self._is_closing = True
@@ -178,13 +172,24 @@ class Index:
         return False
 
     def _commit(self, batches: list[Batch]) -> None:
-        if not batches:
-            return
-        rows = [row for some, _ in batches for row in some]
+        """In parts of AT_ONCE rows. Up to `safe` all is in; a row beyond it that is in too is not taken again by a replay."""
+        rows: list[Values] = []
+        safe: Position | None = None
+        for some, position in batches:
+            rows += some
+            while len(rows) > AT_ONCE:
+                self._take(rows[:AT_ONCE], safe)
+                del rows[:AT_ONCE]
+            safe = position
+        if batches:
+            self._take(rows, safe)
+
+    def _take(self, rows: list[Values], position: Position | None) -> None:
+        """As one transaction, tried until it is done."""
         is_tame = False
         while not self._has_gap:  # beyond a gap nothing may be taken for indexed
             try:
-                self._write(rows, batches[-1][1], is_tame)
+                self._write(rows, position, is_tame)
                 break
             except (sqlite3.Error, OverflowError, UnicodeError):  # a full disk, or a value that SQLite cannot hold
                 if is_tame and self._is_closing:
@@ -194,46 +199,24 @@ class Index:
                 is_tame = True
         self.taken += len(rows)
 
-    def _write(self, rows: list[Values], position: Position, is_tame: bool) -> None:
+    def _write(self, rows: list[Values], position: Position | None, is_tame: bool) -> None:
         connection = self._connection
         connection.execute("BEGIN")
         try:
-            at = 0
-            for size in CHUNKS:
-                while at + size <= len(rows):
-                    connection.execute(_insert(size), self._bound(rows[at : at + size], is_tame))
-                    at += size
-            connection.execute("INSERT OR REPLACE INTO indexed VALUES (1, ?, ?)", position)
+            new, last, chunks = 0, 0, []
+            for chunk in self._inserts.of(rows, is_tame=is_tame):
+                done = connection.execute(chunk.statement, chunk.bound)
+                new, last = new + done.rowcount, done.lastrowid or 0
+                chunks.append(chunk)
+            if position is not None:
+                connection.execute("INSERT OR REPLACE INTO indexed VALUES (1, ?, ?)", position)
             connection.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
-
-    def _bound(self, rows: list[Values], is_tame: bool) -> list[Any]:
-        """The values of these rows, one after the other."""
-        bound: list[Any] = []
-        for row in rows:
-            values = [self._day_of(row[AT]), *row]
-            if (detail := row[DETAIL]) is not None:
-                values[DETAIL + 1] = encode(detail).decode()
-            if (price := row[PRICE]) is not None:
-                known = self._prices.get(id(price))
-                values[PRICE + 1] = known[1] if known is not None else self._price(price)
-            bound += map(_storable, values) if is_tame else values
-        return bound
-
-    def _price(self, price: object) -> str:
-        if len(self._prices) >= MOST_PRICES:
-            self._prices.clear()
-        text = encode(price).decode()
-        self._prices[id(price)] = price, text
-        return text
-
-
-def _storable(value: object) -> object:
-    tamed = tame(value)
-    return encode(tamed).decode() if isinstance(tamed, list | dict) else tamed
+        if new == len(rows) and not is_tame:
+            self._tally.add(chunks, new, last)
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:

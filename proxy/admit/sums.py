@@ -8,7 +8,7 @@ so where the rows are gone a sum counts if its first row does, and days that beg
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 HOUR_NS = 3600 * 10**9
@@ -28,6 +28,9 @@ FIGURES = {
     "failed_cost_nanousd": f"CASE WHEN {FAILED} THEN cost_nanousd ELSE 0 END",
     "estimated_cost_nanousd": "CASE WHEN usage_source IN ('estimate', 'counted') THEN cost_nanousd ELSE 0 END",
 }
+
+ADDED = (*(name for name in FIGURES if name.endswith("_tokens")), "cost_nanousd")  # columns of a row
+ALIKE = ("day", *WHO, "kind", "status", "usage_source")  # rows of an hour with the same of these may be added up before they are summed
 
 _WHO = ", ".join(f'"{name}"' for name in WHO)
 _NAMES = ", ".join(FIGURES)
@@ -57,6 +60,12 @@ _COUNT = f"SELECT COUNT(*) FROM rows WHERE {_STEP}"
 _SUM = f"""INSERT INTO sums SELECT at / {HOUR_NS}, day, who, at, {", ".join(f"IFNULL({figure}, 0)" for figure in FIGURES.values())}
     FROM rows CROSS JOIN (SELECT who, {_NAMED} FROM whos) WHERE {_STEP} AND {_MATCH} AND who > :met {_ADD}"""
 _MEET = f"INSERT OR IGNORE INTO whos ({_WHO}) SELECT {_FRESH} FROM rows WHERE {_STEP}"
+_GIVEN = "(SELECT " + ", ".join(f':{name} AS "{name}"' for name in ALIKE + ADDED) + ")"  # rows that are added up already, as one
+_TIMES = {name: "" if name in ADDED or name.endswith("_nanousd") else " * :rows" for name in FIGURES}
+_SUM_GIVEN = f"""INSERT INTO sums SELECT :hour, day, who, :first,
+    {", ".join(f"IFNULL({figure}, 0){_TIMES[name]}" for name, figure in FIGURES.items())}
+    FROM {_GIVEN} CROSS JOIN (SELECT who, {_NAMED} FROM whos) WHERE {_MATCH} {_ADD}"""
+_MEET_GIVEN = f"INSERT OR IGNORE INTO whos ({_WHO}) SELECT {_FRESH} FROM {_GIVEN}"
 _MET = "SELECT COALESCE(MAX(who), 0) FROM whos"
 _SUMMED = "INSERT OR REPLACE INTO marks VALUES ('summed', :through)"
 _FOLD = (
@@ -99,6 +108,20 @@ def _sum(connection: sqlite3.Connection, after: int, through: int) -> None:
         connection.execute(_MEET, values)
         connection.execute(_SUM, values)
     connection.execute(_SUMMED, values)
+
+
+def add(connection: sqlite3.Connection, after: int, through: int, lines: Iterable[tuple[int, tuple[object, ...], list[int]]]) -> None:
+    """Sums rows that are added up already: hour, ALIKE; the earliest, how many, and ADDED. They are all those from `after`, where the
+    mark must be, `through` another; else nothing is done. Raises sqlite3.Error, and then has changed nothing."""
+    with suppress(OverflowError, UnicodeError), _at_once(connection):  # what SQLite cannot hold as it is: of that the rows are read
+        if mark(connection, "summed") != after:
+            return
+        for hour, alike, (first, rows, *added) in lines:
+            values: dict[str, object] = {"hour": hour, "first": first, "rows": rows}
+            values |= zip(ALIKE + ADDED, (*alike, *added), strict=True)
+            connection.execute(_MEET_GIVEN, values)
+            connection.execute(_SUM_GIVEN, values)
+        connection.execute(_SUMMED, {"through": through})
 
 
 def fold(connection: sqlite3.Connection) -> bool:

@@ -71,7 +71,7 @@ class Upkeep:
 
     async def turn(self) -> None:
         """Sums and prunes all that is due now. Raises sqlite3.Error and OSError: what was done stays done."""
-        while waiting := await self._paced(self._do(sums.advance)):
+        while waiting := await self._paced(self._index.sum_up()):
             self._progress("ledger being summed", waiting_rows=waiting)
         before = self.pruned_rows
         while (chunk := await self._paced(self._prune())) is not None:

@@ -304,7 +304,7 @@ def written_by_issue_2(path, rows, index):
     columns = index.submit(lambda it: [(found[1], found[2]) for found in it.execute("PRAGMA table_info(rows)")]).result()
     connection.executescript(V1.format(columns=", ".join(f'"{name}" {kind}' for name, kind in columns[2:])))
     for row in rows:
-        bound = index._bound([values_of(row)], is_tame=False)
+        bound = next(index._inserts.of([values_of(row)], is_tame=False)).bound
         connection.execute(f"INSERT INTO rows VALUES (NULL, {', '.join('?' * len(bound))})", bound)
     connection.close()
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.admit import sqlite as index
 from proxy.admit import sums
+from proxy.admit.inserts import insert
 from proxy.admit.ledger import attempts_of, billed_of, dearest_of, failed_of, usage_of
 from proxy.exchange import Row
 
@@ -41,7 +42,7 @@ drafts = st.fixed_dictionaries({
 def add(connection: sqlite3.Connection, rows: list[Row]) -> None:
     for row in rows:
         day = f"day {(row.at // (HOUR // 4) + 1) // 4}"
-        connection.execute(index._insert(1), [day, *(None if isinstance(it, dict) else it for it in row)])
+        connection.execute(insert(1), [day, *(None if isinstance(it, dict) else it for it in row)])
 
 
 def usage_by_hand(rows: list[Row], by: str, since: int | None, until: int | None) -> dict[object, tuple[int, int, int, int]]:

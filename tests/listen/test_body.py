@@ -163,9 +163,14 @@ class Calm:
     is_broken = False
 
 
+def whole_of(body):
+    whole = Whole()
+    whole.connection, whole.body, whole.length = Calm(), body, len(body)
+    return whole
+
+
 async def test_what_is_there_is_given_at_once_and_what_is_not_must_be_waited_for():
-    whole, coming = Whole(Calm(), b"abc"), Coming(Calm(), b"ab", 3)
-    whole.length = 3
+    whole, coming = whole_of(b"abc"), Coming(Calm(), b"ab", 3)
     for body in (whole, coming):
         if body is coming:
             assert body.at_once(3) is None
@@ -177,9 +182,8 @@ async def test_what_is_there_is_given_at_once_and_what_is_not_must_be_waited_for
 
 
 async def test_nothing_is_given_of_what_is_misframed_or_whose_client_has_left():
-    misframed, left = Whole(Calm(), b"abc"), Whole(Calm(), b"abc")
-    misframed.length = left.length = 3
-    misframed._connection.is_broken = True
+    misframed, left = whole_of(b"abc"), whole_of(b"abc")
+    misframed.connection.is_broken = True
     left.set_exception(ConnectionResetError())
     with pytest.raises(Refusal):
         misframed.at_once(3)

@@ -100,8 +100,9 @@ class PriceRow:
             return shown
         stored = shown.copy()
         units = {unit: max(0, count) for unit, count in usage.units.items() if count > 0 or unit in BILLED_APART}
-        if usage.cache_write_1h > 0:
-            units["cache_write_1h"] = usage.cache_write_1h
+        units["cache_write_1h"] = usage.cache_write_1h  # a field of its own, whatever the units say
+        if usage.cache_write_1h <= 0:
+            del units["cache_write_1h"]
         if units:
             stored["units"] = units
         if tier:

@@ -60,6 +60,7 @@ def ledger_row(usage, price, nanousd=0):
     PriceRow("m", "p", "s", "2026-01-01", {"input": flat(0), "cached_input": flat(1)}, {}),
     Usage(source="provider", units={"cached_audio": -1, "billed_input": 1}),
 )
+@example(PriceRow("m", "p", "s", "2026-01-01", {"cache_write": flat(1)}, {}), Usage(1, source="provider", units={"cache_write_1h": 1}))
 def test_the_second_arithmetic_agrees_on_every_row(price, usage):
     assert recompute(orjson.loads(orjson.dumps(ledger_row(usage, price)))) == cost(price, usage)
 

@@ -13,7 +13,7 @@ from yarl import URL
 
 from proxy.dialect import dialect_of, realtime
 from proxy.dialect.wire import Asked
-from proxy.exchange import Call, Story
+from proxy.exchange import Call, Story, story_of
 from proxy.forward.credentials import Credentials
 from proxy.forward.shape import Shaping
 from proxy.guard.mask import inspect_other
@@ -42,7 +42,7 @@ class Bridge:
     async def run(self, call: Call, request: web.BaseRequest) -> web.StreamResponse:
         """One session from its handshake to its close. Raises Refusal before the upgrade."""
         generation = self._rooms.generation
-        story = Story(call, generation.rules.generation)
+        story = story_of(call, generation.rules.generation)
         story.operation, story.streamed = "realtime", True
         self._rooms.under_way[story] = request
         try:

@@ -10,6 +10,7 @@ from proxy.admit.jobs import job_id, named
 from proxy.dialect.jobs import WORK_UNITS, Job, dumped, loaded
 from proxy.dialect.wire import Asked, Operation
 from proxy.exchange import Most, Row, Story, Try, Usage
+from proxy.forward.lane import Lane
 from proxy.meter.price import UNITS, Prices, Quote, bound_cost
 from proxy.meter.row import usual_cost
 from proxy.policy.plan import Plan, Pricing, Provider
@@ -31,24 +32,98 @@ async def hold(
     asked: Asked,
     text_bytes: int,
 ) -> Quote:
-    """Takes what the attempt may use at most, durably, before a byte of it leaves. `text_bytes`: of the request, decoded.
+    """Takes what the attempt may use at most, durably, before a byte of it leaves. See `intended`; raises 402, 429, 503 too: then nothing
+    is held."""
+    quote, intent = _looked_at(rooms, generation.prices, plan, story, try_, provider, op, asked, text_bytes)
+    try:
+        await take(rooms, generation, try_, intent)
+    except BaseException:
+        release(rooms, try_)
+        raise
+    return quote
 
-    Raises Refusal 400 `unpriced_model`, `unmetered_operation`, `exceeds_limit`; 402, 429, 503: then nothing is held. Else `try_` is
-    worth its estimate from now on, whatever happens, until it is settled or released.
+
+async def take(rooms: Rooms, generation: Generation, try_: Try, intent: Intent) -> None:
+    """Holds it. Raises Refusal 400 `exceeds_limit`; 402, 429, 503."""
+    await rooms.store.hold(intent)
+    try_.is_held = True
+    if generation.rules.alerts is not None:
+        rooms.alerts.saw(intent.claims, rooms.store.standings(intent.claims))
+
+
+def intended(
+    rooms: Rooms,
+    generation: Generation,
+    plan: Plan,
+    story: Story,
+    try_: Try,
+    lane: Lane,
+    op: Operation,
+    asked: Asked,
+    text_bytes: int,
+) -> tuple[Quote, Intent | None]:
+    """By which row the attempt is priced, and what is to be held for it; None: it is held already. `text_bytes`: of the request, decoded.
+
+    Raises Refusal 400 `unpriced_model`, `unmetered_operation`. Else `try_` is worth its estimate from now on, whatever happens, until it
+    is settled or released.
     """
+    prices, model, at_ns = generation.prices, lane.model, try_.at_ns
+    if not (asked.is_usual and model):
+        return _looked_at(rooms, prices, plan, story, try_, lane.provider, op, asked, text_bytes)
+    # text alone, as most calls: the same, told in advance
+    known = lane.known
+    if known is None or known.is_forgotten:
+        known = lane.known = rooms.store.lessons.of((lane.name, model))
+    since, until, quote, window, reads, short, inward, outward, total, per = lane.tariff
+    if lane.prices is not prices or lane.tier is not known.tier or not since <= at_ns < until:
+        lane.prices, lane.tier = prices, known.tier
+        lane.tariff = prices.tariff(lane.provider, model, known.tier, at_ns)
+        _, _, quote, window, reads, short, inward, outward, total, per = lane.tariff
+    sent = text_bytes if text_bytes < reads else reads
+    if quote is None or sent > short:
+        return _looked_at(rooms, prices, plan, story, try_, lane.provider, op, asked, text_bytes)
+    try_.known = known
+    limit, default = asked.max_tokens, plan.pricing.default_max_tokens
+    output = default if limit is None else limit
+    output = output if output < window else window
+    total += sent * inward
+    nanousd = -(-(total + output * outward) // per)
+    like = try_.like = known.like(0, sent)
+    if plan.counts_tokens:
+        read = like.tokens(sent)
+        tokens = read if read < sent else sent
+        tokens += known.output_tokens(default, quote.row.window) if limit is None else output
+    else:  # nobody asks
+        tokens = sent + output
+    try_.held_usage = sent, output, 0, limit is None
+    try_.held_nanousd = try_.cost_nanousd = nanousd
+    try_.price_row = quote.row.said
+    values = rooms.books.held(story, try_, plan.kept, sent, output)
+    id, uid, claims = try_.id, story.call.uid, plan.claims
+    if rooms.store.hold_at_once(id, uid, claims, tokens, nanousd, values, at_ns):
+        try_.is_held = True
+        if generation.rules.alerts is not None:
+            rooms.alerts.saw(claims, rooms.store.standings(claims))
+        return quote, None
+    return quote, Intent(id, uid, claims, tokens, nanousd, values, output, nanousd + -total // per)
+
+
+def _looked_at(
+    rooms: Rooms, prices: Prices, plan: Plan, story: Story, try_: Try, provider: Provider, op: Operation, asked: Asked, text_bytes: int
+) -> tuple[Quote, Intent]:
+    """The same of any attempt."""
     known, tier = rooms.store.lessons.of((try_.provider, try_.model or "")), asked.tier
+    try_.known = known
     if tier in TIERLESS:
         tier = known.tier or tier
-    quote, most, nanousd, of_output, given = quoted(generation.prices, plan, provider, try_.model, op, asked, text_bytes, try_.at_ns, tier)
+    quote, most, nanousd, of_output, given = quoted(prices, plan, provider, try_.model, op, asked, text_bytes, try_.at_ns, tier)
     sent, output, kind, is_open = try_.held_usage = most
-    try_.known = known
     like = try_.like = known.like(kind, sent)
     tokens = sent + output
     if not op.is_billed:
         tokens = 0
-    elif plan.counts_tokens:  # else nobody asks. As learned of the model, else the bound of what this request brings and asks
-        read = like.tokens(sent)
-        tokens = read if read < given else given
+    elif plan.counts_tokens:  # as learned of the model, else the bound of what this request brings and asks
+        tokens = min(like.tokens(sent), given)
         if is_open:
             tokens += known.output_tokens(plan.pricing.default_max_tokens, quote.row.window) * max(1, asked.choices)
         else:
@@ -57,16 +132,7 @@ async def hold(
     try_.price_row = quote.row.said
     values = rooms.books.held(story, try_, plan.kept, sent, output)
     each = output if asked.choices <= 1 else output // asked.choices
-    intent = Intent(try_.id, story.call.uid, plan.claims, tokens, nanousd, values, each, of_output)
-    try:
-        await rooms.store.hold(intent)
-    except BaseException:
-        release(rooms, try_)
-        raise
-    try_.is_held = True
-    if generation.rules.alerts is not None:
-        rooms.alerts.saw(plan.claims, rooms.store.standings(plan.claims))
-    return quote
+    return quote, Intent(try_.id, story.call.uid, plan.claims, tokens, nanousd, values, each, of_output)
 
 
 def quoted(
@@ -85,19 +151,6 @@ def quoted(
 
     `tier` of service: as asked for, or as replies have told that it will be.
     """
-    if asked.is_usual and model:  # text alone, as most calls: the same as below, told in advance
-        tariff = prices.tariffs.get((provider.name, provider.price_id, model, tier))
-        if tariff is None or not tariff[0] <= at_ns < tariff[1]:
-            tariff = prices.tariff(provider, model, tier, at_ns)
-        _, _, known, window, reads, short, inward, outward, total, per = tariff
-        sent = text_bytes if text_bytes < reads else reads
-        if known is not None and sent <= short:
-            limit = asked.max_tokens
-            output = plan.pricing.default_max_tokens if limit is None else limit
-            output = output if output < window else window
-            total += sent * inward
-            nanousd = -(-(total + output * outward) // per)
-            return known, (sent, output, 0, limit is None), nanousd, nanousd + -total // per, sent
     if asked.media and model:
         asked = replace(asked, model=model)  # the model that answers counts images in its own way
     pricing = plan.pricing
@@ -130,7 +183,8 @@ def release(rooms: Rooms, try_: Try) -> None:
 
 
 def settle(rooms: Rooms, prices: Prices, story: Story, try_: Try, quote: Quote, usage: Usage, op: Operation) -> None:
-    """The true figures, once."""
+    """It is over: the true figures, once."""
+    try_.ended = rooms.clock.monotonic()
     reckon(rooms, prices, try_, quote, usage, op)
     rooms.books.settle(story, try_)
 
@@ -213,10 +267,9 @@ def _with_usage(row: Row, usage: Usage, note: str, nanousd: int, price_row: Mapp
 
 
 def reckon(rooms: Rooms, prices: Prices, try_: Try, quote: Quote, usage: Usage, op: Operation) -> None:
-    """What the attempt cost, for the books to settle. An estimated usage costs what was held; a read-back costs nothing."""
-    try_.ended = rooms.clock.monotonic()
+    """What the attempt that has ended cost, for the books to settle. An estimated usage costs what was held; a read-back nothing."""
     if not op.is_read_back and (amount := usual_cost(quote.row, usage)):  # most calls
-        try_.usage, try_.cost_nanousd, try_.price_row = usage, amount, quote.row.said
+        try_.used, try_.cost_nanousd, try_.price_row = usage, amount, quote.row.said
         return
     priced = prices.priced(quote, usage, try_.held_nanousd)
     try_.is_read_back = op.is_read_back

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from orjson import Fragment
 
 __all__ = ["NANO", "NOTHING", "NO_DETAIL", "UNCONFIRMED", "Allow", "AttemptKind", "Call", "Caller", "CallerKind", "Most", "RawHeaders",
-           "Route", "Row", "Sort", "Spoken", "Story", "Try", "Usage", "crashed", "sort_of", "value"]  # fmt: skip
+           "Route", "Row", "Spoken", "Story", "Try", "Usage", "bare", "crashed", "sort_of", "story_of", "value"]  # fmt: skip
 
+bare = object.__new__  # what most calls need one of, and its maker sets the fields of: a call of `__init__` is dear (docs/performance.md)
 RawHeaders = tuple[tuple[bytes, bytes], ...]  # field lines as they came: name as spelt, value without its outer blanks
 NANO = 1_000_000_000  # nano-dollars in a dollar; all money is an int of these
 NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -101,7 +102,12 @@ class Spoken:
     coding: str = ""  # Content-Encoding, lower-case; "" for none
     leads: bool = False  # somewhere: Location and its like
     shares: bool = False  # with pages of an origin (CORS): lines that ours may stand in for
+    is_plain: bool = field(init=False, compare=False)  # JSON in clear; and neither of the two
     kept: dict[object, object] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        is_odd = self.coding or self.leads or self.shares
+        object.__setattr__(self, "is_plain", self.kind == "application/json" and not is_odd)
 
 
 @value(frozen=True, slots=True)
@@ -128,6 +134,9 @@ class Usage:
     cost_nanousd: int | None = None  # where the provider itself states the cost (OpenRouter)
     model: str | None = None  # the model the reply names
     ended: bool = False  # the terminal event / whole body was seen
+    # By the provider: tokens in and out, neither below 0, no share of them and nothing beside them, as of most answers: whoever asks for
+    # the rest looks here first. Set by a dialect that knows.
+    is_plain: bool = field(default=False, init=False, repr=False, compare=False)
 
 
 NO_DETAIL: dict[str, object] = {}  # of an estimate: a dict, as the journal writes those at once
@@ -188,25 +197,10 @@ def crashed(begun: Sequence[Any], nanousd: int) -> tuple[Any, ...]:
     return (*head, None, "crashed", *usage, nanousd, nanousd, price_row, generation, 0.0, None, overhead_ms, streamed)
 
 
-# What an attempt has in common with those of other callers: team, tier, provider, model, operation, policy generation.
-Sort = tuple[str | None, str | None, str, str | None, str, int]
-
-
-def sort_of(story: Story, try_: Try) -> Sort:
+def sort_of(story: Story, try_: Try) -> str:
+    """What an attempt has in common with those of other callers. A text, as that is hashed once: rooms find by it what they keep."""
     team, tier = (None, None) if story.caller is None else (story.caller.team, story.caller.tier)
-    return team, tier, try_.provider, try_.model, story.operation, story.generation
-
-
-class _Estimate:
-    """What an attempt used until it is set, when the attempt is settled: nothing before its hold, and that is not kept; then its
-    estimate, which most attempts are never asked for."""
-
-    def __get__(self, try_: Try, _: type[Try]) -> Usage:
-        if try_.held_usage is None:
-            return Usage()
-        input, output = try_.held_usage[:2]
-        try_.usage = Usage(input, output=output, detail=NO_DETAIL, source="estimate", note=UNCONFIRMED)
-        return try_.usage
+    return repr((team, tier, try_.provider, try_.model, story.operation, story.generation))
 
 
 @dataclass(init=False)
@@ -233,10 +227,11 @@ class Try:
     held_usage: Most | None = None  # while it is held
     known: Any = None  # of its model, and of calls like it, when it was held: lessons.Known, lessons.Like, which stand above this module
     like: Any = None
+    used: Usage | None = None  # see `usage`: where that is asked for often, this is read first
     cost_nanousd: int = 0
     price_row: Mapping[str, object] | Fragment | None = None  # a Fragment: as JSON, where that is at hand
     head: tuple[object, ...] | None = field(default=None, init=False, repr=False)  # `id` to `credential`: the same in each row of it
-    sort: Sort | None = None  # as `sort_of` has it, where that is at hand
+    sort: str | None = None  # as `sort_of` has it, where that is at hand
     row: tuple[Any, ...] | None = None  # the values of its `Row`: set once, when the try is settled
 
     def __init__(self, number: int, kind: AttemptKind, provider: str, model: str | None, credential: str | None, id: str = "") -> None:
@@ -251,15 +246,26 @@ class Try:
         self.is_read_back = False
         self.row = None
 
-    if TYPE_CHECKING:
-        usage: Usage = Usage()
-    else:
-        usage = _Estimate()
+    @property
+    def usage(self) -> Usage:
+        """`used`; until that is set, when the attempt is settled: nothing before its hold, and that is not kept; then its estimate, which
+        most attempts are never asked for."""
+        if self.used is None:
+            if self.held_usage is None:
+                return Usage()
+            input, output = self.held_usage[:2]
+            self.used = Usage(input, output=output, detail=NO_DETAIL, source="estimate", note=UNCONFIRMED)
+        return self.used
+
+    @usage.setter
+    def usage(self, usage: Usage) -> None:
+        self.used = usage
 
 
 @dataclass(init=False, eq=False)
 class Story:
-    """All that happened to one call. The only mutable value but for its tries; `record` tells it when the call is over."""
+    """All that happened to one call. The only mutable value but for its tries; `record` tells it when the call is over. Made by
+    `story_of`."""
 
     call: Call
     generation: int = 0
@@ -277,12 +283,17 @@ class Story:
     limit: str | None = None  # the tightest, or the refusing one
     started: float | None = None  # monotonic, head sent to the client
     upstream_s: float = 0.0  # time spent waiting for the provider, for overhead = duration - upstream
+    ended: float = 0.0  # monotonic, when the books are closed
 
-    def __init__(self, call: Call, generation: int = 0) -> None:
-        self.call = call
-        self.generation = generation
-        self.tries = []
-        self.found = {}
-        self.end = "done"  # these are asked of each: what a class says is found slowly
-        self.limit = None
-        self.upstream_s = 0.0
+
+def story_of(call: Call, generation: int) -> Story:
+    """One that has just begun. A function, as a class that has an __init__ is called through C, and that is dearer by a quarter."""
+    story = Story()
+    story.call = call
+    story.generation = generation
+    story.tries = []
+    story.found = {}
+    story.end = "done"  # these are asked of each: what a class says is found slowly
+    story.limit = None
+    story.upstream_s = 0.0
+    return story

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 
-from proxy.charging import hold, release
+from proxy.charging import intended, release, take
 from proxy.dialect.wire import stream_format_of
-from proxy.exchange import Story, Try, Usage
+from proxy.exchange import Story, Usage
 from proxy.forward.attempts import Budget, Step, Terms, further, is_last, may_retry, retry_deadline
-from proxy.forward.breaker import FEW_S, SPENT, Turn
+from proxy.forward.breaker import SPENT
 from proxy.forward.budget import FULL
 from proxy.forward.credentials import Credentials
-from proxy.forward.failure import OK, Outcome, of_answer, of_breaker, of_cut, of_error_event, of_failure
+from proxy.forward.failure import OK, Outcome, of_answer, of_cut, of_error_event, of_failure
 from proxy.forward.lane import Lane
 from proxy.forward.preamble import first_error, said_first
-from proxy.lines import Sent
+from proxy.lines import Failed, Sent, begun, left_alone
 from proxy.listen.peek import Peeked
 from proxy.policy.plan import Credential, Plan, Target
 from proxy.ports import Sink
@@ -27,15 +26,6 @@ from proxy.rooms import Ready, Rooms
 NO_KEY = (None,)  # the caller's own travels, and its refusal is the caller's business
 First = tuple[Lane, Sequence[Credential | None], Budget]  # a lane, the keys of its target, the budget of its provider
 PREAMBLE_BYTES, PREAMBLE_S = 64 * 1024, 2.0  # what may be held while another attempt is possible (design.md section 1)
-
-
-@dataclass(slots=True)
-class Failed:
-    """The attempt that failed last: what the client gets, should no other follow. Its answer is still open, or never was."""
-
-    outcome: Outcome
-    sent: Sent | None = None
-    no: Refusal | None = None
 
 
 class Forwarding:
@@ -136,20 +126,24 @@ class Forwarding:
         monotonic, asked = self._monotonic, ready.asked
         now = monotonic()
         turn = lane.turn
-        if turn.tally.is_over:
-            turn = lane.enter(rooms.breakers, plan, now)
-            if not turn.is_allowed:
-                return _left_alone(turn, target, before)
-        number = 1 if before is None else len(story.tries) + 1
-        try_ = Try(number, lane.step.kind, lane.name, lane.model, lane.credential, f"{call.uid}/{number}")
-        try_.at_ns, try_.began = rooms.clock.now_ns(), now
-        story.tries.append(try_)
+        if turn.tally.is_over and not (turn := lane.enter(rooms.breakers, plan, now)).is_allowed:
+            return left_alone(turn, target, before)
+        sent = begun(lane, call.uid, story, turn, rooms.clock.now_ns(), now)
+        try_ = sent.try_
         try:
-            quote = await hold(rooms, common.generation, plan, story, try_, provider, common.op, asked, ready.size)
+            quote, intent = intended(rooms, common.generation, plan, story, try_, lane, common.op, asked, ready.size)
+            if intent is not None:
+                await take(rooms, common.generation, try_, intent)
             form, body, asks = lane.form, ready.raw, False
             if form is None or asked.stream or ready.is_reworded or asked.model != target.theirs or lane.shaping is not common.shaping:
                 form, body, asks = lane.shape(common.shaping, plan, asked, body, ready.plain, ready.is_reworded)
-            sent = Sent(try_, target, turn, quote, form, form.head.fixed or form.head.of(call.headers), body, asks)
+            sent.to = form.to
+            sent.head = form.head.fixed or form.head.of(call.headers)
+            sent.body = body
+            sent.asked_usage = asks
+            sent.quote = quote
+            sent.held_nanousd = try_.held_nanousd
+            sent.form = form
             if ready.upload is not None:
                 _stream(sent, ready.upload, common.generation.rules.server.max_upload)
         except BaseException as no:
@@ -230,6 +224,8 @@ class Forwarding:
 
     def _unanswered(self, error: BaseException, sent: Sent, story: Story, began: float) -> Failed:
         """No answer came. What was sent may be billed: it is charged at its estimate, and says so."""
+        if sent.coming is not None:
+            sent.coming.close()
         if not isinstance(error, UpstreamFailed):  # the client left, or its upload broke: what the provider never had whole costs nothing
             sent.turn.saw(None, self._rooms.clock.monotonic())
             if not sent.is_sent:
@@ -276,16 +272,6 @@ def _next(steps: Generator[Step, Outcome, None], outcome: Outcome) -> Step | Non
         return steps.send(outcome)
     except StopIteration:
         return None
-
-
-def _left_alone(turn: Turn, target: Target, before: Failed | None) -> Failed:
-    """The breaker is open."""
-    wait = turn.retry_after_s
-    if before is not None:
-        return Failed(of_breaker(wait), before.sent, before.no)
-    text = f"provider {target.provider.name} is failing for this model and is left alone for a while"
-    no = Refusal(503, "breaker_open", text, retry_after=wait, should_retry=None if wait <= FEW_S else False)
-    return Failed(of_breaker(wait), None, no)
 
 
 def _may_help(error: UpstreamFailed, story: Story) -> bool | None:

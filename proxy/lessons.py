@@ -21,6 +21,11 @@ class Known(Protocol):
     """What calls of one model took of their bound. `kind`, `sent`: of the bound."""
 
     @property
+    def is_forgotten(self) -> bool:
+        """What is seen from now on is told to another: ask again."""
+        ...
+
+    @property
     def tier(self) -> str | None:
         """The service tier that a call gets which names none; None until a reply has told."""
         ...

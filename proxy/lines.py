@@ -1,14 +1,16 @@
-"""Which lines an answer's bytes pass, and what is said into a stream that breaks off. Sends nothing and decides no end."""
+"""One attempt on its way; which lines its answer's bytes pass, and what is said into a stream that breaks off. Sends nothing, ends none."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.at_limit import Purse
 from proxy.dialect.wire import Dialect, StreamFormat
-from proxy.exchange import Try
-from proxy.forward.breaker import Turn
-from proxy.forward.failure import OK
+from proxy.exchange import Story, Try, bare
+from proxy.forward.breaker import FEW_S, Turn
+from proxy.forward.failure import OK, Outcome, of_breaker
+from proxy.forward.lane import Lane
 from proxy.forward.reflection import NoReflection
 from proxy.forward.shape import Form
 from proxy.guard.restore import restoring
@@ -16,6 +18,7 @@ from proxy.meter.price import Quote
 from proxy.meter.strip import StripUsage
 from proxy.policy.plan import Target
 from proxy.ports import Answer, Line, Outgoing
+from proxy.refusal import Refusal
 from proxy.rooms import Ready
 from proxy.stream.coding import READABLE
 from proxy.stream.tail import gap
@@ -59,38 +62,65 @@ class Through:
 
 
 class Sent(Outgoing):
-    """One attempt: the request as it leaves, and what was held for it; then its answer, whose head has come."""
+    """One attempt: the request as it leaves, and what was held for it; then its answer, whose head has come. `begun` makes it."""
 
     __slots__ = ("answer", "form", "held_nanousd", "outcome", "quote", "stream", "target", "try_", "turn")
 
     answer: Answer
+    try_: Try
+    target: Target
+    turn: Turn
+    quote: Quote
+    held_nanousd: int  # before anything was added to it
+    form: Form
+    outcome: Outcome
     stream: StreamFormat | None  # how the answer streams; None: it is one whole body
 
-    def __init__(
-        self,
-        try_: Try,
-        target: Target,
-        turn: Turn,
-        quote: Quote,
-        form: Form,
-        head: bytes,
-        body: bytes | None,
-        asked_usage: bool,
-    ) -> None:
-        self.to = form.to
-        self.head = head
-        self.body = body
-        self.asked_usage = asked_usage
-        self.upload = None
-        self.upload_length = None
-        self.is_sent = False
-        self.try_ = try_
-        self.target = target
-        self.turn = turn
-        self.quote = quote
-        self.held_nanousd = try_.held_nanousd  # before anything was added to it
-        self.form = form
-        self.outcome = OK
+
+@dataclass(slots=True)
+class Failed:
+    """The attempt that failed last: what the client gets, should no other follow. Its answer is still open, or never was."""
+
+    outcome: Outcome
+    sent: Sent | None = None
+    no: Refusal | None = None
+
+
+def begun(lane: Lane, uid: str, story: Story, turn: Turn, at_ns: int, now: float) -> Sent:
+    """An attempt that has its turn, and is part of the story from here on."""
+    tries = story.tries
+    try_ = bare(Try)
+    try_.number = number = len(tries) + 1
+    try_.id = f"{uid}/{number}" if tries else uid + "/1"
+    try_.kind = lane.step.kind
+    try_.provider = lane.name
+    try_.model = lane.model
+    try_.credential = lane.credential
+    try_.at_ns = at_ns
+    try_.began = now
+    try_.error = None  # these are asked of each: what a class says is found slowly
+    try_.end = "done"
+    try_.is_read_back = False
+    try_.row = None
+    tries.append(try_)
+    sent = bare(Sent)
+    sent.try_ = try_
+    sent.target = lane.target
+    sent.turn = turn
+    sent.is_sent = False
+    sent.coming = sent.upload = sent.upload_length = None
+    sent.outcome = OK
+    return sent
+
+
+def left_alone(turn: Turn, target: Target, before: Failed | None) -> Failed:
+    """The breaker is open."""
+    wait = turn.retry_after_s
+    if before is not None:
+        return Failed(of_breaker(wait), before.sent, before.no)
+    text = f"provider {target.provider.name} is failing for this model and is left alone for a while"
+    no = Refusal(503, "breaker_open", text, retry_after=wait, should_retry=None if wait <= FEW_S else False)
+    return Failed(of_breaker(wait), None, no)
 
 
 # How an answer reaches the client: the line its bytes pass; of a stream that we could say something into, how it is framed for the

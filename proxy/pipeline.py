@@ -11,18 +11,18 @@ from typing import Any
 from proxy.at_limit import degraded
 from proxy.charging import quoted
 from proxy.dialect.wire import Asked, Operation
-from proxy.exchange import Call, Story
+from proxy.exchange import Call, Story, story_of
 from proxy.forwarding import Forwarding
 from proxy.guard.mask import Blocked, inspect, inspect_other
 from proxy.identify.who import REVOKED_KEY, Met, end_user
 from proxy.listen.peek import Peeked
 from proxy.listen.reply import Refused, reply_headers
-from proxy.planning import Known, common, early, facts_of, plan_of
+from proxy.planning import COMMON, Known, common, early, facts_of, plan_of
 from proxy.policy.build import UNTEXTUAL
 from proxy.policy.plan import Facts, GuardRules, Plan
 from proxy.ports import Body, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
-from proxy.rooms import Common, Generation, Ready, Rooms
+from proxy.rooms import Common, Generation, Ready, Rooms, ready_of
 from proxy.stream.body import read_json
 from proxy.stream.coding import decode
 from proxy.stream.multipart import FormField
@@ -46,22 +46,35 @@ class Pipeline:
         story.speaks, story.operation, story.model = shared.speaks, shared.op.name, shared.op.model
         caller = story.caller = identify.met(call, rules.callers) or await identify.who(call, rules.callers)
         known = early(shared, call, caller, self._user(call, shared, None))
-        if known.is_kept and call.seen and (met := call.seen.get(Met)) is not None:
-            known.met, call.seen[Known] = met, known
+        met: Any = call.seen and call.seen.get(Met)
+        if met and known.is_kept and call.seen is not None:
+            known.met, call.seen[Known], met.known = met, known, known
+        return known
+
+    def _returned(self, call: Call, seen: dict[object, Any]) -> Known | None:
+        """What is known of who has come before with this head, on whatever connection; others may have come in between."""
+        shared: Any = call.kept.get(COMMON)
+        if shared is None or not shared.may_keep or (met := self._rooms.identify.met_by_digest(call)) is None:
+            return None
+        seen[Met] = met
+        known: Known | None = met.known
+        if known is None or known.met is not met or known.common is not shared:
+            return None
+        seen[Known] = known
         return known
 
     async def run(self, call: Call, body: Body, sink: Sink) -> None:
         """One call from its headers to its end. Raises only CancelledError."""
         rooms = self._rooms
         generation = rooms.generation
-        story = Story(call, generation.rules.generation)
+        story = story_of(call, generation.rules.generation)
         rooms.under_way[story] = sink
         known: Known | None = None
         plan: Plan | None = None
         peeked: Peeked | None = None
         try:
             # identify; policy, as far as headers tell
-            again: Any = call.seen and call.seen.get(Known)
+            again: Any = None if (seen := call.seen) is None else seen.get(Known) or self._returned(call, seen)
             if again and again.common.generation is generation and rooms.identify.is_met(again.met):
                 known = again
             else:
@@ -73,14 +86,13 @@ class Pipeline:
             if shared.is_json:
                 raw = body.at_once(shared.max_body) or await body.read(shared.max_body)
                 plain = _plain(shared, raw) if shared.coding else raw
-                ready = Ready(call, shared, shared.dialect.read_asked(shared.op, read_json(plain)), raw, plain, True)
+                ready = ready_of(call, shared, shared.dialect.read_asked(shared.op, read_json(plain)), raw, plain, True)
                 del raw, plain  # what the guard masks is gone then
             else:
                 peeked = Peeked(body)
                 ready = await self._read(known, call, peeked)
             asked = ready.asked
-            story.streamed = asked.stream
-            model = asked.model or shared.op.model
+            story.streamed, model = asked.stream, asked.model or shared.op.model
             plan = known.plans.get(model)
             if plan is None:
                 story.model = model
@@ -89,7 +101,8 @@ class Pipeline:
                 plan = self._degraded(known, ready, plan)
             ready.plan = plan
             # admit
-            await rooms.store.enter(call.uid, plan.claims)
+            if not rooms.store.enter_at_once(call.uid, plan.claims):
+                await rooms.store.enter(call.uid, plan.claims)
             # guard
             if plan.guard.entities:
                 self._guard(ready, plan.guard, story)
@@ -149,37 +162,44 @@ class Pipeline:
         op, rules = common.op, common.generation.rules
         facts = facts_of(common, call, known.caller, op.model, self._user(call, common, None))
         if body.length == 0:
-            return Ready(call, common, Asked(model=op.model), b"", b"", False)
+            return ready_of(call, common, Asked(model=op.model), b"", b"", False)
         if op.body != "json" and not (_may_be_json(call, op) and rules.needs_body(facts)):
             return await self._peeked(common, call, body, facts)
         raw = await body.read(common.max_body)
         plain: bytes | None = None
         try:
             plain = _plain(common, raw)
-            return Ready(call, common, common.dialect.read_asked(op, read_json(plain)), raw, plain, True)
+            return ready_of(call, common, common.dialect.read_asked(op, read_json(plain)), raw, plain, True)
         except Refusal:
             if op.body == "json" or (op.name == "other" and rules.must_read(facts)):
                 raise
-            return Ready(call, common, Asked(model=op.model), raw, plain, False)  # a path we do not know may take what we cannot read
+            return ready_of(call, common, Asked(model=op.model), raw, plain, False)  # a path we do not know may take what we cannot read
 
     async def _peeked(self, common: Common, call: Call, body: Peeked, facts: Facts) -> Ready:
         """A body that streams through. Of a form, the model's name is looked for in its beginning: prices and limits go by it."""
         op, rules, kind = common.op, common.generation.rules, call.fields.get("content-type", "")
         if op.name in FORMLESS or "multipart/form-data" not in kind.lower():
-            return Ready(call, common, Asked(model=op.model), None, None, False, body)
+            return ready_of(call, common, Asked(model=op.model), None, None, False, body)
         model, server = FormField(kind, "model"), rules.server
         if not rules.must_read(facts):
             await body.head(model, server.max_upload, PEEK_BYTES, PEEK_S)
         elif not await body.head(model, server.max_upload, server.max_body, None):
             text = f"the form names no model in its first {server.max_body} bytes, and a policy goes by it; put it before the file"
             raise Refusal(413, "too_large", text, should_retry=False, close=True)
-        return Ready(call, common, Asked(model=model.value or op.model), None, None, False, body)
+        return ready_of(call, common, Asked(model=model.value or op.model), None, None, False, body)
 
     def _guard(self, ready: Ready, rules: GuardRules, story: Story) -> None:
         """Masks, flags or blocks what must not leave. A masked body goes out without the coding it came in."""
         if not ready.asked.is_usual:
             _guard_unread(ready, rules, story)
-        seen = inspect(ready.plain, ready.common.surface, rules) if ready.is_json else None  # type: ignore[arg-type]  # then it is plain
+            if not ready.is_json:
+                return
+        plain: Any = ready.plain  # there is one: it is JSON
+        sight = rules.sight
+        families = sight[0].look(plain) if sight else ()
+        if sight and not families:  # as nearly always
+            return
+        seen = inspect(plain, ready.common.surface, rules, families)
         if seen is not None:
             story.found.update(seen.found)
             if seen.body != ready.plain:

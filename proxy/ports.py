@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -61,7 +61,7 @@ class Outlet(Protocol):
 
 
 class Sink(Outlet, Protocol):
-    """The client's side of the answer. Order: start, push/drain…, then finish or abort; or refuse alone."""
+    """The client's side of the answer. Order: start, push/drain…, then finish or abort; or whole alone; or refuse alone."""
 
     finish_anyway: bool  # set by the pipeline: when the client leaves, the call goes on and writes to nobody
     cors: RawHeaders  # for a browser page that may read the reply: said in the place of the provider's own
@@ -78,6 +78,9 @@ class Sink(Outlet, Protocol):
     def start(self, status: int, reason: bytes, headers: RawHeaders, length: int | None, ours: bytes = b"") -> None:
         """THE POINT OF NO RETURN. `headers` carry no framing fields, `ours` are more of them as on the wire, without the last line's end;
         `length` None means chunked by us. Leaves with the first push, or at the end. Raises ClientGone."""
+
+    def whole(self, reason: bytes, length: int | None, ours: bytes, body: bytes) -> bool:
+        """`start` of a 200 with no other headers, then `finish` with all of the body."""
 
     def finish(self, rest: bytes | None = None) -> bool:
         """`rest` of the body, as if pushed, then the clean end. True: the client has left."""
@@ -124,6 +127,7 @@ class Outgoing:
     upload: Callable[[], AsyncIterator[bytes]] | None = None
     upload_length: int | None = None  # None with an upload: chunked
     is_sent: bool = False  # the last byte is about to leave, or has left: the provider may bill it
+    coming: Answer | None = field(default=None, repr=False)  # what is waited for: whoever sends closes it, should it never come
 
     @property
     def headers(self) -> RawHeaders:
@@ -150,8 +154,9 @@ class Answer(Protocol):
     async def preamble(self, is_decided: Callable[[bytes], bool], limit: int, wait_s: float) -> bytes:
         """The first body bytes, until `is_decided`, `limit` bytes or `wait_s`; they are relayed later all the same."""
 
-    def at_once(self) -> bytes | None:
-        """The whole body, where all of it has come already: it is taken. None: there is none, or it is to be relayed."""
+    def at_once(self, without: bytes = b"") -> bytes | None:
+        """The whole body, where all of it has come already: it is taken. None: there is none, or it is to be relayed, or `without` is in
+        it."""
 
     async def relay(self, sink: Outlet, line: Line) -> None:
         """Every body byte through `line` into `sink`, pausing the provider while the client is slow.
@@ -167,7 +172,7 @@ class Answer(Protocol):
 
 
 class Upstream(Protocol):
-    async def send(self, request: Outgoing, timeouts: Timeouts, now: float, deadline: float) -> Answer:
+    def send(self, request: Outgoing, timeouts: Timeouts, now: float, deadline: float) -> Awaitable[Answer]:
         """One attempt. `now` and `deadline` are monotonic. Raises UpstreamFailed (with `sent`); ClientGone from the upload."""
 
 
@@ -204,6 +209,10 @@ class Store(Protocol):
         """Takes one request and one slot on every claim, or none and raises Refusal (429). Idempotent by uid."""
         ...
 
+    def enter_at_once(self, call_uid: str, claims: Sequence[Claim]) -> bool:
+        """As `enter`, where that need not wait. False: nothing has happened, it may have to."""
+        ...
+
     async def decide(self, call_uid: str) -> None:
         """A session begins whose first hold may be far off: what `enter` only noted is decided now. Raises Refusal (429, 503)."""
         ...
@@ -214,6 +223,13 @@ class Store(Protocol):
 
     async def hold(self, intent: Intent) -> None:
         """Takes tokens and money, or none and raises Refusal (402/429/400). Durable when it returns. Idempotent by id."""
+        ...
+
+    def hold_at_once(
+        self, id: str, call_uid: str, claims: Sequence[Claim], tokens: int, nanousd: int, values: tuple[Any, ...], at_ns: int
+    ) -> bool:
+        """As `hold`, of an intent's fields, where nothing is to be refused or waited for. `at_ns`: the wall clock, read just now.
+        False: nothing has happened; `hold` tells."""
         ...
 
     async def extend(self, id: str, claims: Sequence[Claim], nanousd: int) -> bool:

@@ -9,55 +9,57 @@ from typing import Any
 from proxy.at_limit import MoneyEnded, purse
 from proxy.charging import defer, learn, reckon, settle_job
 from proxy.dialect.jobs import RESULTS
+from proxy.dialect.wire import JOBS
 from proxy.exchange import RawHeaders, Story, Usage
 from proxy.forward.failure import OK, of_error_event
 from proxy.forward.redirect import followed_back, is_redirect
-from proxy.forward.reflection import REFLECTED, KeyReflected, without_key
+from proxy.forward.reflection import KeyReflected, without_key
 from proxy.lines import NOWHERE, Sent, last_words, way_of
 from proxy.listed import listed
 from proxy.listen.headers import answer_headers
-from proxy.listen.reply import our_lines, said_in, said_of
-from proxy.meter.tap import JOBS, Watch
+from proxy.listen.reply import rare_lines, said_in, said_of, usual_lines
+from proxy.meter.tap import Watch
+from proxy.meter.whole import stated
 from proxy.ports import Answer, Line, Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut
 from proxy.rooms import Ready, Rooms
 from proxy.stream.coding import without_body_fields
 from proxy.stream.tail import gap
 from proxy.under_way import REVOKED
-from proxy.watching import Watching, is_plain, told_of, watch_of, watching
+from proxy.watching import Watching, is_plain, watch_of, watched, watching
 
 
 class Relaying:
     def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
+        self._rooms, self._monotonic = rooms, rooms.clock.monotonic
 
     def relay(self, sent: Sent, ready: Ready, sink: Sink, story: Story) -> Coroutine[None, None, None] | None:
         """Everything of this answer, then its settle; given back is what has to be awaited of that. Raises Refusal only before the point
         of no return."""
-        began = self._rooms.clock.monotonic()
-        may_change = ready.vault or sent.asked_usage or ready.plan.stopping
-        body = None if may_change or not is_plain(sent, ready) else sent.answer.at_once()
-        if body is None:
-            return self._as_it_comes(sent, ready, sink, story, began)
+        answer, key, try_ = sent.answer, sent.form.key, sent.try_
+        lines, head, began = answer.lines, answer.said, try_.first_byte
+        if (
+            ready.vault or sent.asked_usage or ready.plan.stopping or not is_plain(sent, ready) or lines is None or answer.status != 200
+            or sent.turn.tally.is_over or began is None or (key and key in lines) or (body := answer.at_once(key)) is None
+        ):  # fmt: skip
+            if ready.upload is not None and ready.plan.on_client_gone == "finish":  # else it was told in the beginning
+                sink.finish_anyway = True
+            return self._as_it_comes(sent, ready, sink, story, self._monotonic())
         # it is here, and nothing changes it: head and body leave together
         ok = None
         try:
-            self._begin(sent, ready, sink, story, sent.answer.length, False, None)
-            if (key := sent.form.key) and body.find(key) >= 0:
-                raise KeyReflected("upstream_cut", REFLECTED)
-            is_gone = sink.finish(body)
-            ok = True
+            known: Any = head.kept.get(said_in)
+            ours = self._ours(sent, ready, story, said_of(answer) if known is None else known, True, lines)
+            if story.found:
+                ours += rare_lines(None, story.found, None)
+            is_gone = sink.whole(answer.reason, answer.length, ours, body)  # NO RETURN
+            story.status, ok = 200, True
             if is_gone:  # and finished anyway
-                story.end = sent.try_.end = "client_gone"
+                story.end = try_.end = "client_gone"
         except BaseException as left:
             if not sink.is_started:
                 body = b""  # none of it was looked at
-            if isinstance(left, UpstreamCut):
-                ok = False
-                self._broke_off(left, sent, sink)
-                sink.abort(b"")
-            else:
-                sent.try_.end = _end_of(left, sink, story)
+            try_.end = _end_of(left, sink, story)
             raise
         finally:
             self._over(sent, ready, story, None, body, ok, began)
@@ -143,19 +145,17 @@ class Relaying:
         sent.answer.close()
         is_good = sent.answer.status < 300 and (sent.outcome is OK or sent.outcome.is_once)
         usage = watch_of(sent, ready).usage() if is_good else Usage()
-        common = ready.common
-        reckon(self._rooms, common.generation.prices, sent.try_, sent.quote, usage, common.op)
+        common, try_ = ready.common, sent.try_
+        try_.ended = self._monotonic()
+        reckon(self._rooms, common.generation.prices, try_, sent.quote, usage, common.op)
 
     # --- inside ---
 
     def _begin(
-        self, sent: Sent, ready: Ready, sink: Sink, story: Story, length: int | None, is_reworded: bool, whole: Watching | None
+        self, sent: Sent, ready: Ready, sink: Sink, story: Story, length: int | None, is_reworded: bool, seen: Watching | None
     ) -> None:
-        """The head: the provider's lines, but for what we say better, and ours. `whole`: has seen all of the answer already."""
-        rooms, answer = self._rooms, sent.answer
-        plan, try_ = ready.plan, sent.try_
-        if ready.upload is not None and plan.on_client_gone == "finish":  # else it was told in the beginning
-            sink.finish_anyway = True
+        """The head: the provider's lines, but for what we say better, and ours. `seen`: has seen all of the answer already."""
+        answer = sent.answer
         lines, head, status = answer.lines, answer.said, answer.status
         is_ok, key = sent.outcome is OK, sent.form.key
         headers: RawHeaders = ()
@@ -164,51 +164,57 @@ class Relaying:
             lines is not None and is_ok and not (is_reworded or head.leads or (head.shares and sink.cors))
             and not (key and key in lines)
         ):  # they travel as they are  # fmt: skip
-            known: Any = head.kept.get(said_in)
-            said = said_of(answer) if known is None else known
+            said = said_of(answer)
         else:
             lines, headers = None, _headers(sent, ready, is_reworded)
-            if not is_ok and (try_.number > 1 or sent.outcome.credential_fault):
+            if not is_ok and (sent.try_.number > 1 or sent.outcome.credential_fault):
                 should_retry, headers = False, tuple([line for line in headers if line[0].lower() != b"x-should-retry"])
             said = said_in(headers)
-        standings = rooms.store.standings(plan.claims)
-        now = rooms.clock.monotonic()
+        ours = self._ours(sent, ready, story, said, status < 400, lines)
+        if seen is not None or story.found or should_retry is not None:
+            cost = None if seen is None else ready.common.generation.prices.priced(sent.quote, seen.usage()).cost_nanousd
+            ours += rare_lines(cost, story.found, should_retry)
+        sink.start(status, answer.reason, headers, length, ours)  # NO RETURN
+        story.status = status
+        if is_ok and sent.turn.state == "half_open":
+            sent.turn.saw(True, self._monotonic())  # a probe is decided by its first content, not by a stream's end
+
+    def _ours(self, sent: Sent, ready: Ready, story: Story, said: int, may_reset: bool, lines: bytes | None) -> bytes:
+        """The provider's lines, where they travel as they are, and ours behind them; see `usual_lines`."""
+        rooms, plan, call, try_, monotonic = self._rooms, ready.plan, ready.call, sent.try_, self._monotonic
+        model, standings = try_.model, rooms.store.standings(plan.claims)
+        now = monotonic()
         rooms.metrics.limits(standings, now)
-        overhead_s = now - ready.call.began - story.upstream_s
-        ours = our_lines(
-            ready.call.id,
+        overhead_s = now - call.began - story.upstream_s
+        return usual_lines(
+            call.id,
             said,
             standings,
-            status,
+            may_reset,
             overhead_s * 1e3 if overhead_s > 0.0 else 0.0,
             try_.provider,
             try_.number,
-            try_.model if try_.model != plan.model else None,
+            model if model != plan.model else None,
             try_.held_nanousd,
-            None if whole is None else ready.common.generation.prices.priced(sent.quote, whole.usage()).cost_nanousd,
-            story.found,
-            should_retry,
-            None,
             lines,
         )
-        sink.start(status, answer.reason, headers, length, ours)  # NO RETURN
-        story.started, story.status = now, status
-        if is_ok and sent.turn.state == "half_open":
-            sent.turn.saw(True, now)  # a probe is decided by its first content, not by a stream's end
 
     def _over(self, sent: Sent, ready: Ready, story: Story, watch: Watching | None, body: bytes, ok: bool | None, began: float) -> None:
         """`watch`: has seen the answer; None: `body` is all of it. `ok`, as the breaker hears it: True, answered whole; None, nobody's
         fault."""
         rooms, common, try_ = self._rooms, ready.common, sent.try_
-        op = common.op
+        op, monotonic, job = common.op, self._monotonic, None
         sent.answer.close()
-        now = rooms.clock.monotonic()
+        now = try_.ended = monotonic()
         story.upstream_s += now - began
-        usage, error = told_of(sent, ready, body) if watch is None else watch.told()
+        if watch is None:
+            usage, error = stated(sent.form.dialect, op, body) or watched(sent, ready, body)
+        else:
+            usage, error = watch.told()
+            job = watch.job(ready.call.route.path) if op.name in JOBS else None
         if error is not None and ok and sent.outcome is OK:
             ok = _is_healthy(error)
         sent.turn.saw(ok, now)
-        job = watch.job(ready.call.route.path) if watch is not None and op.name in JOBS else None
         if job is not None and op.is_billed and not job.is_over:
             return defer(rooms, story, try_, sent.quote, job)
         learn(rooms, try_, usage, ready.asked)

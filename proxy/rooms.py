@@ -86,22 +86,35 @@ class Common:
 
 class Ready:
     """A call on its way through the rooms before forward: its body as far as it is held and what that asks for, then its plan.
-    From there on nothing of it changes: each attempt is shaped from it."""
+    From there on nothing of it changes: each attempt is shaped from it. Made by `ready_of`."""
 
     __slots__ = ("asked", "call", "common", "is_json", "is_reworded", "plain", "plan", "raw", "size", "upload", "vault")
 
+    call: Call
+    common: Common
+    asked: Asked
+    raw: bytes | None  # as it travels; None: `upload` streams through
+    upload: Peeked | None
+    plain: bytes | None  # the same without its content coding, where that could be read
+    is_json: bool  # is that JSON?
+    is_reworded: bool  # by the guard: it goes out without the coding it came in
+    vault: Vault | None
     plan: Plan
     size: int  # bytes of text for the estimate
 
-    def __init__(
-        self, call: Call, common: Common, asked: Asked, raw: bytes | None, plain: bytes | None, is_json: bool, upload: Peeked | None = None
-    ) -> None:
-        self.call = call
-        self.common = common
-        self.asked = asked
-        self.raw = raw  # as it travels; None: `upload` streams through
-        self.upload = upload
-        self.plain = plain  # the same without its content coding, where that could be read
-        self.is_json = is_json  # is that JSON?
-        self.is_reworded = False  # by the guard: it goes out without the coding it came in
-        self.vault: Vault | None = None
+
+def ready_of(
+    call: Call, common: Common, asked: Asked, raw: bytes | None, plain: bytes | None, is_json: bool, upload: Peeked | None = None
+) -> Ready:
+    """A function, as a class that has an __init__ is called through C, and that is dearer by a quarter."""
+    ready = Ready()
+    ready.call = call
+    ready.common = common
+    ready.asked = asked
+    ready.raw = raw
+    ready.upload = upload
+    ready.plain = plain
+    ready.is_json = is_json
+    ready.is_reworded = False
+    ready.vault = None
+    return ready

@@ -6,7 +6,7 @@ from proxy.dialect.jobs import Job
 from proxy.exchange import Usage
 from proxy.lines import Sent
 from proxy.meter.reading import STEP
-from proxy.meter.tap import JOBS, Watch
+from proxy.meter.tap import Watch
 from proxy.meter.whole import stated
 from proxy.rooms import Ready
 
@@ -66,8 +66,7 @@ Watching = Watch | Glance
 
 def is_plain(sent: Sent, ready: Ready) -> bool:
     """Is it a JSON answer that is likely to state its usage?"""
-    head, op = sent.answer.said, ready.common.op
-    return head.kind == "application/json" and not head.coding and sent.stream is None and op.is_talk and op.name not in JOBS
+    return sent.answer.said.is_plain and ready.common.op.is_one_talk and sent.stream is None
 
 
 def watching(sent: Sent, ready: Ready) -> Watching:
@@ -77,12 +76,14 @@ def watching(sent: Sent, ready: Ready) -> Watching:
 
 def told_of(sent: Sent, ready: Ready, body: bytes) -> tuple[Usage, str | None]:
     """See `Watch.told`, of such an answer that has come in one piece."""
-    found = stated(sent.form.dialect, ready.common.op, body)
-    if found is None:
-        watch = watch_of(sent, ready)
-        watch.feed(body)
-        found = watch.told()
-    return found
+    return stated(sent.form.dialect, ready.common.op, body) or watched(sent, ready, body)
+
+
+def watched(sent: Sent, ready: Ready, body: bytes) -> tuple[Usage, str | None]:
+    """The same of one that does not state it."""
+    watch = watch_of(sent, ready)
+    watch.feed(body)
+    return watch.told()
 
 
 def watch_of(sent: Sent, ready: Ready) -> Watch:

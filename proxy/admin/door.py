@@ -8,8 +8,8 @@ from typing import cast
 from aiohttp import web
 
 from proxy.admin.say import AdminProblem, problem_reply
+from proxy.listen.address import read_listen
 from proxy.listen.connection import Connection, Deadlines
-from proxy.listen.edge import read_listen
 from proxy.refusal import Refusal
 
 _DEADLINES = Deadlines()

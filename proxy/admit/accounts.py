@@ -1,4 +1,4 @@
-"""What counts on one account: windows, money by period, calls under way. Never decides and never reads a clock."""
+"""What counts on one account: windows, money by period, calls under way; and what is held. Never decides and never reads a clock."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from proxy.admit.windows import Ring
 from proxy.exchange import value
 
 if TYPE_CHECKING:
+    from proxy.admit.counters import Charge
     from proxy.admit.lines import Place
 
 RateKind = Literal["requests", "tokens"]
@@ -65,3 +66,25 @@ class Account:
         if past or over or is_idle:
             self.forgot, self.place = self.forgot + 1, None
         return is_idle
+
+
+class Hold:
+    """What one attempt holds until it is settled or voided (`held` makes one). `intent` is its journal record."""
+
+    __slots__ = ("at", "intent", "nanousd", "tokens", "where")
+    at: int
+    tokens: int
+    nanousd: int
+    where: tuple[Charge, ...] | Place
+    intent: bytes
+
+    @property
+    def charges(self) -> tuple[Charge, ...]:
+        where = self.where
+        return where if isinstance(where, tuple) else tuple(where.shape.held(where.names))
+
+
+def held(at: int, tokens: int, nanousd: int, where: tuple[Charge, ...] | Place, intent: bytes) -> Hold:
+    hold = Hold()
+    hold.at, hold.tokens, hold.nanousd, hold.where, hold.intent = at, tokens, nanousd, where, intent
+    return hold

@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from orjson import dumps
+
 from proxy.admit import sqlite
-from proxy.admit.accounts import Moment
-from proxy.admit.counters import Charge, Counters, Hold
+from proxy.admit.accounts import Moment, held
+from proxy.admit.counters import Charge, Counters
 from proxy.admit.growth import has_room
 from proxy.admit.journal import Journal
 from proxy.admit.limits import denied_entry, denied_hold, worst
-from proxy.admit.lines import Place, Places, is_far_from_full, may_enter, may_hold, standings_on
+from proxy.admit.lines import Place, Places, look, may_enter, may_hold, standings_on
 from proxy.admit.moments import Moments
-from proxy.admit.records import MOST, Values, encode, grown, hold_record, uncount_record, values_of
+from proxy.admit.records import MOST, Values, encode, grown, hold_record, plain, uncount_record, values_of
 from proxy.admit.sync import JournalDown
 from proxy.admit.wording import refusal, unavailable
 from proxy.exchange import Row
@@ -31,7 +33,6 @@ class Admission:
         self.now, self.periods = moments.now, moments.periods
         self._places = Places(counters, moments)
         self._journal: Journal | None = None
-        self._peeked: Place | None = None  # the last, while nobody has entered since: there is room for a request and a slot
 
     @property
     def is_available(self) -> bool:
@@ -52,26 +53,30 @@ class Admission:
             raise unavailable()
         counters = self._counters
         place = counters.place if claims is counters.claims else self._places.of(claims)
-        if place is not None and is_far_from_full(place):
-            self._peeked = place
-        else:
-            now = self.now()
-            names = self._names(claims, now)
-            entry, hold = denied_entry(counters, claims, names, now), denied_hold(counters, claims, names, now, 0, 0)
-            if no := worst([it for it in (entry, hold) if it]):
-                raise refusal(no)
+        if place is not None and (
+            (counters.entries < place.entries_to and counters.tokens <= place.tokens_to and counters.nanousd <= place.nanousd_to)
+            or look(place, counters)
+        ):
+            return
+        now = self.now()
+        names = self._names(claims, now)
+        entry, hold = denied_entry(counters, claims, names, now), denied_hold(counters, claims, names, now, 0, 0)
+        if no := worst([it for it in (entry, hold) if it]):
+            raise refusal(no)
 
     async def enter(self, call_uid: str, claims: Sequence[Claim]) -> None:
+        self.enter_at_once(call_uid, claims)
+
+    def enter_at_once(self, call_uid: str, claims: Sequence[Claim]) -> bool:
         """One request and one slot on every claim, or none. Raises Refusal 429, 503."""
         counters, journal = self._counters, self._journal
         if call_uid in counters.stays or not claims:
-            return
+            return True
         if (journal is None or journal.is_down or self._index.was_behind) and self._is_down():
             raise unavailable()
         ns = self._moments.rate_ns()  # no money is counted here
         place = counters.place if claims is counters.claims else self._places.of(claims)
-        peeked, self._peeked = self._peeked, None
-        if place is None or (place is not peeked and not may_enter(place, ns)):
+        if place is None or (counters.entries >= place.entries_to and not may_enter(place, ns)):
             now = self.now()
             names, ns = self._names(claims, now), now.ns
             if no := denied_entry(counters, claims, names, now):
@@ -80,6 +85,7 @@ class Admission:
         counters.enter_on(call_uid, place, ns)
         if journal is not None and place.entry:
             journal.begin(call_uid, ns, place.entry)
+        return True
 
     async def decide(self, call_uid: str) -> None:
         """All is decided: it is written down, as the hold that it might have been written with may be far off."""
@@ -92,33 +98,47 @@ class Admission:
         if counted is not None and journal is not None and any(charge.rates for charge in counted[1]) and not journal.drops(call_uid):
             journal.append(uncount_record(*counted))
 
+    def hold_at_once(self, id: str, call_uid: str, claims: Sequence[Claim], tokens: int, nanousd: int, values: Values, at_ns: int) -> bool:
+        """See `ports.Store`: True for most calls, which nothing refuses and nothing keeps waiting."""
+        counters, journal = self._counters, self._journal
+        if (journal is None or journal.is_down or journal.is_on_disk or self._index.was_behind) and (
+            self._is_down() or (journal is not None and journal.is_on_disk)
+        ):
+            return False
+        if id in counters.holds or tokens + nanousd > MOST:
+            return False
+        ns = self._moments.at(at_ns)
+        place = counters.place if claims is counters.claims else self._places.of(claims)
+        if place is None:
+            return False
+        is_far = counters.tokens + tokens <= place.tokens_to and counters.nanousd + nanousd <= place.nanousd_to
+        if not is_far and not may_hold(place, ns, tokens, nanousd):
+            return False
+        record = b""
+        if journal is not None:
+            try:
+                record = dumps(("h", id, ns, tokens, nanousd, place.held, values), default=plain)  # `hold_record`, but for what is odd
+                journal.hold(record, call_uid)
+            except (JournalDown, TypeError):
+                return False
+        counters.hold_on(id, place, ns, tokens, nanousd, record)
+        return True
+
     async def hold(self, intent: Intent, also: Sequence[Charge] = ()) -> None:
         """Tokens and money on every claim, or none; the intent is in the journal when it returns. Raises Refusal 400, 402, 429, 503.
         `also`: what a shared state has decided already, held with it."""
-        counters, journal, id = self._counters, self._journal, intent.id
-        if id in counters.holds:
+        id, claims, tokens, nanousd = intent.id, intent.claims, intent.tokens, intent.nanousd
+        if not also and self.hold_at_once(id, intent.call_uid, claims, tokens, nanousd, intent.values, self._moments.wall_ns()):
+            return
+        if id in self._counters.holds:
             return await self._durable(id)
-        if (journal is None or journal.is_down or self._index.was_behind) and self._is_down():
+        if self._is_down():
             raise unavailable()
-        tokens, nanousd, ns = intent.tokens, intent.nanousd, self._moments.ns()
-        if tokens > MOST or nanousd > MOST:
-            tokens, nanousd = min(tokens, MOST), min(nanousd, MOST)
-        claims = intent.claims
-        place = counters.place if claims is counters.claims else self._places.of(claims)
+        tokens, nanousd, ns = min(tokens, MOST), min(nanousd, MOST), self._moments.ns()
+        place = self._places.of(claims)
         if place is None or not may_hold(place, ns, tokens, nanousd):
             place, ns = self._looked_at(intent, tokens, nanousd)
-        if also:
-            return await self._book(intent, (*place.shape.held(place.names), *also), ns, tokens, nanousd)
-        record, durable = b"", None
-        if journal is not None:
-            record = hold_record(id, ns, tokens, nanousd, place.held, intent.values)
-            try:
-                durable = journal.hold(record, intent.call_uid)
-            except JournalDown:
-                raise unavailable() from None
-        counters.hold_on(id, place, ns, tokens, nanousd, record)
-        if durable is not None:
-            await self._durable(id, durable)
+        await self._book(intent, (*place.shape.held(place.names), *also) if also else place, ns, tokens, nanousd)
 
     def _looked_at(self, intent: Intent, tokens: int, nanousd: int) -> tuple[Place, int]:
         """Where it counts, and when, by a closer look. Raises Refusal 400, 402, 429."""
@@ -128,16 +148,19 @@ class Admission:
             raise refusal(no, intent)
         return self._places.made(claims, names, now), now.ns
 
-    async def _book(self, intent: Intent, charges: tuple[Charge, ...], at_ns: int, tokens: int, nanousd: int) -> None:
-        """Holds on these charges, whoever decided it."""
+    async def _book(self, intent: Intent, where: tuple[Charge, ...] | Place, at_ns: int, tokens: int, nanousd: int) -> None:
+        """Holds there, whoever decided it."""
         journal, record, durable = self._journal, b"", None
         if journal is not None:
-            record = hold_record(intent.id, at_ns, tokens, nanousd, charges, intent.values)
+            record = hold_record(intent.id, at_ns, tokens, nanousd, where if isinstance(where, tuple) else where.held, intent.values)
             try:
                 durable = journal.hold(record, intent.call_uid)
             except JournalDown:
                 raise unavailable() from None
-        self._counters.hold(intent.id, Hold(at_ns, tokens, nanousd, charges, record), self.now())
+        if isinstance(where, tuple):
+            self._counters.hold(intent.id, held(at_ns, tokens, nanousd, where, record), self.now())
+        else:
+            self._counters.hold_on(intent.id, where, at_ns, tokens, nanousd, record)
         if durable is not None:
             await self._durable(intent.id, durable)
 
@@ -182,7 +205,15 @@ class Admission:
 
     def leave(self, call_uid: str) -> None:
         """The call's slots are free. Idempotent."""
-        self._counters.leave(call_uid, self._moments.rate_ns())
+        stay = self._counters.stays.pop(call_uid, None)
+        if stay is None:
+            return
+        since, accounts, _ = stay
+        took = self._moments.rate_ns() - since
+        for account in accounts:
+            account.in_flight -= 1
+            average = account.stay_ns
+            account.stay_ns = average + (took - average >> 3) if average else took
 
     def settle(self, id: str, tokens: int, nanousd: int, row: tuple[Any, ...]) -> None:
         """The true figures, in the windows and periods of the hold. An id that is not held (any more) changes nothing."""
@@ -217,7 +248,6 @@ class Admission:
         """Counts a request and a slot on each charge. `at_ns` as in `now().ns`. Idempotent by uid; journalled with the next hold."""
         if call_uid in self._counters.stays:
             return
-        self._peeked = None
         self._counters.enter(call_uid, charges, at_ns, now or self.now())
         if self._journal is not None and any(charge.rates for charge in charges):
             self._journal.begin(call_uid, at_ns, encode(list(map(tuple, charges)))[1:-1])

@@ -6,9 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxy.admit.accounts import Account, Moment, RateKind
+from proxy.admit.accounts import Account, Hold, Moment, RateKind
 from proxy.admit.windows import Bucket
-from proxy.exchange import value
 from proxy.policy.plan import Claim
 
 if TYPE_CHECKING:
@@ -27,22 +26,6 @@ class Charge(NamedTuple):
     periods: tuple[str, ...]  # period ids
 
 
-@value(frozen=True, slots=True)
-class Hold:
-    """What one attempt holds until it is settled or voided. `intent` is its journal record."""
-
-    at: int
-    tokens: int
-    nanousd: int
-    where: tuple[Charge, ...] | Place
-    intent: bytes = b""
-
-    @property
-    def charges(self) -> tuple[Charge, ...]:
-        where = self.where
-        return where if isinstance(where, tuple) else tuple(where.shape.held(where.names))
-
-
 # Of one call under way: since when, the accounts it has slots on, and where its request was counted, if it still is.
 Stay = tuple[int, Sequence[Account], "Sequence[Charge] | Place | None"]
 NOBODY: OrderedDict[str, Account] = OrderedDict()
@@ -57,6 +40,8 @@ class Counters:
         self.holds: dict[str, Hold] = {}
         self.stays: dict[str, Stay] = {}
         self.forgot = 0  # how often any account has (`Account.forgot`): while it stays, all that was found here is as it was
+        # All that was ever taken, wherever it counts: no window, slot or balance has grown by more than these have (`lines.look`)
+        self.entries = self.tokens = self.nanousd = 0
         self.claims: Sequence[Claim] | None = None  # those that came last, until anything is forgotten
         self.place: Place | None = None  # of these (`lines.Places`)
 
@@ -123,9 +108,11 @@ class Counters:
             if at > ring.last:
                 ring.last = at
             ring.total += 1
+        self.entries += place.times
         self.stays[uid] = at, place.everyone, place
 
     def count_requests(self, charges: Sequence[Charge], at: int) -> None:
+        self.entries += len(charges)
         for charge in charges:
             account = self.account(charge.limit, charge.account)
             for period_s in charge.rates:
@@ -147,23 +134,13 @@ class Counters:
             for period_s in charge.rates:
                 account.ring("requests", period_s).adjust(at, -1)
 
-    def leave(self, uid: str, now_ns: int) -> None:
-        stay = self.stays.pop(uid, None)
-        if stay is None:
-            return
-        since, accounts, _ = stay
-        took = now_ns - since
-        for account in accounts:
-            account.in_flight -= 1
-            account.stay_ns = (account.stay_ns * 7 + took) // 8 if account.stay_ns else took
-
     # -- attempts: tokens and money -----------------------------------------------------------------------------------
 
     def hold(self, id: str, hold: Hold, now: Moment) -> None:
-        for charge in hold.charges:
-            account = self.account(charge.limit, charge.account, now)
-            for period_s in charge.rates:
-                account.ring("tokens", period_s).add(hold.tokens, hold.at)
+        charges = hold.charges
+        for charge in charges:
+            self.account(charge.limit, charge.account, now)
+        self.count_tokens(charges, hold.tokens, hold.at)
         self.hold_again(id, hold)
 
     def hold_on(self, id: str, place: Place, at: int, tokens: int, nanousd: int, intent: bytes) -> None:
@@ -175,9 +152,13 @@ class Counters:
             ring.total += tokens
         for balance in place.balances:
             balance.held += nanousd
-        self.holds[id] = Hold(at, tokens, nanousd, place, intent)
+        self.tokens += tokens
+        self.nanousd += nanousd * place.times
+        hold = self.holds[id] = Hold()  # `held`, but for the call
+        hold.at, hold.tokens, hold.nanousd, hold.where, hold.intent = at, tokens, nanousd, place, intent
 
     def count_tokens(self, charges: Sequence[Charge], tokens: int, at: int) -> None:
+        self.tokens += tokens * len(charges)
         for charge in charges:
             account = self.account(charge.limit, charge.account)
             for period_s in charge.rates:
@@ -189,6 +170,7 @@ class Counters:
             account = self.account(charge.limit, charge.account)
             for period in charge.periods:
                 account.balance(period).held += hold.nanousd
+                self.nanousd += hold.nanousd
         self.holds[id] = hold
 
     def close(self, id: str, tokens: int, nanousd: int) -> bool:
@@ -204,7 +186,11 @@ class Counters:
         for balance in place.balances:
             balance.held -= held
             balance.settled += nanousd
+        if nanousd > held:
+            self.nanousd += (nanousd - held) * place.times
         if more:
+            if more > 0:
+                self.tokens += more
             for ring in place.used:
                 if at // ring.width_ns == ring.index:
                     ring.total += more
@@ -228,12 +214,15 @@ class Counters:
 
     def settle(self, hold: Hold, charges: Sequence[Charge], tokens: int, nanousd: int) -> None:
         """The true figures of a released hold, on those of its charges that do not have them yet."""
+        more = tokens - hold.tokens
         for charge in charges:
             account = self.account(charge.limit, charge.account)
             for period_s in charge.rates:
-                account.ring("tokens", period_s).adjust(hold.at, tokens - hold.tokens)
+                account.ring("tokens", period_s).adjust(hold.at, more)
             for period in charge.periods:
                 account.balance(period).settled += nanousd
+                self.nanousd += nanousd
+            self.tokens += max(0, more)
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
@@ -254,7 +243,8 @@ class Counters:
             rings, spend, is_stale = [], [], False
             for (kind, period_s), ring in account.rings.items():
                 if ring.last > now_ns - ring.period_ns:
-                    rings.append((kind, period_s, ring.buckets))
+                    newest, older = (ring.index, ring.last, ring.total - ring.before), ring.older  # `Ring.buckets`, but for the call
+                    rings.append((kind, period_s, [*older, newest] if older else [newest]))
                 elif not ring.is_empty and ring.last < now_ns - LATELY_NS:
                     is_stale = True
             for id, it in account.spend.items():

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal, Self
 
 from proxy.admit import sqlite
+from proxy.admit.accounts import Hold
 from proxy.admit.admission import Admission
-from proxy.admit.counters import Counters, Hold
+from proxy.admit.counters import Counters
 from proxy.admit.flood import Flood
 from proxy.admit.jobs import Jobs, is_job
 from proxy.admit.lessons import Lessons

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.admit.counters import Counters, Hold
+from proxy.admit.accounts import Hold
+from proxy.admit.counters import Counters
 from proxy.policy.plan import Claim
 
 

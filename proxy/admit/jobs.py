@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from proxy.admit.counters import Counters, Hold
+from proxy.admit.accounts import Hold, held
+from proxy.admit.counters import Counters
 from proxy.admit.records import Values, hold_record, row_held
 from proxy.exchange import Row
 from proxy.ports import Clock
@@ -58,7 +59,7 @@ class Jobs:
             self._writer.note(("v", id, row), row)
             return
         record = hold_record(job, hold.at, hold.tokens, hold.nanousd, hold.charges, later)
-        self._counters.hold_again(job, Hold(hold.at, hold.tokens, hold.nanousd, hold.charges, record))
+        self._counters.hold_again(job, held(hold.at, hold.tokens, hold.nanousd, hold.charges, record))
         self._writer.note(("d", id, job, later, row), row)
 
     def open(self) -> list[str]:

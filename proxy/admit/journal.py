@@ -80,6 +80,7 @@ class Journal:
         self._rows: list[Values] = []  # of those
         self._is_scheduled = False
         self._is_torn = self._is_closed = self._is_doubtful = False
+        self.is_on_disk = is_on_disk  # a hold waits until it is
         # The last write or sync failed. A write is tried again every second; a failed sync is mended by a snapshot (`trust`).
         self.is_down = False
         self._retry: asyncio.TimerHandle | None = None
@@ -125,16 +126,15 @@ class Journal:
         JournalDown: the record is not written and never will be. `uid`: of its call."""
         if self._is_doubtful:
             raise JournalDown
-        frames, entry = self._pending, self._entry
-        if entry is not None and entry[0] == uid:
-            self._entry = None
-            payload = b'["b",["e",%d,[%b]],%b]' % (entry[1], entry[2], payload)
-        elif entry is not None:
-            frames.append(framed(self._entered()))
-            entry = None
-        frames.append(_head(len(payload), crc32(payload)) + payload)  # `framed`, but for the call
-        if not self._flush():
-            frames.pop()
+        entry = self._entry
+        if entry is not None:
+            if entry[0] == uid:
+                self._entry = None
+                payload = b'["b",["e",%d,[%b]],%b]' % (entry[1], entry[2], payload)
+            else:
+                self._pending.append(framed(self._entered()))
+                entry = None
+        if not self._flush(_head(len(payload), crc32(payload)) + payload):  # `framed`, but for the call
             self._entry = entry
             raise JournalDown
         return None if self._sync is None else self._covered()
@@ -164,12 +164,13 @@ class Journal:
             self._pending.append(framed(self._entered()))
         return self._flush()
 
-    def _flush(self) -> bool:
-        """Of what is framed. False: none of it is written, and it is kept."""
+    def _flush(self, data: bytes = b"") -> bool:
+        """Of what is framed, and this. False: none of it is written, and what was pending is kept."""
         pending = self._pending
-        if not pending:
+        if pending:
+            data = b"".join(pending) + data
+        elif not data:
             return True
-        data = b"".join(pending)
         length = len(data)
         try:
             if self._is_torn:
@@ -179,11 +180,12 @@ class Journal:
         except OSError:
             self._failed()
             return False
-        self._pending = []
         self._size = size = self._size + length
-        if rows := self._rows:
-            self._rows = []
-            self._wrote(rows, (self._number, size))
+        if pending:
+            self._pending = []
+            if rows := self._rows:
+                self._rows = []
+                self._wrote(rows, (self._number, size))
         if size >= self._rotate_at or self._retry is not None:
             self._written()
         return True

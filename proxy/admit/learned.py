@@ -32,7 +32,7 @@ class Spread:
     Of one kind and size of call it is `proxy.lessons.Like`: of tokens taken, as a share of the bound.
     """
 
-    __slots__ = ("_above", "_at", "counts", "quantile", "skips", "total")
+    __slots__ = ("_above", "_at", "_share", "counts", "quantile", "skips", "total")
 
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
         self.counts = dict(counts or {})
@@ -61,10 +61,7 @@ class Spread:
 
     def tokens(self, sent: int) -> int:
         """Of a call that brings at most `sent` tokens; `sent` itself (a token a byte) until enough like it were settled."""
-        if self.total < ENOUGH:
-            return sent
-        share = self.quantile
-        return ceil(sent * (share if share > FLOOR else FLOOR))
+        return sent if self.total < ENOUGH else ceil(sent * self._share)
 
     def _find(self) -> None:
         """Where the quantile has moved."""
@@ -76,6 +73,7 @@ class Spread:
             if above > most:
                 break
         self.quantile = float(2.0 ** (self._at / STEPS))
+        self._share = max(self.quantile, FLOOR)
 
 
 UNSEEN = Spread()  # nothing is ever added to it
@@ -84,12 +82,13 @@ UNSEEN = Spread()  # nothing is ever added to it
 class Model:
     """What is known of one model: `proxy.lessons.Known`."""
 
-    __slots__ = ("inputs", "outputs", "tier")
+    __slots__ = ("inputs", "is_forgotten", "outputs", "tier")
 
     def __init__(
         self, inputs: Mapping[tuple[int, int], Spread] | None = None, outputs: Spread | None = None, tier: str | None = None
     ) -> None:
         self.inputs = dict(inputs or {})  # by kind of call and size
+        self.is_forgotten = False
         self.outputs = outputs or Spread()  # tokens of one answer, where the call named no most
         self.tier = tier  # of service, as the last reply stated it whose call named none: a default of the provider's account
 
@@ -104,6 +103,7 @@ class Model:
 
 
 UNKNOWN = Model()  # nor to it
+UNKNOWN.is_forgotten = True
 
 
 class Learned:
@@ -114,7 +114,7 @@ class Learned:
         self._fresh = 0  # lessons since they were last kept
 
     def of(self, name: Name) -> Model:
-        """To be asked and forgotten: what is seen later may be another's."""
+        """Until it `is_forgotten`: what is seen later is another's."""
         return self._models.get(name, UNKNOWN)
 
     def saw(self, name: Name, kind: int, sent: int, usage: Usage, answers: int | None, is_tierless: bool = False) -> None:
@@ -142,7 +142,7 @@ class Learned:
         models = self._models
         model = models[name] = Model()
         if len(models) > MODELS:
-            models.popitem(last=False)
+            models.popitem(last=False)[1].is_forgotten = True
         return model
 
     def _written(self) -> None:

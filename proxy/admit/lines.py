@@ -17,6 +17,7 @@ from proxy.policy.plan import Claim
 from proxy.standings import Standings
 
 MOST_PLACES = 4096
+PLENTY = 2**60  # where there is no limit
 ROUNDING_UP = NS - 1
 
 
@@ -50,7 +51,10 @@ class Where:
 class Place(Where):
     """And where what they take is counted. Good while none of the accounts has forgotten anything since."""
 
-    __slots__ = ("accounts", "as_of", "asked", "balances", "claims", "entry", "everyone", "held", "is_open", "names", "periods", "used")
+    __slots__ = (
+        "accounts", "as_of", "asked", "balances", "claims", "entries_to", "entry", "everyone", "held", "is_open", "names", "nanousd_to",
+        "periods", "times", "tokens_to", "used",
+    )  # fmt: skip
 
     def __init__(
         self, claims: tuple[Claim, ...], names: Sequence[str], accounts: Sequence[Account], shape: Shape, periods: Periods, as_of: int
@@ -65,6 +69,10 @@ class Place(Where):
             self.asked, self.used = tuple({id(it): it for it in self.asked}.values()), tuple({id(it): it for it in self.used}.values())
         self.entry, held = shape.said(names)
         self.held = Fragment(held)
+        each = [*map(id, accounts), *map(id, self.balances)]
+        self.times = 1 if len(set(each)) == len(each) else len(each)  # what is taken here once counts as often on one of them, at most
+        # While no more than this was ever taken of all (`Counters`), there is room for sure, whoever took it: see `look`.
+        self.entries_to = self.tokens_to = self.nanousd_to = -1
 
     def is_good(self, as_of: int) -> bool:
         """`as_of`: `Counters.forgot` now. Asked where that has changed."""
@@ -89,6 +97,10 @@ class Places:
         the stages of one call follow each other."""
         counters = self._counters
         place, forgot = self._known.get(id(claims)), counters.forgot
+        if place is None and claims and (account := counters.find(claims[0].limit.name, claims[0].account)) is not None:
+            place = account.place
+            if place is not None and (place.claims is not claims or place.periods is not self._moments.present):
+                place = None
         if place is None or (place.as_of != forgot and not place.is_good(forgot)):
             place = self._find(claims)
             if place is None or type(claims) is not tuple:
@@ -145,21 +157,24 @@ class Places:
         return self.named(claims, names, now.periods)
 
 
-def is_far_from_full(place: Place) -> bool:
-    """By what has counted up to now, and may be over by now: would a request and an attempt of nothing pass, surely?"""
+def look(place: Place, counters: Counters) -> bool:
+    """By what has counted up to now, and may be over by now: would a request and an attempt of nothing pass, surely? And up to which
+    sums of all that is taken anywhere: if all of it were taken here, there would still be room. What is given back makes only more."""
+    entries = tokens = nanousd = PLENTY if place.is_open else -1
     for ring, most, _ in place.requests:
-        if ring.total >= most:
-            return False
+        if most - ring.total < entries:
+            entries = most - ring.total
     for account, most, _ in place.slots:
-        if account.in_flight >= most:
-            return False
+        if most - account.in_flight < entries:
+            entries = most - account.in_flight
     for ring, most, _ in place.tokens:
-        if ring.total > most:
-            return False
+        if most - ring.total < tokens:
+            tokens = most - ring.total
     for balance, most, _ in place.money:
-        if balance.settled + balance.held > most:
-            return False
-    return place.is_open
+        if most - balance.settled - balance.held < nanousd:
+            nanousd = most - balance.settled - balance.held
+    place.entries_to, place.tokens_to, place.nanousd_to = counters.entries + entries, counters.tokens + tokens, counters.nanousd + nanousd
+    return entries > 0 and tokens >= 0 and nanousd >= 0
 
 
 def may_enter(place: Place, now_ns: int) -> bool:
@@ -203,9 +218,17 @@ def standings_on(where: Where, now_ns: int, wall_ns: int) -> Standings:
         row[at] = most - held if held < most else 0
     for balance, most, at in where.money:
         row[at] = most - balance.settled - balance.held
-    if scarcest < 0.0 or not shape.terms.is_plain:
-        return Standings.found(shape.terms, row, now_s, shape.ends)
+    terms = shape.terms
+    if scarcest < 0.0 or not terms.is_plain:
+        return Standings.found(terms, row, now_s, shape.ends)
     if rate is not None:
         row[0] = row[tight]
         row[1] = now_s + row[tight + 1]
-    return Standings(shape.terms, row, now_s, shape.ends, 0, rate)
+    standings = Standings()  # `standing_at`, but for the call
+    standings.terms = terms
+    standings.row = row
+    standings.now_s = now_s
+    standings.ends = shape.ends
+    standings.first = 0
+    standings.rate = rate
+    return standings

@@ -24,15 +24,26 @@ class Moments:
 
     def rate_ns(self) -> int:
         """Wall time as of the start, then by the monotonic clock: no jump empties or freezes a window."""
-        return self._anchor + self._monotonic_ns()
+        monotonic_ns = self._monotonic_ns
+        return self._anchor + monotonic_ns()
 
     def ns(self) -> int:
         """This instant, as rates count it; as money counts it, it is in `present` from here on, as the wall clock has it, in `wall`."""
-        self.wall = wall = self.wall_ns()
+        wall_ns, monotonic_ns = self.wall_ns, self._monotonic_ns
+        self.wall = wall = wall_ns()  # `at`, but for the call
         if wall >= self._over:
             self._latest = wall
             self._turn()
-        return self._anchor + self._monotonic_ns()
+        return self._anchor + monotonic_ns()
+
+    def at(self, wall: int) -> int:
+        """As `ns`, where the wall clock was read just now."""
+        self.wall = wall
+        if wall >= self._over:
+            self._latest = wall
+            self._turn()
+        monotonic_ns = self._monotonic_ns
+        return self._anchor + monotonic_ns()
 
     def _turn(self) -> None:
         self.present = self._calendar.at(self._latest)

@@ -17,7 +17,8 @@ from typing import Any
 
 import orjson
 
-from proxy.admit.counters import Charge, Counters, Hold
+from proxy.admit.accounts import Hold, held
+from proxy.admit.counters import Charge, Counters
 from proxy.exchange import Row, crashed
 
 VERSION = 3
@@ -51,12 +52,12 @@ def values_of(row: Values) -> Values:
 def encode(record: object) -> bytes:
     """Compact JSON. What JSON cannot hold (lone surrogates, integers beyond 64 bits, odd types) is made plain, never an error."""
     try:
-        return orjson.dumps(record, default=_plain)
+        return orjson.dumps(record, default=plain)
     except TypeError:
         return orjson.dumps(tame(record))
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     if type(value) is MappingProxyType:  # every intent holds one
         return value.copy()
     if isinstance(value, Mapping):
@@ -95,7 +96,7 @@ def hold_record(id: str, at: int, tokens: int, nanousd: int, charges: orjson.Fra
     if type(charges) is not orjson.Fragment:
         return encode(("h", id, at, tokens, nanousd, [tuple(it) for it in charges], row))
     try:
-        return orjson.dumps(("h", id, at, tokens, nanousd, charges, row), default=_plain)
+        return orjson.dumps(("h", id, at, tokens, nanousd, charges, row), default=plain)
     except TypeError:
         return encode(("h", id, at, tokens, nanousd, orjson.loads(orjson.dumps(charges)), row))
 
@@ -154,7 +155,7 @@ class Fold:
 
     def _deferred(self, job: str, hold: Hold, later: list[Any]) -> Hold:
         record = hold_record(job, hold.at, hold.tokens, hold.nanousd, hold.charges, self._in_order(later))
-        return Hold(hold.at, hold.tokens, hold.nanousd, hold.charges, record)
+        return held(hold.at, hold.tokens, hold.nanousd, hold.charges, record)
 
     def _new(self, charges: tuple[Charge, ...], position: Position) -> Sequence[Charge]:
         """Those whose account does not stand at this position yet."""
@@ -165,7 +166,7 @@ class Fold:
     def hold_of(self, record: list[Any]) -> Hold:
         _, id, at, tokens, nanousd, charges, row = record
         found = _read_charges(charges)
-        return Hold(at, tokens, nanousd, found, hold_record(id, at, tokens, nanousd, found, self._in_order(row)))
+        return held(at, tokens, nanousd, found, hold_record(id, at, tokens, nanousd, found, self._in_order(row)))
 
     def _in_order(self, row: list[Any]) -> Values:
         if self._columns == COLUMNS or _is_begun(row):
@@ -181,7 +182,7 @@ def grown(hold: Hold, nanousd: int) -> Hold:
         _, id, at, tokens, _, charges, _ = orjson.loads(intent)
         row = [nanousd if name in _HELD else it for name, it in zip(COLUMNS, row_held(hold), strict=True)]
         intent = encode(("h", id, at, tokens, nanousd, charges, row))
-    return Hold(hold.at, hold.tokens, nanousd, hold.charges, intent)
+    return held(hold.at, hold.tokens, nanousd, hold.charges, intent)
 
 
 def row_held(hold: Hold) -> Values:

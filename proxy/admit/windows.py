@@ -6,7 +6,7 @@ BUCKETS = 60
 NONE = -1  # the index of no bucket
 NS = 1_000_000_000
 
-Bucket = list[int]  # index, instant of its last event (ns), count
+Bucket = tuple[int, int, int]  # index, instant of its last event (ns), count: a tuple is smaller, and none for the collector
 
 
 class Ring:
@@ -29,7 +29,7 @@ class Ring:
     @property
     def buckets(self) -> list[Bucket]:
         """All of them, oldest first."""
-        return [] if self.index == NONE else [*(self.older or ()), [self.index, self.last, self.total - self.before]]
+        return [] if self.index == NONE else [*(self.older or ()), (self.index, self.last, self.total - self.before)]
 
     @property
     def is_empty(self) -> bool:
@@ -64,16 +64,23 @@ class Ring:
 
     def turn(self, now: int) -> None:
         """Forgets what is over and begins a bucket, if it is time to."""
-        if self.index != NONE:
+        over, index, older = now - self.period_ns, now // self.width_ns, self.older
+        if self.last <= over or self.index == NONE:
+            self.total = self.before = 0
+            self.index, self.last, older = index, now, None
+        elif older and older[0][1] <= over:
             self.used(now)
-        index = now // self.width_ns
         if self.index < index:
-            if self.index != NONE:
-                self.older = self.buckets
+            newest = (self.index, self.last, self.total - self.before)
+            if older:
+                older.append(newest)
+            else:
+                older = [newest]
             self.index, self.last, self.before = index, now, self.total
-        self.edge = (self.index + 1) * self.width_ns
-        if self.older:
-            self.edge = min(self.edge, self.older[0][1] + self.period_ns)
+        self.older, edge = older, (self.index + 1) * self.width_ns
+        if older and older[0][1] + self.period_ns < edge:
+            edge = older[0][1] + self.period_ns
+        self.edge = edge
 
     def adjust(self, at: int, change: int) -> None:
         """Corrects what was added at the instant `at`, if that bucket still counts."""
@@ -81,13 +88,14 @@ class Ring:
         if index == self.index:
             self.total += change
             return
-        for bucket in reversed(self.older or ()):
-            if bucket[0] == index:
-                bucket[2] += change
+        older = self.older or []
+        for back, (its, last, count) in enumerate(reversed(older), 1):
+            if its == index:
+                older[-back] = its, last, count + change
                 self.total += change
                 self.before += change
                 return
-            if bucket[0] < index:
+            if its < index:
                 return
 
     def wait_ns(self, want: int, limit: int, now: int) -> int | None:
@@ -114,11 +122,11 @@ class Ring:
         late = sum(bucket[1] > now for bucket in buckets)
         if late:
             index, count = now // self.width_ns, sum(bucket[2] for bucket in buckets[-late:])
-            self.restore([*buckets[:-late], [index, now, count]])
+            self.restore([*buckets[:-late], (index, now, count)])
 
     def restore(self, buckets: list[Bucket]) -> None:
-        *older, (self.index, self.last, newest) = buckets or [[NONE, 0, 0]]
-        self.older = [list(bucket) for bucket in older] or None
+        *older, (self.index, self.last, newest) = buckets or [(NONE, 0, 0)]
+        self.older = [(index, last, count) for index, last, count in older] or None  # as they are read, they are lists
         self.before, self.edge = sum(bucket[2] for bucket in older), 0
         self.total = self.before + newest
 

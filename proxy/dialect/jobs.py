@@ -156,7 +156,7 @@ def add_results(sums: Sums, lines: Iterable[Json]) -> None:
 
 def dumped(job: Job) -> bytes:
     """A job that is over, for another process."""
-    usages = [{it.name: getattr(usage, it.name) for it in fields(usage)} for usage in job.usages]
+    usages = [{it.name: getattr(usage, it.name) for it in fields(usage) if it.init} for usage in job.usages]
     return orjson.dumps({"id": job.id, "usages": usages, "is_free": job.is_free}, default=dict)
 
 

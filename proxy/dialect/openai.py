@@ -18,7 +18,7 @@ from proxy.dialect.openai_usage import folded, says_no_more, whole_usage
 from proxy.dialect.responses_ending import ResponsesEnding
 from proxy.dialect.wire import NAME, NO_UNITS, Asked, Json, Media, Operation, Said, StreamFormat, usual
 from proxy.dialect.wording import credit_failure, error_name, openai_type, prefixed, stream_status
-from proxy.exchange import Usage
+from proxy.exchange import Usage, bare
 
 MEDIA = {
     "image_url": "image", "input_image": "image", "image": "image", "computer_screenshot": "image", "image_generation_call": "image",
@@ -49,20 +49,18 @@ class OpenAI:
         return with_query(operation_of(method, path), query)
 
     def read_asked(self, op: Operation, doc: Json) -> Asked:
-        names = tuple(doc)
-        limiting = SHAPES.get(names) or _limiting(names)
-        if (
-            limiting is None or not op.is_talk
-            or not _is_text(doc.get("messages")) or ("input" in doc and not _is_text(doc["input"]))
-        ):  # fmt: skip
-            return self._asked(op, doc)
-        model, limit = doc.get("model"), doc.get(limiting)
-        wants_usage = "stream_options" in doc and at(doc, "stream_options", "include_usage") is True
-        values = op.model, model, doc.get("stream") is True, wants_usage, limit, type(limit)
-        try:
-            return USUAL[values]
+        try:  # straight of most chats, of whose kind there was one before
+            limit = doc.get(SHAPES[tuple(doc)])
+            messages: Any = doc["messages"]
+            for message in messages:  # as `_is_text`
+                if type(message["content"]) is not str or "type" in message or "output" in message:
+                    return self._asked(op, doc)
+            if op.is_talk and "input" not in doc:
+                wants_usage = "stream_options" in doc and at(doc, "stream_options", "include_usage") is True
+                return USUAL[op.model, doc["model"], doc.get("stream") is True, wants_usage, limit, type(limit)]
         except (KeyError, TypeError):
-            return _usual(*values) or self._asked(op, doc)
+            pass
+        return _first(op, doc) or self._asked(op, doc)
 
     def _asked(self, op: Operation, doc: Json) -> Asked:
         """The same of any call."""
@@ -140,7 +138,20 @@ class OpenAI:
                     and input >= 0 and output >= 0 and total <= ABSURD and (len(raw) == 3 or says_no_more(raw))
                 ):  # fmt: skip
                     tier = text(doc["service_tier"]) if "service_tier" in doc else None
-                    return Usage(input, 0, 0, 0, output, 0, "provider", "", raw, NO_UNITS, tier, None, model, True)
+                    usage: Any = bare(Usage)  # and each field set: a call of `__init__` is dear
+                    usage.input = input
+                    usage.output = output
+                    usage.cached_input = usage.cache_write = usage.cache_write_1h = usage.reasoning = 0
+                    usage.source = "provider"
+                    usage.note = ""
+                    usage.detail = raw
+                    usage.units = NO_UNITS
+                    usage.tier = tier
+                    usage.cost_nanousd = None
+                    usage.model = model
+                    usage.ended = usage.is_plain = True
+                    found: Usage = usage
+                    return found
         except (KeyError, TypeError):  # a usage that is no object
             pass
         return whole_usage(op, doc)
@@ -203,6 +214,21 @@ def _usual(theirs: str | None, said: object, stream: bool, wants_usage: bool, li
             USUAL.clear()
         USUAL[theirs, said, stream, wants_usage, limit, type(limit)] = asked
     return asked
+
+
+def _first(op: Operation, doc: Json) -> Asked | None:
+    """What any body asks for, if that is usual."""
+    names = tuple(doc)
+    limiting = SHAPES.get(names) or _limiting(names)
+    if limiting is None or not op.is_talk or not _is_text(doc.get("messages")) or ("input" in doc and not _is_text(doc["input"])):
+        return None
+    wants_usage = at(doc, "stream_options", "include_usage") is True
+    limit = doc.get(limiting)
+    values = op.model, doc.get("model"), doc.get("stream") is True, wants_usage, limit, type(limit)
+    try:
+        return USUAL[values]
+    except (KeyError, TypeError):
+        return _usual(*values)
 
 
 def _is_text(messages: object) -> bool:

@@ -17,6 +17,7 @@ Json = Mapping[str, object]
 Path = tuple[str | int, ...]  # keys and indexes that lead to one value of a JSON document
 StreamFormat = Literal["sse", "ndjson", "json-array"]
 
+JOBS = frozenset({"responses", "batches", "other"})  # operations whose work may go on after their answer
 TALKS = frozenset({"chat", "messages", "responses", "completions", "generate"})  # operations
 NAME = 256  # characters of a model's name that is remembered
 OperationName = Literal[
@@ -38,10 +39,12 @@ class Operation:
     model: str | None = None  # where the path names it
     speaks: str = ""  # a path in another wire format than its provider's (Gemini's and Cohere's OpenAI-compatible paths: "openai")
     is_talk: bool = field(init=False, compare=False)  # text in, text out, billed by what its reply states
+    is_one_talk: bool = field(init=False, compare=False)  # that is over with its reply
 
     def __post_init__(self) -> None:
         is_usual = self.body == "json" and self.is_billed and self.is_metered and not self.is_read_back
         object.__setattr__(self, "is_talk", is_usual and self.name in TALKS)
+        object.__setattr__(self, "is_one_talk", self.is_talk and self.name not in JOBS)
 
 
 @value(frozen=True, slots=True)

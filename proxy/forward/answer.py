@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from httptools import HttpParserError
 
 from proxy.exchange import RawHeaders, Spoken
 from proxy.forward.connection import Connection
 from proxy.forward.known import lines_of
-from proxy.forward.parse import Malformed
+from proxy.forward.parse import AnswerParser, Malformed, all_of
 from proxy.policy.plan import Timeouts
 from proxy.ports import Line, Outlet
 from proxy.refusal import UpstreamCut, UpstreamFailed
@@ -32,17 +33,14 @@ class Reply:
     block: bytes | None  # in their place, of a head of known form: as on the wire
     lines: bytes | None  # those of them that reach the client
 
-    def __init__(self, connection: Connection, timeouts: Timeouts, now: float, deadline: float) -> None:
-        """From here on what arrives on this connection is told here, and `late.check` holds it to these."""
-        self._connection: Connection | None = connection
-        self._parser = connection.parser  # of this answer until `close`
-        self._parser.begin(self)
-        self.timeouts = timeouts
-        self.deadline = deadline
-        self.since = now  # the head is waited for, then more of the body; NEVER: it is the client's turn (an upload)
-        self.failure: BaseException | None = None
-        self.waiter: asyncio.Future[None] | None = None  # for what comes next
-        self._is_flowing = False  # while `_flow` gets what arrives
+    _connection: Connection | None
+    _parser: AnswerParser  # of this answer until `close`
+    _is_flowing: bool  # while `_flow` gets what arrives
+    timeouts: Timeouts
+    deadline: float  # monotonic
+    since: float  # the head is waited for, then more of the body; NEVER: it is the client's turn (an upload)
+    failure: BaseException | None
+    waiter: asyncio.Future[Reply] | None  # for what comes next
 
     @property
     def is_idle(self) -> bool:
@@ -51,16 +49,10 @@ class Reply:
 
     # --- what the connection tells ---
 
-    def _faulty(self, error: HttpParserError) -> None:
+    def _told(self, hears: Callable[[Any], None], what: object) -> None:
+        """The parser hears of a fault of the framing, or of a read that brought nothing of the body."""
         try:
-            self._parser.faulty(error)
-        except Malformed as fault:
-            self.malformed(str(fault))
-
-    def _noise(self, data: bytes) -> None:
-        """A read that brought nothing of the body."""
-        try:
-            self._parser.noise(data)
+            hears(what)
         except Malformed as fault:
             self.malformed(str(fault))
 
@@ -75,7 +67,15 @@ class Reply:
         elif parser.has_head:
             self.broken(UpstreamCut("upstream_cut", "the provider closed the connection inside its answer"))
         else:
-            self.broken(UpstreamFailed("upstream_reset", "reset", sent=True, detail="the provider closed the connection without an answer"))
+            self.broken(self._reset())
+
+    def _reset(self) -> UpstreamFailed:
+        """`stale` where the connection may have been closed under us."""
+        kind, connection = "reset", self._connection
+        if connection is not None and connection.has_served and not self._parser.has_begun:
+            connection.pool.drop_idle()  # what was opened before is likely to be as dead
+            kind = "stale"
+        return UpstreamFailed("upstream_reset", kind, sent=True, detail="the provider closed the connection without an answer")
 
     def broken(self, error: BaseException) -> None:
         """Nothing more comes: whoever waits gets `error`, and the connection ends."""
@@ -87,11 +87,12 @@ class Reply:
 
     # --- what the client waits for ---
 
-    def news(self) -> asyncio.Future[None]:
-        """Done as soon as something has come, or nothing more will. Raises what broke the answer already."""
+    def news(self) -> asyncio.Future[Reply]:
+        """Gives this reply as soon as its head has come, then more of its body, or nothing more will. Raises what broke it."""
         if self.failure is not None:
             raise self.failure
-        waiter = self.waiter = asyncio.get_running_loop().create_future()
+        assert self._connection is not None
+        waiter = self.waiter = self._connection.loop.create_future()
         return waiter
 
     # --- what the pipeline calls ---
@@ -124,20 +125,23 @@ class Reply:
             raise ValueError(f"the answer is larger than {limit} bytes")
         return self._held()
 
-    def at_once(self) -> bytes | None:
+    def at_once(self, without: bytes = b"") -> bytes | None:
         """See `ports.Answer`."""
-        parser = self._parser
-        slices = parser.slices
-        if not (slices and parser.is_over) or self.failure is not None:
+        slices = self._parser.slices
+        if not (slices and self._parser.is_over) or self.failure is not None:
             return None
-        return slices.pop() if len(slices) == 1 else _all_of(slices)
+        body = slices.pop() if len(slices) == 1 else all_of(slices)
+        if without and without in body:
+            slices.append(body)
+            return None
+        return body
 
     async def relay(self, sink: Outlet, line: Line) -> None:
         """See `ports.Answer`."""
         parser = self._parser
         slices = parser.slices
         try:
-            if slices and (out := line.feed(slices.pop() if len(slices) == 1 else _all_of(slices))):
+            if slices and (out := line.feed(slices.pop() if len(slices) == 1 else all_of(slices))):
                 sink.push(out)
         except BaseException:
             self._abort()
@@ -170,7 +174,7 @@ class Reply:
             raise
         finally:
             if late:
-                line.feed(_all_of(late))
+                line.feed(all_of(late))
 
     def close(self) -> None:
         """See `ports.Answer`."""
@@ -201,7 +205,7 @@ class Reply:
             try:  # as `parser.feed` does after a head
                 read(data)
             except HttpParserError as error:
-                self._faulty(error)
+                self._told(parser.faulty, error)
             if due and len(slices) == 1:  # as nearly always
                 piece = take()
             elif not (piece := self._other(data)):
@@ -214,7 +218,7 @@ class Reply:
                     room -= len(piece)
                     if room < 0:
                         room = lag
-                        feed(_all_of(late))
+                        feed(all_of(late))
                 else:
                     piece = feed(piece)
                 if piece and push(piece):
@@ -233,8 +237,8 @@ class Reply:
             self._unattended()
             self._wake()
         if not parser.slices:
-            self._noise(data)
-        return _all_of(parser.slices)
+            self._told(parser.noise, data)
+        return all_of(parser.slices)
 
     def _unattended(self) -> None:
         """Reads come by `feed` again."""
@@ -264,9 +268,14 @@ class Reply:
             raise self.failure
 
     def _wake(self) -> None:
-        waiter = self.waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        waiter, self.waiter = self.waiter, None
+        if waiter is None or waiter.done():
+            return
+        if self.failure is None or self._parser.has_head:
+            waiter.set_result(self)
+        else:
+            waiter.set_exception(self.failure)
+            waiter.exception()  # known, though who waits may have been called off
 
     def _pause(self) -> None:
         if self._connection is not None:
@@ -278,8 +287,14 @@ class Reply:
             self._connection.abort()
 
 
-def _all_of(pieces: list[bytes]) -> bytes:
-    """In one, and taken; one piece is itself."""
-    data = b"".join(pieces)
-    pieces.clear()
-    return data
+def reply_on(connection: Connection, timeouts: Timeouts, now: float, deadline: float) -> Reply:
+    """From here on what arrives on this connection is told to this reply, and `late.check` holds it to these."""
+    reply = Reply()
+    reply._connection = connection
+    reply._parser = parser = connection.parser
+    parser.begin(reply)
+    reply.timeouts = timeouts
+    reply.deadline = deadline
+    reply.since = now
+    reply.failure, reply.waiter, reply._is_flowing = None, None, False
+    return reply

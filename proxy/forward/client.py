@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Awaitable
 from functools import cached_property
 
-from proxy.forward.answer import Reply
+from proxy.forward.answer import Reply, reply_on
 from proxy.forward.connection import NEVER, Connection
 from proxy.forward.head import framing_of
 from proxy.forward.known import KnownHeads, Reaching
@@ -36,39 +37,42 @@ class Client:
         self._timer: asyncio.TimerHandle | None = None
         self._is_ticking_fast = False
 
-    async def send(self, request: Outgoing, timeouts: Timeouts, now: float, deadline: float) -> Reply:
+    def send(self, request: Outgoing, timeouts: Timeouts, now: float, deadline: float) -> Awaitable[Reply]:
         """See `ports.Upstream`. Never sends a request twice: each attempt has a hold and a row of its own."""
         to, body = request.to, request.body
         pool = self._last.get(to) or self._pool_of(to)
         connection = pool.take(now)
+        if connection is None or not body or to.method == "HEAD":
+            return self._sent(pool, connection, request, timeouts, now, deadline)
+        reply = request.coming = reply_on(connection, timeouts, now, deadline)
+        if not self._is_ticking_fast:
+            self._arm(is_fast=True)
+        request.is_sent = True
+        transport: asyncio.Transport = connection.transport  # type: ignore[assignment]  # the pool gives none that has ended
+        transport.writelines((b"%b\r\nContent-Length: %d\r\n\r\n" % (request.head, len(body)), body))
+        waiter = reply.waiter = connection.loop.create_future()
+        return waiter
+
+    async def _sent(
+        self, pool: Pool, connection: Connection | None, request: Outgoing, timeouts: Timeouts, now: float, deadline: float
+    ) -> Reply:
+        """The same of a request that wants a connection first, or whose body is none, or streams."""
         if connection is None:
-            connection = await pool.enter() or await self._connect(pool, to, timeouts, deadline)
+            connection = await pool.enter() or await self._connect(pool, request.to, timeouts, deadline)
             now = self._clock.monotonic()
-        parser, transport = connection.parser, connection.transport
-        if to.method == "HEAD":
-            parser.is_to_head = True
-        reply = Reply(connection, timeouts, now, deadline)
+        if request.to.method == "HEAD":
+            connection.parser.is_to_head = True
+        reply = request.coming = reply_on(connection, timeouts, now, deadline)
         if not self._is_ticking_fast:
             self._arm(is_fast=True)
         try:
-            if body and transport is not None:
-                request.is_sent = True
-                transport.writelines((b"%b\r\nContent-Length: %d\r\n\r\n" % (request.head, len(body)), body))
-            else:
-                await self._write(connection, reply, request)
-            while not parser.has_head:
+            await self._write(connection, reply, request)
+            while not connection.parser.has_head:
                 await reply.news()
             return reply
-        except BaseException as error:
-            self._drop(pool, connection, error)
+        except BaseException:
+            reply.close()
             raise
-
-    def _drop(self, pool: Pool, connection: Connection, error: BaseException) -> None:
-        """It brought no answer. Raises UpstreamFailed `stale` where it may have been closed under us."""
-        pool.drop(connection)
-        if connection.has_served and not connection.parser.has_begun and isinstance(error, UpstreamFailed) and error.kind == "reset":
-            pool.drop_idle()  # what was opened before is likely to be as dead
-            raise UpstreamFailed(error.code, "stale", sent=error.sent, detail=error.detail) from error
 
     def close(self) -> None:
         """Ends every connection."""
@@ -90,14 +94,18 @@ class Client:
         self._last[to] = pool
         return pool
 
-    # --- a request without a body, and an upload ---
+    # --- the request of a new connection, one without a body, and an upload ---
 
     async def _write(self, connection: Connection, reply: Reply, request: Outgoing) -> None:
         """Body pieces out until all are sent and the provider answers: an early answer ends the upload."""
         head = request.head + framing_of(request)
-        if request.body is not None or request.upload is None:
+        body = request.body
+        if body is not None or request.upload is None:
             request.is_sent = True
-            connection.write(head)
+            if body and connection.transport is not None:
+                connection.transport.writelines((head, body))
+            else:
+                connection.write(head)
             return
         pump = asyncio.ensure_future(self._pump(connection, reply, request, head))
         pump.add_done_callback(lambda done: None if done.cancelled() or done.exception() is None else reply.broken(_raised(done)))

@@ -21,7 +21,7 @@ HELD_BYTES = 256 * 1024  # body bytes kept while nobody reads them; then the pro
 class Connection(asyncio.Protocol):
     """Serves one answer at a time: that which its parser tells."""
 
-    __slots__ = ("_room", "born", "data_received", "idle_since", "is_paused", "parser", "pending", "poll", "pool", "transport")
+    __slots__ = ("_room", "born", "data_received", "idle_since", "is_paused", "loop", "parser", "pending", "poll", "pool", "transport")
 
     data_received: Callable[[bytes], None]  # type: ignore[assignment]  # asyncio's is a method; ours says where reads go just now
 
@@ -34,6 +34,7 @@ class Connection(asyncio.Protocol):
         self.is_paused = False
         self.data_received = self._arrived
         self.parser = AnswerParser(heads)
+        self.loop = asyncio.get_running_loop()  # to ask for it is a system call
 
     # --- asyncio.Protocol ---
 
@@ -61,8 +62,10 @@ class Connection(asyncio.Protocol):
         if not parser.is_over and sum(map(len, parser.slices)) > HELD_BYTES:
             self.pause()
         waiter = reply.waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None and parser.has_head:
+            reply.waiter = None  # it will hold the reply
+            if not waiter.done():
+                waiter.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         reply, self.transport = self.parser.told, None
@@ -73,7 +76,7 @@ class Connection(asyncio.Protocol):
             reply.lost(exc)
 
     def pause_writing(self) -> None:
-        self._room = asyncio.get_running_loop().create_future()
+        self._room = self.loop.create_future()
 
     def resume_writing(self) -> None:
         self._make_room()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from proxy.dialect.wire import Asked
 from proxy.forward.attempts import Step
 from proxy.forward.breaker import SPENT, Breakers, Turn
 from proxy.forward.shape import Form, Shaping
 from proxy.policy.plan import Plan
 
+NO_TARIFF = (0,) * 10  # of no time
+
 
 class Lane:
     """Of calls with one plan, which it is kept with at most."""
 
-    __slots__ = ("credential", "form", "model", "name", "provider", "shaping", "step", "target", "turn")
+    __slots__ = (
+        "credential", "form", "known", "model", "name", "prices", "provider", "shaping", "step", "target", "tariff", "tier", "turn",
+    )  # fmt: skip
 
     def __init__(self, step: Step) -> None:
         self.step = step
@@ -23,6 +29,10 @@ class Lane:
         self.turn: Turn = SPENT  # while its breaker is closed, that of all who come
         self.form: Form | None = None  # of requests that go out as they came, and stream no answer
         self.shaping: Shaping | None = None  # of whose head that is
+        self.known: Any = None  # of the model: lessons.Known, asked for anew once it is forgotten
+        self.prices: Any = None  # meter.price.Prices, another where the policy or the table has changed
+        self.tier: str | None = None  # of service, as `known` told it
+        self.tariff: Any = NO_TARIFF  # meter.price.Tariff, by those prices and of that tier
 
     def enter(self, breakers: Breakers, plan: Plan, now: float) -> Turn:
         """The leave to attempt, asked for anew."""

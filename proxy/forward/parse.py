@@ -238,3 +238,10 @@ class AnswerParser:
         else:  # an interim answer: what follows is the one we wait for
             self._lines, self._is_11 = [], False
             self._said.clear()
+
+
+def all_of(pieces: list[bytes]) -> bytes:
+    """In one, and taken; one piece is itself."""
+    data = b"".join(pieces)
+    pieces.clear()
+    return data

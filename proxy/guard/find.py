@@ -93,10 +93,14 @@ class Finder:
         self._match = _matching(hint)
 
     def look(self, source: bytes) -> Sequence[Family]:
-        """The families that may find something in a text; in JSON source all of them, where an escape may hide what it holds."""
-        if self._match(_ANYWHERE, source, 0, len(source))[0][0] >= 0:
+        """The families that may find something in a text; in JSON source all of them, where an escape may hide what it holds. Raises
+        nothing: where it cannot tell, all may."""
+        try:
+            if self._match(_ANYWHERE, source, 0, len(source))[0][0] >= 0:
+                return self._all
+            return self._emails if _AT in source and self._emails and self._emails[0].hint(source) else ()
+        except Exception:
             return self._all
-        return self._emails if _AT in source and self._emails and self._emails[0].hint(source) else ()
 
     def is_sure(self, families: Sequence[Family]) -> bool:
         """No escape was in the way of a look that came to this."""

@@ -40,15 +40,16 @@ class Blocked(Refusal):
         self.found = found
 
 
-def inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules) -> Inspected | None:
+def inspect(raw: bytes, surface: tuple[str, ...], rules: GuardRules, families: Sequence[Family] = ()) -> Inspected | None:
     """A JSON body (accepted by `read_json`) as it may leave; None where nothing was found in it. Only what `surface` reaches is read.
+    `families`: those that may find something in it, as far as somebody has looked.
 
     Raises Blocked (`content_blocked`) where an entity's action is block; a fault of our own is a Refusal 500 `internal`
     under `on_error: block`, and a flagged pass under `on_error: pass`.
     """
     try:
         eyes, _ = rules.sight or _sight(rules)
-        families = eyes.look(raw)
+        families = families or eyes.look(raw)
         return _inspect(raw, surface, rules, families) if families and surface else None
     except Refusal:
         raise

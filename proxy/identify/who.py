@@ -24,7 +24,7 @@ REVOKED_KEY = "this key was revoked; ask for a new one"
 SEND_ONE = "send a Sluice key (slk-…) or a token as `Authorization: Bearer`, x-api-key, api-key, x-goog-api-key or ?key="
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Met:
     """A credential that was found good under these rules, with the records that made it so."""
 
@@ -34,6 +34,7 @@ class Met:
     declared: KeyRecord | None
     caller: Caller
     until: int | None  # it is dead from this instant on, in ns
+    known: Any = None  # what is known of who calls so and with the head that came last
 
 
 class Identify:
@@ -49,7 +50,9 @@ class Identify:
     def met(self, call: Call, rules: CallerRules) -> Caller | None:
         """Whose credential was found good before, and still is: what `who` would say. None: ask that."""
         seen = call.seen
-        met: Any = (seen and seen.get(Met)) or self._met_by_digest(call)
+        met: Any = (seen and seen.get(Met)) or self.met_by_digest(call)
+        if seen is not None and met is not None:
+            seen[Met] = met
         return met.caller if met is not None and met.rules is rules and self.is_met(met) else None
 
     def is_met(self, met: Met) -> bool:
@@ -58,7 +61,7 @@ class Identify:
             return False
         return met.until is None or self._clock.now_ns() < met.until
 
-    def _met_by_digest(self, call: Call) -> Met | None:
+    def met_by_digest(self, call: Call) -> Met | None:
         """No form of the credential is looked at: it is another one, and not met, unless it has the digest of a good one."""
         place: Any = call.kept.get(PLACE)
         if not place:
@@ -69,10 +72,7 @@ class Identify:
                 return None
             said = said[7:]
         digest = sha256(said.encode()).digest()
-        met = self._met.get(digest) or self._strangers.get(digest)
-        if met is not None and call.seen is not None:
-            call.seen[Met] = met
-        return met
+        return self._met.get(digest) or self._strangers.get(digest)
 
     async def who(self, call: Call, rules: CallerRules, is_own_provider: Callable[[str, str], bool] = eq) -> Caller:
         """The caller, its tier and team checked against `rules`. Of one key the same object each time, while nothing of it changes.

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
-import resource
 import secrets
 import socket
-import stat
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from aiohttp import HttpVersion11, web
 
 from proxy.dialect import dialect_of, spoken
-from proxy.exchange import Call, value
+from proxy.exchange import Call, bare, value
+from proxy.listen.address import most_connections, read_listen, remove_stale
 from proxy.listen.again import Known, Message
 from proxy.listen.body import AnyBody, ClientBody, Whole, foretell
-from proxy.listen.connection import CLOSED, Connection, Deadlines
+from proxy.listen.connection import Connection, Deadlines
 from proxy.listen.errors import place_of, word
 from proxy.listen.headers import check_handshake, ids, lower, read_call
 from proxy.listen.heads import Heads
@@ -72,7 +70,7 @@ class Edge:
         self._run, self._upgrade, self.settings, self._on_refusal = run, upgrade, settings, on_refusal
         self._now_ns, self._monotonic = clock.now_ns, clock.monotonic
         self._deadlines = deadlines
-        self._most = most if most is not None else _most_connections()
+        self._most = most if most is not None else most_connections()
         self._ids = ids(secrets.token_hex(8))
         self._under: Settings | None = None  # those of `_heads`
         self._heads = Heads(None, ())
@@ -81,12 +79,11 @@ class Edge:
         self._listener: asyncio.Server | None = None
         self._path: str | None = None
         self._is_closing = False
-        self._calls: set[ClientSink] = set()
 
     @property
     def active(self) -> int:
         """Calls under way."""
-        return len(self._calls)
+        return len(self._calls())
 
     @property
     def port(self) -> int:
@@ -99,10 +96,10 @@ class Edge:
     async def start(self, listen: str) -> None:
         """Listens on "HOST:PORT" or "unix:/path". Raises OSError where that is taken or forbidden, ValueError where it is neither."""
         loop = asyncio.get_running_loop()
-        self._server = Server(self.serve, self.turn_away, self._deadlines, self._most)
+        self._server = Server(self, self._deadlines, self._most)
         where = read_listen(listen)
         if isinstance(where, str):
-            _remove_stale(where)
+            remove_stale(where)
             self._listener = await loop.create_unix_server(self._server, where, backlog=_BACKLOG)
             self._path = where
         else:
@@ -114,17 +111,17 @@ class Edge:
         self.settings = replace(self.settings)  # no head is known under them
         if self._listener is not None:
             self._listener.close()
-        if self._path is not None and os.path.exists(self._path):
-            os.unlink(self._path)
+        if self._path is not None:
+            Path(self._path).unlink(missing_ok=True)
             self._path = None
-        for sink in self._calls:
+        for sink in self._calls():
             sink.stop_keeping()
 
     async def close(self, grace_s: float) -> None:
         """Waits up to `grace_s` seconds for the calls under way, cancels those that are left, and ends every connection."""
         self.stop_accepting()
         if not await self._is_idle_within(grace_s):
-            for sink in tuple(self._calls):
+            for sink in self._calls():
                 if sink.task is not None:
                     sink.task.cancel()
             await self._is_idle_within(_CANCELLED_WITHIN_S)
@@ -132,67 +129,88 @@ class Edge:
             connection.force_close()
 
     async def _is_idle_within(self, wait_s: float) -> bool:
-        if self._calls:
+        if not self._is_idle():
             self._idle = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._idle}, timeout=wait_s)
-        return not self._calls
+        return self._is_idle()
 
-    def _connections(self) -> list[Connection]:
-        return cast("list[Connection]", self._server.connections) if self._server else []
+    def _is_idle(self) -> bool:
+        return all(connection.serving is None for connection in self._connections())
+
+    def _connections(self) -> list[Straight]:
+        """Those whose client has left too, while their call goes on."""
+        return cast("list[Straight]", self._server.connections) if self._server else []
+
+    def _calls(self) -> list[ClientSink]:
+        """Those under way: asked for only where the edge ends."""
+        return [connection.serving for connection in self._connections() if connection.serving is not None]
 
     # one request
 
-    async def serve(self, connection: Straight, message: Message, content: Content, request: web.BaseRequest | None) -> web.StreamResponse:
-        """Answers one request. `request` stands in where it may become a WebSocket. Raises nothing but CancelledError."""
+    def again(self, connection: Straight, known: Known, content: Content) -> Awaitable[None]:
+        """See `Serving`."""
+        transport = connection.transport
+        if transport is None or known.under is not self.settings:
+            return self.serve(connection, known, content, None)
+        body = content if isinstance(content, Whole) else ClientBody(connection, content)
+        body.length = known.length
+        run, now_ns, monotonic = self._run, self._now_ns, self._monotonic  # read, then called, is half as dear
+        uid = next(self._ids)
+        id_ = known.id or uid
+        connection.serving = sink = sink_of(connection, transport, body, known.is_head, True, True, id_, known.cors)
+        call: Any = bare(Call)  # field by field, at two thirds of what its __init__ costs
+        call.uid = uid
+        call.id = id_
+        call.id_is_callers = id_ is not uid
+        call.method = known.method
+        call.route = known.route
+        call.headers = known.raw_headers
+        call.fields = known.fields
+        call.peer = connection.peer
+        call.at_ns = now_ns()
+        call.began = monotonic()
+        call.kept = known.kept
+        call.seen = known.seen
+        return run(call, body, sink)
+
+    def serve(self, connection: Straight, message: Message, content: Content, request: web.BaseRequest | None) -> Awaitable[None]:
+        """See `Serving`. `request` stands in where it may become a WebSocket."""
         transport = connection.transport
         if transport is None:
-            return CLOSED
+            return _nothing()
         body = content if isinstance(content, Whole) else ClientBody(connection, content)
-        run, now_ns, monotonic = self._run, self._now_ns, self._monotonic  # read, then called, is half as dear
-        uid, call = next(self._ids), None
-        if type(message) is Known and message.under is self.settings:
-            id_, body.length = message.id or uid, message.length
-            sink = sink_of(connection, transport, body, message.is_head, True, True, id_, message.cors)
-            call = Call(
-                uid, id_, id_ is not uid, message.method, message.route, message.raw_headers, message.fields, connection.peer,
-                now_ns(), monotonic(), message.kept, message.seen,
-            )  # fmt: skip
-        else:
-            speaks_11 = message.version == HttpVersion11
-            keeps = speaks_11 and not (message.should_close or self._is_closing)
-            sink = sink_of(connection, transport, body, message.method == "HEAD", speaks_11, keeps, uid, ())
+        speaks_11 = message.version == HttpVersion11
+        keeps = speaks_11 and not (message.should_close or self._is_closing)
+        sink = sink_of(connection, transport, body, message.method == "HEAD", speaks_11, keeps, next(self._ids), ())
         connection.serving = sink
-        self._calls.add(sink)
         try:
+            call = self._read(self.settings, message, connection, body, sink)
             if call is None:
-                call = self._read(self.settings, message, connection, body, sink)
-                if call is None:
-                    return sink.reply
-                if request is not None and _is_session(call, self.settings):
-                    return await self._bridged(call, request, message, sink)
-            await run(call, body, sink)
-            return sink.reply
+                return _nothing()
+            if request is not None and _is_session(call, self.settings):
+                return self._bridged(call, request, message, sink)
         except Exception as error:
-            return self._failed(error, message, sink, request)
-        finally:
-            connection.serving = None
-            self._calls.discard(sink)
-            if self._idle is not None and not self._calls and not self._idle.done():
-                self._idle.set_result(None)
-            if not sink.is_ended and sink.is_started:
-                sink.abort(b"")
+            self.failed(connection, message, error, request)
+            return _nothing()
+        return self._run(call, body, sink)
 
-    def _failed(self, error: Exception, message: Message, sink: ClientSink, request: web.BaseRequest | None) -> web.StreamResponse:
+    def failed(self, connection: Straight, message: Message, error: Exception, request: web.BaseRequest | None) -> None:
         """The request never was a call, or the client has left."""
-        if isinstance(error, ClientGone):
-            return CLOSED
+        sink = connection.serving
+        if sink is None or isinstance(error, ClientGone):
+            return
         if isinstance(error, Refusal):
             no = error
         else:  # a defect: the reply says so, the log says where, neither says what the client sent
             log.error("internal error: %s at %s", type(error).__name__, place_of(error))
             no = Refusal(500, "internal", should_retry=False, close=True)
         self._on_refusal(no.code, sink.request_id)
-        return self._worded(no, message, sink, request)
+        self._worded(no, message, sink, request)
+
+    def ended(self) -> None:
+        """See `Serving`."""
+        if self._idle is not None and not self._idle.done() and self._is_idle():
+            self._idle.set_result(None)
 
     def _read(self, settings: Settings, message: Message, connection: Straight, body: AnyBody, sink: ClientSink) -> Call | None:
         """The call that a head asks for of which nothing is known under these settings. None: it was a browser's preflight, which is
@@ -228,16 +246,15 @@ class Edge:
                 message.means(settings, call, head.cors)
         return call
 
-    async def _bridged(self, call: Call, request: web.BaseRequest, message: Message, sink: ClientSink) -> web.StreamResponse:
+    async def _bridged(self, call: Call, request: web.BaseRequest, message: Message, sink: ClientSink) -> None:
         try:
-            return await self._upgrade(call, request)
+            sink.reply = await self._upgrade(call, request)
         except Refusal as no:  # counted where it was raised
-            return self._worded(no, message, sink, request)
+            self._worded(no, message, sink, request)
 
-    def _worded(self, no: Refusal, message: Message, sink: ClientSink, request: web.BaseRequest | None) -> web.StreamResponse:
+    def _worded(self, no: Refusal, message: Message, sink: ClientSink, request: web.BaseRequest | None) -> None:
         if not sink.is_started and (request is None or not request.writer.output_size):  # a WebSocket that is open takes no HTTP reply
             sink.refuse(no, self._dialect_for(message), ())
-        return sink.reply
 
     def _dialect_for(self, message: Message) -> str:
         """The dialect that the target asks for; OpenAI's where it asks for none."""
@@ -261,32 +278,8 @@ class Edge:
         transport.write(b"HTTP/1.1 %d \r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, head, len(body), body))
 
 
-def read_listen(listen: str) -> tuple[str, int] | str:
-    """("host", port), or the path of a unix socket. Raises ValueError that says what is wanted."""
-    if listen.startswith("unix:") and len(listen) > len("unix:"):
-        return listen[len("unix:") :]
-    host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{listen!r} is no address to listen on: write HOST:PORT or unix:/path")
-    return host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port)  # ":8080" means every interface
-
-
-def _remove_stale(path: str) -> None:
-    """The socket file of a process that is gone. Raises OSError (EADDRINUSE) where one still answers, or the path is no socket."""
-    try:
-        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        if not is_socket or probe.connect_ex(path) != errno.ECONNREFUSED:
-            raise OSError(errno.EADDRINUSE, "already in use", path)
-    os.unlink(path)
-
-
-def _most_connections() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 100_000 if soft == resource.RLIM_INFINITY else int(0.8 * soft / 2)  # two sockets a stream
+async def _nothing() -> None:
+    """What is left of a request that is answered."""
 
 
 def _is_session(call: Call, settings: Settings) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from proxy.exchange import NANO, RawHeaders
 from proxy.listen.headers import ByName, answer_headers
 from proxy.ports import Answer
-from proxy.standings import NO_STANDINGS, Standings, Terms
+from proxy.standings import NO_STANDINGS, Standings, Terms, standing_at
 
 _PRINTABLE = bytes([byte if 0x20 <= byte < 0x7F else 0x3F for byte in range(256)])  # the rest: "?"
 _TOKEN_LIST = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,4096}")
@@ -92,34 +92,47 @@ def our_lines(
     given only where another model answered; `reserved_nanousd` was held, `cost_nanousd` where it is known already; `found` is the
     story's (entity, direction, action) → count.
     """
-    limit: int | str | None = standings.first
-    rate, row = standings.rate, standings.row
     may_reset = status < 400  # no limit's reset in an error that no limit caused: cohere's SDK sleeps until it
+    limit: str | None = None
     if no is not None:
-        limit, rate, may_reset, row = _refused(no, standings, may_reset)
+        may_reset, limit = may_reset or no.limit is not None, no.limit
+        standings = _refused(no, standings)
+    lines = usual_lines(request_id, said, standings, may_reset, overhead_ms, provider, attempts, model, reserved_nanousd, theirs, limit)
+    return lines + rare_lines(cost_nanousd, found, should_retry)
+
+
+def usual_lines(
+    request_id: str,
+    said: int,
+    standings: Standings,
+    may_reset: bool,
+    overhead_ms: float | None,
+    provider: str | None,
+    attempts: int | None,
+    model: str | None,
+    reserved_nanousd: int,
+    theirs: bytes | None,
+    limit: str | None = None,
+) -> bytes:
+    """All of `our_lines` but for `rare_lines`. `may_reset`: tell when limits reset; `limit`: named in place of the tightest."""
     reserved: int | bytes = reserved_nanousd
     price = _BELOW if reserved_nanousd else b""
     if reserved_nanousd >= NANO:
         reserved, price = b"%d.%09d" % divmod(reserved_nanousd, NANO), _MORE
     form, upto, pick = _form(
-        said, overhead_ms is not None, limit, rate, may_reset, standings.terms, provider, attempts, model, price, not theirs
-    )
+        said, overhead_ms is not None, limit or standings.first, standings.rate, may_reset, standings.terms,
+        provider, attempts, model, price, not theirs,
+    )  # fmt: skip
     id_ = request_id.encode("ascii", "replace").translate(_PRINTABLE)
-    figures: Any = (theirs, id_, id_, overhead_ms, *row[:upto], reserved)
+    figures: Any = (theirs, id_, id_, overhead_ms, *standings.row[:upto], reserved)
     lines: bytes = form % (figures if pick is None else pick(figures))
-    if found or should_retry is not None or cost_nanousd is not None:
-        lines += _rare_lines(cost_nanousd, found, should_retry)
     return lines
 
 
-def _refused(no: Refused, standings: Standings, may_reset: bool) -> tuple[int | str | None, int | None, bool, list[int]]:
-    """The limit that refused in place of the tightest, and its own tightest rate; and no window ends later than the refusal says to
-    try again."""
-    terms = standings.terms
-    limit: int | str | None = standings.first
-    rate, row = standings.rate, standings.row.copy()
+def _refused(no: Refused, standings: Standings) -> Standings:
+    """With the tightest rate of the limit that refused; and no window ends later than the refusal says to try again."""
+    terms, rate, row = standings.terms, standings.rate, standings.row.copy()
     if no.limit is not None:
-        limit, may_reset = no.limit, True
         those = [at for at, it in enumerate(terms.each) if it.limit == no.limit and it.kind == no.kind and it.is_rate]
         if those:
             rate = min([(max(0, row[terms.left[at]]) / (terms.each[at].allowed or math.inf), at) for at in those])[1]
@@ -129,7 +142,7 @@ def _refused(no: Refused, standings: Standings, may_reset: bool) -> tuple[int | 
         for at in terms.until:
             if at is not None:
                 row[at] = min(row[at], most_s)
-    return limit, rate, may_reset, row
+    return standing_at(terms, row, standings.now_s, standings.ends, standings.first, rate)
 
 
 @lru_cache(maxsize=1024)  # limits, providers and models have names and sizes of the policy
@@ -199,7 +212,8 @@ def _quoted(limit: str, kind: str, window_s: int) -> bytes:
     return b'"%b"' % field_value(said).replace(b"\\", b"?").replace(b'"', b"?")
 
 
-def _rare_lines(cost_nanousd: int | None, found: Mapping[tuple[str, str, str], int] | None, should_retry: bool | None) -> bytes:
+def rare_lines(cost_nanousd: int | None, found: Mapping[tuple[str, str, str], int] | None, should_retry: bool | None) -> bytes:
+    """What few replies tell: see `our_lines`, behind whose other lines they stand."""
     lines = b"" if cost_nanousd is None else b"\r\nx-sluice-cost-usd: %d.%09d" % divmod(cost_nanousd, NANO)
     if found:
         lines += b"\r\nx-sluice-guard: %b" % field_value(_guarded(found))

@@ -8,10 +8,12 @@ import struct
 from functools import lru_cache
 from http import HTTPStatus
 
+from aiohttp import web
+
 from proxy.dialect import dialect_of
 from proxy.exchange import RawHeaders
 from proxy.listen.body import AnyBody
-from proxy.listen.connection import CLOSED, KEPT, Answered
+from proxy.listen.connection import CLOSED, KEPT
 from proxy.listen.errors import word
 from proxy.listen.straight import Straight
 from proxy.refusal import ClientGone, Refusal
@@ -55,7 +57,7 @@ class ClientSink:
     is_started: bool
     is_ended: bool
     finish_anyway: bool
-    reply: Answered  # what aiohttp is told of it
+    reply: web.StreamResponse  # what aiohttp is told of it
 
     @property
     def is_gone(self) -> bool:
@@ -96,6 +98,24 @@ class ClientSink:
             framing = b"\r\nTransfer-Encoding: chunked"
         line = _OK if status == 200 and reason == b"OK" else _status_line(status, reason)
         self._head = b"".join((line, _BREAK if ours else b"", ours, framing, _END if self._keeps else _CLOSING_END))
+
+    def whole(self, reason: bytes, length: int | None, ours: bytes, body: bytes) -> bool:
+        """`start` of a 200, then `finish`: nearly every answer that is no stream, in one step."""
+        connection, transport = self._connection, self._transport
+        if (
+            length != len(body) or not ours or self.cors or self._is_silent or self.is_started
+            or not (self._keeps and self._body.is_harmless()) or transport.is_closing() or reason != b"OK"
+        ):  # fmt: skip
+            self.start(200, reason, (), length, ours)
+            return self.finish(body)
+        self.is_started = self.is_ended = True
+        transport.write(b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: %d\r\n\r\n%b" % (ours, length, body))
+        if connection._stall is None and transport.get_write_buffer_size():
+            connection.guard_writes()
+        if transport.is_closing():
+            return True
+        self.reply = KEPT
+        return False
 
     def _joined(self, headers: RawHeaders, ours: bytes) -> bytes:
         if self.cors:

@@ -4,8 +4,8 @@ that aiohttp makes for each. Only what may become a WebSocket goes aiohttp's way
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aiohttp import web
 from aiohttp.http import RawRequestMessage, StreamWriter
@@ -18,26 +18,50 @@ from proxy.listen.connection import CLOSED, KEPT, Connection, Deadlines
 from proxy.listen.heads import Head
 from proxy.refusal import Refusal
 
+if TYPE_CHECKING:
+    from proxy.listen.sink import ClientSink
+
 Content = StreamReader | Whole
 LESSONS = 4  # heads of a connection that were looked at, and did not come again, before that is given up
-Serve = Callable[["Straight", Message, Content, web.BaseRequest | None], Awaitable[web.StreamResponse]]
+
+
+class Serving(Protocol):
+    """What answers the requests: the edge."""
+
+    def serve(self, connection: Straight, message: Message, content: Content, request: web.BaseRequest | None) -> Awaitable[None]:
+        """Begins a call, which is `connection.serving` from then on; what is left of it. Raises nothing itself."""
+        ...
+
+    def again(self, connection: Straight, known: Known, content: Content) -> Awaitable[None]:
+        """The same of a head that is known again."""
+        ...
+
+    def failed(self, connection: Straight, message: Message, error: Exception, request: web.BaseRequest | None) -> None:
+        """What was awaited has raised: is told, unless the client has left."""
+        ...
+
+    def ended(self) -> None:
+        """A call is over, and its connection will serve no other."""
+        ...
+
+    def turn_away(self, connection: Connection, no: Refusal) -> None: ...
 
 
 class Straight(Connection):
     """`serve` gets aiohttp's request object only where the client asks for another protocol."""
 
-    __slots__ = ("_again", "_due", "_lessons", "_own", "_reading", "_serve", "head", "peer", "task")
+    __slots__ = ("_again", "_due", "_edge", "_lessons", "_own", "_reading", "head", "peer", "task")
+    serving: ClientSink | None
 
     def __init__(
         self,
         server: web.Server,
         loop: asyncio.AbstractEventLoop,
         deadlines: Deadlines,
-        turn_away: Callable[[Connection, Refusal], None],
-        serve: Serve,
+        edge: Serving,
     ) -> None:
-        super().__init__(server, loop, deadlines, turn_away)
-        self._serve = serve
+        super().__init__(server, loop, deadlines, edge.turn_away)
+        self._edge = edge
         self._reading: Content | None = None  # the body of the call under way
         # Of the request before. It is there only where the parser got the whole of that head, and nothing before it, in one read: where
         # nothing is due any more, the parser is between two messages
@@ -141,38 +165,68 @@ class Straight(Connection):
 
     async def start(self) -> None:
         """In place of aiohttp's loop: one request after the other, until the connection is of no further use."""
-        messages, loop, serve = self._messages, self._loop, self._serve
+        messages, loop, again = self._messages, self._loop, self._edge.again
         promise, time = loop.create_future, loop.time
         waiter: asyncio.Future[Any]
         try:
             while not self._force_close:
-                if messages:
-                    reply = await self._next()
-                else:
+                known = None
+                if not messages:
                     waiter = self._waiter = promise()
                     known = await waiter
                     self._waiter = None
-                    content = self._reading  # set with it
-                    reply = await (self._next() if known is None or content is None else serve(self, known, content, None))
+                if known is None:
+                    reply = await self._next()
+                else:
+                    try:
+                        await again(self, known, self._reading)  # type: ignore[arg-type]  # it is set with it
+                    except Exception as error:
+                        self._edge.failed(self, known, error, None)
+                    sink = self.serving
+                    reply = sink.reply if sink is not None and sink.is_ended else self._cut_off(sink)
+                    self.serving = None
                 content, self._reading = self._reading, None
-                if type(content) is not Whole and content is not None and not content.is_eof():
-                    await self._linger(content)
-                if reply is not KEPT or self._close:
+                if (reply is not KEPT or type(content) is not Whole or self._close) and await self._is_over(reply, content):
                     break
                 self._next_keepalive_close_time = time() + self._keepalive_timeout
                 if self._keepalive_handle is None:  # else it looks itself whether it is due
                     self._keepalive_handle = loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
         except asyncio.CancelledError:
+            self._cut_off(self.serving)  # before the transport is forgotten
             self.force_close()
             raise
-        except Exception as error:  # of a body that nobody read; what a call raises, `serve` has answered
+        except Exception as error:  # of a body that nobody read; what a call raises, the edge has answered
             self.log_exception("connection failed", exc_info=error)
             self.force_close()
         finally:
-            self.task = self._reading = self._waiter = None  # or the connection would keep itself alive
+            self._left()
+
+    def _left(self) -> None:
+        """No other call follows."""
+        if self.serving is not None:
+            self._cut_off(self.serving)
+            self.serving = None
+            self._edge.ended()
+        self.task = self._reading = self._waiter = None  # or the connection would keep itself alive
         if not self._force_close and self.transport is not None:
             self._task_handler = None
             self.transport.close()
+
+    def _cut_off(self, sink: ClientSink | None) -> web.StreamResponse:
+        """What aiohttp is told of a reply that may have no end."""
+        if sink is None:  # the client had left
+            return CLOSED
+        if not sink.is_ended and sink.is_started:
+            sink.abort(b"")
+        return sink.reply
+
+    async def _is_over(self, reply: web.StreamResponse, content: Content | None) -> bool:
+        """Will the connection serve no other call? What nobody read of this one is thrown away first."""
+        if reply is not KEPT:
+            self._edge.ended()
+        if content is not None and not content.is_eof():
+            await self._linger(content)
+        return reply is not KEPT or self._close
 
     async def _next(self) -> web.StreamResponse:
         """Answers the next in the queue, or what the parser complained of."""
@@ -185,13 +239,21 @@ class Straight(Connection):
             await self.refuse(message.exc)
             return CLOSED
         self._reading = content
-        return await (self._asked_to_upgrade(message, content) if message.upgrade else self._serve(self, message, content, None))
+        return await (self._asked_to_upgrade(message, content) if message.upgrade else self._answered(message, content, None))
+
+    async def _answered(self, message: Message, content: Content, request: web.BaseRequest | None) -> web.StreamResponse:
+        try:
+            await self._edge.serve(self, message, content, request)
+        except Exception as error:
+            self._edge.failed(self, message, error, request)
+        sink, self.serving = self.serving, None
+        return self._cut_off(sink)
 
     async def _asked_to_upgrade(self, message: Message, content: Content) -> web.StreamResponse:
         """Through aiohttp's own hands: it parses on where the upgrade is declined, and ends the WebSocket where it is not."""
 
         async def serve(request: web.BaseRequest) -> web.StreamResponse:
-            return await self._serve(self, message, content, request)
+            return await self._answered(message, content, request)
 
         assert self._request_factory is not None and self.task is not None
         request = self._request_factory(
@@ -213,13 +275,13 @@ class Straight(Connection):
 class Server(web.Server):
     """aiohttp's low-level server with our protocol. No more than `most` connections at once (faults.md P8)."""
 
-    def __init__(self, serve: Serve, turn_away: Callable[[Connection, Refusal], None], deadlines: Deadlines, most: int) -> None:
+    def __init__(self, edge: Serving, deadlines: Deadlines, most: int) -> None:
         super().__init__(_nobody)
-        self._serve, self._turn_away, self._deadlines, self._most = serve, turn_away, deadlines, most
+        self._edge, self._deadlines, self._most = edge, deadlines, most
 
     def __call__(self) -> Straight:
         kind = _TurnedAway if len(self._connections) >= self._most else Straight
-        return kind(self, self._loop, self._deadlines, self._turn_away, self._serve)
+        return kind(self, self._loop, self._deadlines, self._edge)
 
 
 class _TurnedAway(Straight):
@@ -231,4 +293,4 @@ class _TurnedAway(Straight):
 
 
 async def _nobody(_: web.BaseRequest) -> web.StreamResponse:
-    raise AssertionError("a Straight connection asks `serve` itself")
+    raise AssertionError("a Straight connection asks the edge itself")

@@ -112,6 +112,10 @@ class Prices:
 
     def tariff(self, provider: Provider, model: str, tier: str | None, at_ns: int) -> Tariff:
         """Of calls that are billed and metered, and that bring and ask nothing but text. `tier`: as `bound_cost` has it. Remembered."""
+        key = (provider.name, provider.price_id, model, tier)
+        kept = self.tariffs.get(key)
+        if kept is not None and kept[0] <= at_ns < kept[1]:
+            return kept
         since, until, quote = self._found(provider.name, provider.price_id, model, at_ns)
         row = None if quote is None else quote.row
         if row is None or row.mark not in ("table", "override") or row.discount_ppm:
@@ -123,7 +127,7 @@ class Prices:
         if len(self.tariffs) >= _MEMORY:
             self.tariffs.clear()
         if len(model) <= _MAX_NAME and len(tier or "") <= _MAX_NAME:
-            self.tariffs[provider.name, provider.price_id, model, tier] = found
+            self.tariffs[key] = found
         return found
 
     def quote(

@@ -128,13 +128,17 @@ def cost(row: PriceRow, usage: Usage) -> int:
 
 def usual_cost(row: PriceRow, usage: Usage) -> int:
     """The same of most answers, which state tokens in and out and no more; `row.said` is their `price_row`. 0: it wants a closer look."""
-    if usage.source != "provider" or usage.units or usage.cached_input or usage.cache_write or usage.cache_write_1h or usage.reasoning:
-        return 0
-    rates, tier, input, output = row.plain, usage.tier, usage.input, usage.output
-    if rates is None or usage.cost_nanousd is not None or input < 0 or output < 0 or (tier and (tier in DEARER or row.tier_of(tier))):
+    rates, tier = row.plain, usage.tier
+    if rates is None or not (usage.is_plain or _is_plain(usage)) or (tier and (tier in DEARER or row.tier_of(tier))):
         return 0
     of_input, of_output, total, per = rates
-    return -(-(total + input * of_input + output * of_output) // per)
+    return -(-(total + usage.input * of_input + usage.output * of_output) // per)
+
+
+def _is_plain(usage: Usage) -> bool:
+    if usage.source != "provider" or usage.units or usage.cached_input or usage.cache_write or usage.cache_write_1h or usage.reasoning:
+        return False
+    return usage.cost_nanousd is None and usage.input >= 0 and usage.output >= 0
 
 
 def metered(row: PriceRow, usage: Usage) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from proxy.dialect.fields import plain_path
 from proxy.dialect.jobs import RESULTS, Job, job_of
-from proxy.dialect.wire import Asked, Dialect, Operation, stream_format_of
+from proxy.dialect.wire import JOBS, Asked, Dialect, Operation, stream_format_of
 from proxy.exchange import Usage
 from proxy.meter.reading import STEP, Reading, StreamReading
 from proxy.meter.results import LinesReading
@@ -16,7 +16,6 @@ from proxy.stream.coding import READABLE, Inflater
 
 MAX_DECODED = 64 * 1024 * 1024  # bytes of one compressed answer that are decoded for the meter (faults.md U23)
 UNPARSED, MISSING = "usage_unparsed", "usage_missing"
-JOBS = frozenset({"responses", "batches", "other"})  # operations whose work may go on after their answer
 _TALKING = frozenset({"chat", "messages", "responses", "completions", "generate", "audio"})
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections import deque
 
-import orjson
+from orjson import JSONDecodeError, loads
 
 from proxy.dialect.fields import texts_at
 from proxy.dialect.openai_usage import UNFINISHED
@@ -53,8 +53,8 @@ class WholeReading:
             doc = _usage_at_the_end(bytes(body[-MAX_WHOLE:]))
         else:
             try:
-                doc = orjson.loads(body)
-            except orjson.JSONDecodeError:
+                doc = loads(body)
+            except JSONDecodeError:
                 doc = None
             if type(doc) is not dict:
                 doc = None
@@ -84,10 +84,10 @@ def stated(dialect: Dialect, op: Operation, body: bytes) -> tuple[Usage, str | N
     """Usage and error of a whole answer in which its provider says what it used; None: it takes more to tell."""
     if len(body) <= MAX_WHOLE:
         try:
-            doc = orjson.loads(body)
+            doc = loads(body)
             if type(doc) is dict:
                 usage = dialect.usage(op, doc)
-                if usage is not None and usage.source == "provider" and usage.ended:
+                if usage is not None and (usage.is_plain or (usage.source == "provider" and usage.ended)):
                     return usage, dialect.error_of(op, doc)
         except Exception:  # whatever it is, a watch has to judge it
             return None

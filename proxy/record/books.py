@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from proxy.exchange import Begun, Row, Sort, Story, Try, sort_of
+from proxy.exchange import Begun, Row, Story, Try, sort_of
 from proxy.ports import Clock
 from proxy.record.redact import plain, scrubbed
 from proxy.refusal import Refusal
@@ -47,6 +47,7 @@ class Books:
 
     def __init__(self, store: Ledger, metrics: Figures, log: Teller, clock: Clock, shown: Callable[[str], str] = plain) -> None:
         self._store, self._metrics, self._log, self._clock, self._shown = store, metrics, log, clock, shown
+        self._now = clock.monotonic
 
     def row_of(self, story: Story, try_: Try) -> Row:
         """The ledger's line for an attempt as it stands."""
@@ -54,8 +55,10 @@ class Books:
 
     def _values(self, story: Story, try_: Try) -> tuple[Any, ...]:
         """Of its row. Times in ms; `overhead_ms`: neither the provider's nor told in an earlier row."""
-        usage, first_byte = try_.usage, try_.first_byte
-        ended = self._clock.monotonic() if try_.ended is None else try_.ended
+        usage, first_byte = try_.used or try_.usage, try_.first_byte
+        ended = try_.ended
+        if ended is None:
+            ended = self._now()
         began = try_.began or ended
         overhead_ms = ((ended - story.call.began - story.upstream_s) * 1e6 + WHOLE - WHOLE) / 1e3
         if len(story.tries) > 1:
@@ -94,7 +97,7 @@ class Books:
         head = try_.head = own + whose
         return head, input, output, try_.price_row, story.generation, overhead_ms, story.streamed
 
-    def _keep(self, kept: dict[object, Any], story: Story, try_: Try) -> tuple[Whose, Sort]:
+    def _keep(self, kept: dict[object, Any], story: Story, try_: Try) -> tuple[Whose, str]:
         found = self._whose(story, try_), sort_of(story, try_)
         if len(kept) < MAX_KEPT and len(try_.model or "") <= MAX_NAME:
             kept[self, try_.provider, try_.model, try_.credential] = found
@@ -125,7 +128,7 @@ class Books:
         elif try_.status is None and try_.usage.source == "none":
             self._store.void(try_.id, Row._make(row))
         else:
-            usage = try_.usage
+            usage = try_.used or try_.usage
             tokens = 0 if try_.is_read_back else usage.input + usage.output
             self._store.settle(try_.id, tokens, try_.cost_nanousd, row)
 
@@ -162,6 +165,8 @@ class Books:
         for try_ in story.tries:
             if try_.row is None:
                 self._end_with(story, try_)
+        now = self._now
+        story.ended = now()
         try:
             self._store.leave(story.call.uid)
         except Exception as error:

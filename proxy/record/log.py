@@ -115,7 +115,8 @@ class Log:
         self._write, self._clock, self._shown = write, clock, shown
         self._bursts: dict[str, _Burst] = {}
         self._level = LEVELS[level]
-        self._second, self._whole, self._ms, self._at = -1, b"", -1, b""
+        self._second, self._whole, self._at = -1, b"", b""
+        self._until = 0.0  # monotonic: when the millisecond of that text is over
         self._forms: dict[Sort, bytes] = {}
         self._callers: dict[str, bytes] = {}
 
@@ -129,29 +130,29 @@ class Log:
         """The line of a call that is over. Calls of nobody (bad credentials) are sampled, all others have one each."""
         if self._level > INFO:
             return
-        caller, tries = story.caller, story.tries
-        call, one = story.call, tries[0] if tries else Try(0, "refusal", story.call.route.provider, story.model, None)
+        call, caller, tries = story.call, story.caller, story.tries
+        one = tries[0] if tries else Try(0, "refusal", call.route.provider, story.model, None)
         if caller is None or len(tries) > 1 or one.error is not None:
             return self._told_at_length(story)
-        usage, first_byte, began = one.usage, one.first_byte, call.began
+        usage, first_byte = one.used or one.usage, one.first_byte
         kind = one.sort or sort_of(story, one)
         sort = kind, story.end, story.status, one.kind, usage.source, story.limit, story.streamed, first_byte is None
         form = self._forms.get(sort) or self._form_of(sort, story)
         asked, said, cost = usage.input, usage.output, one.cost_nanousd
         if asked + said + cost > MOST:
             return self._told_at_length(story)
-        ms = self._clock.now_ns() // 1_000_000
-        self._write(
+        began, ended, write = call.began, story.ended, self._write
+        write(
             form
             % (
-                self._at if ms == self._ms else self._turn(ms),
+                self._at if ended < self._until else self._turn(ended),
                 orjson.dumps(scrubbed_id(call.id))[1:-1] if call.id_is_callers else call.id.encode(),
                 self._callers.get(caller.name) or self._caller(caller.name),
                 asked,
                 said,
                 cost,
                 _found(story.found) if story.found else b"{}",
-                (self._clock.monotonic() - began) * 1e3,
+                (ended - began) * 1e3,
                 b"null" if first_byte is None else (first_byte - began) * 1e3,
                 story.upstream_s * 1e3,
             )
@@ -226,18 +227,19 @@ class Log:
             line = orjson.dumps({**head, **{name: _clean(name, value) for name, value in fields.items()}}, default=_class_name)
         self._write(line + b"\n")
 
-    def _turn(self, ms: int) -> bytes:
-        """The text of a millisecond, made once."""
-        second, rest = divmod(ms, 1000)
+    def _turn(self, now: float) -> bytes:
+        """The text of a millisecond, made once. `now`: monotonic."""
+        whole_ms, rest_ns = divmod(self._clock.now_ns(), 1_000_000)
+        self._until = now + (1_000_000 - rest_ns) / 1e9
+        second, ms = divmod(whole_ms, 1000)
         if second != self._second:
             self._second, self._whole = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-        self._ms, self._at = ms, b"%b.%03dZ" % (self._whole, rest)
+        self._at = b"%b.%03dZ" % (self._whole, ms)
         return self._at
 
     def _summary(self, story: Story) -> dict[str, object]:
         call, last = story.call, story.tries[-1] if story.tries else None
         caller = story.caller
-        now = self._clock.monotonic()
         asked = said = cost = 0
         for one in story.tries:
             asked, said, cost = asked + one.usage.input, said + one.usage.output, cost + one.cost_nanousd
@@ -260,7 +262,7 @@ class Log:
             "limit": story.limit,
             "found": {" ".join(key): count for key, count in story.found.items()},
             "streamed": story.streamed,
-            "duration_ms": round((now - call.began) * 1000, 3),
+            "duration_ms": round((story.ended - call.began) * 1000, 3),
             "first_byte_ms": _first_byte_ms(story),
             "upstream_ms": round(story.upstream_s * 1000, 3),
             "policy_generation": story.generation,

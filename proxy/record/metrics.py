@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from proxy import __version__, exchange
+from proxy import __version__
 from proxy.exchange import NANO, Caller, Row, Story, Try, Usage, sort_of
 from proxy.ports import Clock
 from proxy.record.cells import BEYOND, Cells, Left, Sort
@@ -27,7 +27,7 @@ RECENT_S = 60.0  # the highest ratio of a limit is shown for one to two of these
 NO_LABELS: Labels = ()
 NOBODY = Caller("", "anonymous")
 
-Key = tuple[exchange.Sort, str, int | None]  # what the labels of a call follow from but for its caller: the last are end and status
+Key = tuple[str, str, int | None]  # what the labels of a call follow from but for its caller: `sort_of` it, end, status
 
 
 def _why(note: str, end: str) -> str:
@@ -165,16 +165,16 @@ class Metrics:
 
     def told(self, story: Story) -> None:
         """A call that is over: everything that is counted once, at its end."""
-        call, caller, tries = story.call, story.caller or NOBODY, story.tries
-        last = tries[-1] if tries else Try(0, "refusal", call.route.provider, story.model, None)
+        caller, tries = story.caller or NOBODY, story.tries
+        last = tries[-1] if tries else Try(0, "refusal", story.call.route.provider, story.model, None)
         key = last.sort or sort_of(story, last), story.end, story.status
-        sort = self._sorts.get(key) or self._sort(key)
+        sort = self._sorts.get(key) or self._sort(key, story, last)
         cells = sort.callers.get(caller.name) or self._cells(sort, caller.name)
-        began, durations = call.began, sort.durations
-        duration = self._clock.monotonic() - began
+        began, durations = story.call.began, sort.durations
+        duration = story.ended - began
         durations.append(duration)
         sort.overheads.append(duration - story.upstream_s)
-        first_byte, usage = last.first_byte, last.usage
+        first_byte, usage = last.first_byte, last.used or last.usage
         if len(tries) > 1:
             first_byte = self._before(tries, cells)
         if first_byte is not None:
@@ -182,7 +182,7 @@ class Metrics:
         if len(durations) >= MOST_WAITING:
             sort.sort_in()
         usual = cells.usual
-        if usual is None or last.is_read_back or usage.cached_input or usage.cache_write or usage.reasoning:
+        if usual is None or not usage.is_plain or last.is_read_back:
             (cells.requests or cells.of("requests"))[0] += 1
             cells.count(usage, last.cost_nanousd, last.is_read_back)
         else:
@@ -220,14 +220,14 @@ class Metrics:
         if source in ("counted", "estimate"):
             self._series["estimated_usage_total"].add((*target, source, _why(note, end)))
 
-    def _sort(self, key: Key) -> Sort:
-        (team, tier, provider, model, operation, _), end, status = key
+    def _sort(self, key: Key, story: Story, last: Try) -> Sort:
+        caller, end, status = story.caller or NOBODY, story.end, story.status
         sent = str(status) if status is not None and 100 <= status <= 599 else "none"
-        group = (self._label("team", team), self._label("tier", tier))
-        sort = Sort(self._series, self._target(provider, model), group, (operation, end.partition(":")[0], sent))
+        group = (self._label("team", caller.team), self._label("tier", caller.tier))
+        sort = Sort(self._series, self._target(last.provider, last.model), group, (story.operation, end.partition(":")[0], sent))
         if len(self._sorts) >= MAX_SORTS:
             self._forget()
-        if model is None or len(model) <= MAX_NAME:
+        if len(last.model or "") <= MAX_NAME:
             self._sorts[key] = sort
         return sort
 

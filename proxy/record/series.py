@@ -28,16 +28,17 @@ class Spread(Cell):
         self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
 
     def sort_in(self) -> None:
-        if self and min(self) < 0.0:  # what is left of a time is no less than nothing
+        ordered = sorted(self)
+        if ordered and ordered[0] < 0.0:  # what is left of a time is no less than nothing
             self[:] = [max(0.0, it) for it in self]
+            ordered = sorted(self)
         self._sum = sum(self, self._sum)
-        self.sort()
         done = 0
         for number, bound in enumerate(self._bounds):
-            upto = bisect_right(self, bound, done)
+            upto = bisect_right(ordered, bound, done)
             self._counts[number] += upto - done
             done = upto
-        self._counts[-1] += len(self) - done
+        self._counts[-1] += len(ordered) - done
         self.clear()
 
     def numbers(self) -> list[float]:

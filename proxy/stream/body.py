@@ -37,16 +37,24 @@ def read_json(raw: bytes) -> dict[str, object]:
     if type(doc) is not dict:
         raise Refusal(400, "malformed_json", "the body must be one JSON object", should_retry=False)
     # where they are seldom, `replace` takes a tenth of the time of `count`
-    flat = raw.replace(b"{", b"", _DEEP).replace(b"[", b"", _DEEP)
-    if len(raw) - len(flat) > MAX_DEPTH and is_deeper(doc, MAX_DEPTH):
+    if len(raw) - len(raw.replace(b"{", b"", _DEEP).replace(b"[", b"", _DEEP)) > MAX_DEPTH and is_deeper(doc, MAX_DEPTH):
         raise Refusal(400, "malformed_json", f"the body is nested deeper than {MAX_DEPTH} levels", should_retry=False)
     anew = orjson.dumps(doc)
     if anew != raw and _may_repeat_a_key(raw, anew):
         _refuse_duplicates(raw)
-    model = doc.get("model")
-    if (type(model) is str and "\0" in model) or ("user" in doc and type(doc["user"]) is str and "\0" in doc["user"]):
-        raise Refusal(400, "invalid_request", "a NUL character in model or user", should_retry=False)
+    try:
+        is_named = "\0" not in doc["model"] and "user" not in doc
+    except (KeyError, TypeError):
+        is_named = False
+    if not is_named:
+        _check_names(doc)
     return doc
+
+
+def _check_names(doc: dict[str, Any]) -> None:
+    for name in doc.get("model"), doc.get("user"):
+        if type(name) is str and "\0" in name:
+            raise Refusal(400, "invalid_request", "a NUL character in model or user", should_retry=False)
 
 
 def _quotes(raw: bytes) -> int:

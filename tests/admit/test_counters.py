@@ -42,7 +42,7 @@ def test_a_snapshot_is_told_what_counts_and_only_what_is_long_past_is_forgotten_
     spent, held = counters.account("each", "spent"), counters.account("each", "held")
     spent.balance("2026-11-21").settled = spent.balance("total").settled = 7
     held.balance("2026-11-21").settled, held.balance("2026-11-21").held = 4, 9
-    used = ("requests", 60, [[clock.wall // 10**9, clock.wall, 1]])
+    used = ("requests", 60, [(clock.wall // 10**9, clock.wall, 1)])
     assert told("spent") == [("each", "spent", [used], [("2026-11-21", 7), ("total", 7)])]
     assert told("counted") == [("each", "counted", [used], [])]
     clock.pass_s(61)

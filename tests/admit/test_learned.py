@@ -93,6 +93,19 @@ def test_names_from_outside_are_bounded_and_the_forgotten_start_safely():
     assert learned.of(MODEL).like(0, 4000).tokens(4000) == 4000
 
 
+def test_what_is_forgotten_says_so_to_whoever_kept_it():
+    learned = Learned()
+    assert learned.of(MODEL).is_forgotten  # nothing is known yet: what will be is another's
+    learned.saw(MODEL, 0, 10, used(1), None)
+    kept = learned.of(MODEL)
+    for number in range(MODELS):
+        assert not kept.is_forgotten and learned.of(MODEL) is kept
+        learned.saw(("openai", f"made-up-{number}"), 0, 10, used(1), None)
+    assert kept.is_forgotten and learned.of(MODEL) is not kept
+    learned.saw(MODEL, 0, 10, used(1), None)
+    assert not learned.of(MODEL).is_forgotten and kept.is_forgotten
+
+
 def test_kinds_and_sizes_of_one_model_are_bounded():
     learned = Learned()
     for number in range(10 * CLASSES):

@@ -16,7 +16,7 @@ from proxy.admit.admission import Admission
 from proxy.admit.counters import Charge
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.limits import denied_entry, denied_hold
-from proxy.admit.lines import is_far_from_full, may_enter, may_hold
+from proxy.admit.lines import look, may_enter, may_hold
 from proxy.listen.reply import our_lines
 from proxy.policy.plan import Claim, Limit, Rate, Spend
 from proxy.refusal import Refusal
@@ -70,7 +70,7 @@ def agrees(state: Admission, claims: tuple[Claim, ...], tokens: int, nanousd: in
     standings = state.standings(claims)
     again = Standings.of(standings, state._moments.wall // S)
     assert our_lines("r", 0, standings) == our_lines("r", 0, again)  # told on the straight way and on the long one
-    if is_far_from_full(place):
+    if look(place, counters):
         assert entry is None and denied_hold(counters, claims, names, now, 0, 0) is None
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from proxy.exchange import Caller, Story, Try, Usage
+from proxy.exchange import Caller, Try, Usage, story_of
 from proxy.record.metrics import Metrics
 
 MOST_MS = 5.0
@@ -24,8 +24,9 @@ def filled(series: int) -> Metrics:
         one = Try(1, "first", "mock", f"model-{number % 7}", None)
         one.usage, one.cost_nanousd = Usage(10, output=5, source="provider"), 500
         caller = Caller(f"caller-{number}", "key", "tier", "team")
-        story = Story(call)  # type: ignore[arg-type]  # what is asked of a call is there
+        story = story_of(call, 0)  # type: ignore[arg-type]  # what is asked of a call is there
         story.caller, story.operation, story.status, story.tries = caller, "chat", 200, [one]
+        story.ended = time.monotonic()
         metrics.told(story)
     return metrics
 

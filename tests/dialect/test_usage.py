@@ -1,8 +1,11 @@
 """Usage of whole answers and of streams in every dialect, from small fixtures of our own (the recordings are in tests/contract)."""
 
+from dataclasses import replace
+
 import pytest
 
 from proxy.dialect import dialect_of
+from proxy.dialect.openai_usage import whole_usage
 from proxy.exchange import Usage
 
 PATHS = {"anthropic": "/v1/messages", "gemini": "/v1beta/models/m:streamGenerateContent", "cohere": "/v2/chat"}
@@ -295,3 +298,30 @@ def test_tools_of_a_streamed_response_are_counted_from_its_last_event():
     preview = {**done, "model": "gpt-4o-2024-08-06", "tools": [{"type": "function"}, {"type": "web_search_preview"}]}
     assert whole("openai", preview, "/v1/responses").units == {"preview_searches": 1}
     assert streamed("openai", [begun, {"type": "response.completed", "response": done}], "/v1/responses").units == {"searches": 1}
+
+
+@pytest.mark.parametrize(
+    ("more", "doc", "is_plain"),
+    [
+        ({}, {}, True),
+        ({}, {"service_tier": "flex"}, True),
+        ({"prompt_tokens_details": {"cached_tokens": 0}}, {}, True),
+        ({"prompt_tokens_details": {"cached_tokens": 2}}, {}, False),
+        ({"completion_tokens_details": {"reasoning_tokens": 1}}, {}, False),
+        ({"completion_tokens_details": {"audio_tokens": 1}}, {}, False),
+        ({"cost": 0.5}, {}, False),
+        ({"total_tokens": 99}, {}, False),
+        ({"prompt_tokens": -9, "total_tokens": -5}, {}, False),
+        ({"prompt_tokens": True, "total_tokens": 5}, {}, False),
+    ],
+)
+def test_a_usage_is_plain_only_where_it_is_tokens_in_and_out_and_no_more(more, doc, is_plain):
+    raw = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13} | more
+    doc = {"model": "m", "choices": [], "usage": raw} | doc
+    op = op_of("openai")
+    usage = dialect_of("openai").usage(op, doc)
+    assert usage == whole_usage(op, doc), "however it is read"
+    assert usage.is_plain is is_plain
+    assert not replace(usage, cached_input=1).is_plain, "what is changed is not plain any more"
+    if is_plain:
+        assert usage == Usage(9, output=4, source="provider", detail=raw, tier=doc.get("service_tier"), model="m", ended=True)

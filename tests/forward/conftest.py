@@ -158,8 +158,13 @@ def as_is():
 def send(client, clock):
     """Sends with short deadlines, which a test may change."""
 
-    def send(request, total=10.0, **timeouts):
-        return client.send(request, Timeouts(**timeouts), clock.monotonic(), time.monotonic() + total)
+    async def send(request, total=10.0, **timeouts):
+        try:
+            return await client.send(request, Timeouts(**timeouts), clock.monotonic(), time.monotonic() + total)
+        except BaseException:  # as `Forwarding` does
+            if request.coming is not None:
+                request.coming.close()
+            raise
 
     return send
 

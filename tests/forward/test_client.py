@@ -97,7 +97,8 @@ async def test_a_body_that_is_here_is_taken_at_once_and_only_once(provider, send
     async with provider(script) as there:
         for _ in range(2):  # on one connection
             reply = await send(there.ask())
-            assert (reply.at_once(), reply.at_once()) == (b"abc", None)
+            assert reply.at_once(b"b") is None  # it is to be relayed
+            assert (reply.at_once(b"d"), reply.at_once()) == (b"abc", None)
             reply.close()
 
 
@@ -658,6 +659,67 @@ async def test_a_cancelled_call_closes_its_provider_at_once(provider, send, got,
         task.cancel()
         await asyncio.wait_for(there.closed.wait(), 20)
         assert (await asyncio.gather(task, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+
+
+async def test_a_call_that_is_cancelled_on_a_kept_connection_closes_it_at_once(provider, send):
+    async def script(reader, writer, self):
+        await self.read(reader)
+        writer.write(OK)
+        await self.read(reader)
+        await reader.read()
+
+    async with provider(script) as there:
+        assert await whole(await send(there.ask(max_connections=1))) == b"hi"
+        request = there.ask(max_connections=1)
+        task = asyncio.ensure_future(send(request))
+        await asyncio.sleep(0.05)
+        assert (len(there.requests), request.is_sent, task.done()) == (2, True, False)
+        task.cancel()
+        await asyncio.wait_for(there.closed.wait(), 20)
+        await asyncio.wait({task})
+        again = asyncio.ensure_future(send(there.ask(max_connections=1)))  # its place is free
+        assert await whole(await again) == b"hi"
+    assert there.connections == 2
+
+
+async def test_a_head_in_pieces_is_waited_for_on_a_kept_connection_too(provider, send):
+    async def script(reader, writer, self):
+        await self.read(reader)
+        writer.write(OK)
+        await self.read(reader)
+        for piece in (b"HTTP/1.1 103 Early Hints\r\n\r\n", OK[:9], OK[9:25], OK[25:-1], OK[-1:]):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        await reader.read()
+
+    async with provider(script) as there:
+        assert await whole(await send(there.ask())) == b"hi"
+        reply = await send(there.ask())
+        assert (reply.status, await whole(reply)) == (200, b"hi")
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+async def test_a_fault_behind_a_head_is_the_bodys_and_the_head_is_given(provider, send, is_here):
+    head, rest = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"2\r\nhi\r\nzz\r\n"
+
+    async def script(reader, writer, self):
+        await self.read(reader)
+        writer.write(OK)
+        await self.read(reader)
+        writer.write(head + (rest if is_here else b""))
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(b"" if is_here else rest)
+        await reader.read()
+
+    async with provider(script) as there:
+        assert await whole(await send(there.ask())) == b"hi"
+        reply = await send(there.ask())
+        assert reply.status == 200
+        with pytest.raises(UpstreamCut):
+            await reply.read(100)
+        reply.close()
 
 
 async def varied(reader, writer, self):

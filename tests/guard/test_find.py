@@ -11,7 +11,7 @@ import re2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.guard.find import ALL, ENTITIES, _without_overlaps, finder
+from proxy.guard.find import ALL, ENTITIES, Finder, _without_overlaps, finder
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "pii"
 EYES = finder(ENTITIES)
@@ -307,3 +307,14 @@ def test_the_library_answers_as_its_own_search_does():
 def test_the_shortest_values_are_found_alone_and_side_by_side(value):
     assert [text for _, text in found(value)] == [value]
     assert [text for _, text in found(f"{value} {value}\n{value}")] == [value] * 3
+
+
+def test_where_a_look_fails_everybody_looks():
+    class Faulty(Finder):
+        def _break(self, *_):
+            raise RuntimeError
+
+    eyes = Faulty(ENTITIES)
+    eyes._match = eyes._break
+    assert not eyes.is_sure(eyes.look(b"hi"))
+    assert [hit.entity for hit in eyes.find(b"bob@x.org", eyes.look(b"bob@x.org"))] == ["email"]

@@ -133,6 +133,23 @@ SLY = st.lists(st.sampled_from([b"slk-1", b" ", b"\t", b"\r\n", b"\n", b"\r", b"
                b"\r\nContent-Length: ", b"\r\nAccept: */*"]), max_size=5).map(b"".join)  # fmt: skip
 
 
+@pytest.mark.parametrize("is_last", [False, True])
+def test_lengths_and_credentials_may_change_in_any_turn(loop, is_last):
+    """Either alone, both, neither: what one turn has found holds where the next begins."""
+    head = learned(loop, asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-1")], is_last)))
+    turns = [(b"Bearer slk-22", b"{}"), (b"Bearer slk-22", b"[1, 2, 3, 4]"), (b"Bearer slk-1", b"[1, 2, 3, 4]"), (b"Bearer 4", b""),
+             (b"Bearer 4", b"12345"), (b"Bearer slk-333", b"12345"), (b"Bearer slk-333", b"{}"), (b"x", b"{}"), (b"y", b"{}")]  # fmt: skip
+    for number, (credential, body) in enumerate(turns):
+        sent = asked(body, head_of_callers([(b"Authorization", credential)], is_last))
+        ((true, _),) = parsed(loop, sent)
+        seen = head.seen
+        assert head.read(sent) == (body, 0) and told(head) == told(true)
+        assert (head.seen is seen) == (number > 0 and turns[number - 1][0] == credential)
+        seen = head.seen
+        assert head.read(sent.replace(b"Accept: */*", b"Accept: x/*")) is None
+        assert head.seen is seen and told(head) == told(true), "what is not known again changes nothing"
+
+
 @given(
     name=st.sampled_from(NAMES), first=PLAIN, others=st.lists(st.tuples(PLAIN, st.binary(max_size=40)), max_size=4), is_last=st.booleans()
 )
@@ -267,7 +284,7 @@ async def played(reads, lessons):
 
     settings = Settings({"openai": OPENAI}, "openai")
     edge = Edge(run, None, settings, Clock(), most=1)
-    connection = Server(edge.serve, edge.turn_away, Deadlines(linger=5), 10)()
+    connection = Server(edge, Deadlines(linger=5), 10)()
     connection._lessons, wire = lessons, Wire()
     connection.connection_made(wire)
     for data, turns in reads:
@@ -455,6 +472,41 @@ async def test_a_callers_own_id_in_a_known_head_stays_its_own_and_ours_do_not_re
         await replies(reader, 1)
     assert [(call.id, call.id_is_callers) for call in world.calls] == [("mine", True)] * 3
     assert len({call.uid for call in world.calls}) == 3
+    writer.close()
+
+
+async def test_a_call_under_a_known_head_says_all_that_it_said_when_the_head_was_read(open_edge):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    for _ in range(4):
+        writer.write(asked(b"{}"))
+        await replies(reader, 1)
+    first, *others = [
+        {name: getattr(call, name) for name in type(call).__slots__ if name not in ("uid", "id", "at_ns", "began", "seen")}
+        for call in world.calls
+    ]
+    assert others == [first] * 3
+    assert [call.id for call in world.calls] == [call.uid for call in world.calls]
+    assert sorted(world.calls, key=lambda call: (call.at_ns, call.began)) == world.calls
+    writer.close()
+
+
+async def test_a_defect_under_a_known_head_is_told_as_under_any_other(open_edge, logged):
+    world = await open_edge()
+    reader, writer = await world.connect()
+    for _ in range(3):
+        writer.write(asked(b"{}"))
+        await replies(reader, 1)
+
+    async def breaks(call, body, sink):
+        raise ValueError("slk-1")
+
+    world.run = breaks
+    writer.write(asked(b"{}"))
+    reply = await reader.read()
+    assert reply.startswith(b"HTTP/1.1 500 ") and b"Connection: close" in reply and world.refusals == ["internal"]
+    assert "internal error: ValueError" in logged.text and "slk-1" not in logged.text
+    assert world.edge.active == 0
     writer.close()
 
 

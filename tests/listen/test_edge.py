@@ -5,8 +5,9 @@ import os
 import pytest
 from aiohttp import ClientSession, web
 
+from proxy.listen.address import read_listen
 from proxy.listen.connection import Deadlines
-from proxy.listen.edge import Settings, read_listen
+from proxy.listen.edge import Settings
 from proxy.refusal import Refusal
 
 HEAD = b"Host: localhost\r\n"
@@ -407,6 +408,33 @@ async def test_close_lets_a_call_finish_and_refuses_what_comes_on_an_idle_connec
     idle_writer.close()
 
 
+async def test_close_waits_for_a_call_that_goes_on_though_its_client_has_left(open_edge):
+    gate, left = asyncio.Event(), asyncio.Event()
+
+    async def going_on(call, body, sink):
+        sink.finish_anyway = True
+        while not sink.is_gone:
+            await asyncio.sleep(0.01)
+        left.set()
+        await gate.wait()
+
+    world = await open_edge(going_on)
+    _, writer = await world.connect()
+    writer.write(GET)
+    await world.is_busy()
+    assert world.edge.active == 1
+    writer.transport.abort()
+    await left.wait()
+    assert world.edge.active == 1
+    closing = asyncio.ensure_future(world.edge.close(20))
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    gate.set()
+    async with asyncio.timeout(5):
+        await closing
+    assert world.edge.active == 0
+
+
 async def test_close_cancels_what_does_not_finish_within_the_grace(open_edge):
     ended = []
 
@@ -424,6 +452,22 @@ async def test_close_cancels_what_does_not_finish_within_the_grace(open_edge):
         await world.edge.close(0.1)
     assert ended == [False]
     assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_body_that_the_close_cuts_off_is_no_whole_one_to_a_client_that_reads_until_the_end(open_edge):
+    async def endless(call, body, sink):
+        sink.start(200, b"OK", (), None)
+        sink.push(b"begun")
+        await asyncio.Event().wait()
+
+    world = await open_edge(endless)
+    reader, writer = await world.connect()
+    writer.write(GET.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert (await reader.readuntil(b"begun")).startswith(b"HTTP/1.1 200 ")
+    await world.edge.close(0)
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
     writer.close()
 
 

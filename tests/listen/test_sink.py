@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.listen.connection import KEPT
 from proxy.refusal import ClientGone, Refusal
 
 
@@ -143,6 +144,54 @@ async def test_the_rest_leaves_with_the_end_as_if_it_were_pushed_before(open_edg
             return "reset", end
 
     assert await asked(False) == await asked(True)
+
+
+@pytest.mark.parametrize("body", [b"", b"ab"])
+@pytest.mark.parametrize("length", [None, 0, 2, 9])
+@pytest.mark.parametrize("ours", [b"", b"x-one: 1\r\nx-two: 2"])
+@pytest.mark.parametrize("reason", [b"OK", b"Fine"])
+@pytest.mark.parametrize("which", ["keeps", "last", "1.0", "head", "cors", "left", "left and is finished anyway"])
+async def test_a_whole_answer_leaves_as_one_that_is_started_and_finished(open_edge, body, length, ours, reason, which):
+    asking = {"keeps": get(), "1.0": get(version=b"HTTP/1.0"), "head": get(b"HEAD", b"HTTP/1.1", b"Connection: close")}.get(which, LAST)
+
+    async def asked(is_whole):
+        end = []
+
+        async def run(call, its_body, sink):
+            if which == "cors":
+                sink.cors = ((b"vary", b"Origin"),)
+            if which.startswith("left"):
+                sink.finish_anyway = which != "left"
+                sink._transport.abort()
+            try:
+                if is_whole:
+                    end.append(sink.whole(reason, length, ours, body))
+                else:
+                    sink.start(200, reason, (), length, ours)
+                    end.append(sink.finish(body))
+            except (RuntimeError, ClientGone) as error:
+                end.append(type(error))
+            end.append((sink.is_started, sink.is_ended, sink._keeps, sink._head, sink.reply is KEPT))
+            sink.stop_keeping()
+
+        try:
+            return await (await open_edge(run)).ask(asking), end
+        except ConnectionResetError:
+            return "reset", end
+
+    assert await asked(True) == await asked(False)
+
+
+async def test_a_whole_answer_begins_once(open_edge):
+    again = []
+
+    async def run(call, body, sink):
+        sink.whole(b"OK", 2, b"x: 1", b"ab")
+        with pytest.raises(RuntimeError):
+            sink.whole(b"OK", 2, b"x: 1", b"ab")
+        again.append(True)
+
+    assert (await (await open_edge(run)).ask(LAST)).endswith(b"ab") and again
 
 
 async def test_for_a_client_that_has_left_the_rest_is_nothing(open_edge):

@@ -185,15 +185,22 @@ def test_a_usage_costs_what_its_counts_cost_however_plain_it_is(usage, is_plain)
     assert cost(row(), usage) == math.ceil(Fraction(sum(count * factors.get(unit, 0) for unit, count in counts(usage)), 18_000_000))
 
 
+def usage_is_plain(usage):
+    return usage == used(input=abs(usage.input), output=abs(usage.output), tier=usage.tier)
+
+
 @given(
     USAGES | st.builds(used, input=TOKENS, output=TOKENS),
     st.sampled_from([None, "default", "priority", "flex"]),
     st.booleans(),
     st.sampled_from(["table", "free", "unpriced"]),
+    st.booleans(),
 )
-def test_what_most_answers_cost_told_straight_is_what_the_thorough_way_tells(usage, tier, is_long, mark):
+def test_what_most_answers_cost_told_straight_is_what_the_thorough_way_tells(usage, tier, is_long, mark, is_said):
     priced = row({"input": ((-1, 2_500_000_000), (1000, 5_000_000_000)), "output": flat(10)}, mark=mark) if is_long else row(mark=mark)
     usage = replace(usage, tier=tier)
+    if is_said and usage_is_plain(usage):
+        usage.is_plain = True
     if amount := usual_cost(priced, usage):
         assert mark == "table" and tier in (None, "default", "flex") and not is_long
         assert amount == metered(priced, usage) == cost(priced, usage)

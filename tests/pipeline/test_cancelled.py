@@ -83,3 +83,29 @@ async def test_wherever_it_is_cancelled_nothing_is_kept(path_with, name, who):
 
 async def walk_through(walk):
     return await walk
+
+
+async def test_an_answer_that_has_not_come_is_closed_with_its_call(path):
+    """Its connection is lent to nobody until then."""
+
+    class Coming:
+        is_closed = False
+
+        def close(self):
+            self.is_closed = True
+
+    asked, coming = asyncio.Event(), Coming()
+
+    async def send(request, timeouts, now, deadline):
+        request.coming, request.is_sent = coming, True
+        asked.set()
+        await asyncio.Event().wait()
+
+    path.rooms.upstream.send = send
+    task = asyncio.ensure_future(path.run(chat()))
+    await asked.wait()
+    assert not coming.is_closed
+    task.cancel()
+    await asyncio.wait({task})
+    assert coming.is_closed
+    await path.assert_nothing_is_left()

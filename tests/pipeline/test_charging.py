@@ -7,13 +7,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.admit.learned import EACH, RECENT, UNKNOWN, UNSEEN, Learned
-from proxy.charging import learn, quoted
+from proxy.admit.learned import EACH, RECENT, SIZE_BITS, UNKNOWN, UNSEEN, Learned, Model, Spread
+from proxy.charging import intended, learn
 from proxy.dialect.wire import NAME, Operation, usual
-from proxy.exchange import Try, Usage
+from proxy.exchange import Try, Usage, story_of
+from proxy.forward.attempts import Step
+from proxy.forward.breaker import SPENT
+from proxy.forward.lane import Lane
+from proxy.lines import begun
 from proxy.meter.price import Prices, PriceTable
 from proxy.meter.refresh import written
-from proxy.policy.plan import Origin, PriceOverride, Pricing, Provider
+from proxy.policy.plan import Credential, Origin, PriceOverride, Pricing, Provider, Target
 from proxy.refusal import Refusal
 
 DAY_NS = 86_400 * 10**9
@@ -39,15 +43,27 @@ def priced(*overrides):
 PRICES = priced(PriceOverride("here/plain", discount_ppm=120_000), PriceOverride("own", input=9, output=9))
 
 
-def quote(model, text_bytes=1000, limit=None, tier=None, at_ns=0, is_usual=True, default=4096, prices=PRICES, provider=HERE):
-    plan = SimpleNamespace(pricing=Pricing(default_max_tokens=default), is_under_spend_limit=True)
+def quote(model, text_bytes=1000, limit=None, tier=None, at_ns=0, is_usual=True, default=4096, prices=PRICES, provider=HERE, lane=None):
+    """The row, what is held by it, and what it is likely to take."""
+    pricing = Pricing(default_max_tokens=default)
+    plan = SimpleNamespace(pricing=pricing, is_under_spend_limit=True, counts_tokens=True, claims=(), kept={})
     asked = usual(model, False, False, limit)
     assert asked.is_usual
     asked = asked if is_usual else replace(asked, is_usual=False)
+    try_ = Try(1, "first", provider.name, model, None)
+    try_.at_ns = at_ns
+    known = Model(inputs={(0, text_bytes.bit_length() // SIZE_BITS): Spread({-20: RECENT // 2})}, tier=tier)
+    store = SimpleNamespace(lessons=SimpleNamespace(of=lambda name: known), hold_at_once=lambda *what: False)  # it wants to be asked
+    books = SimpleNamespace(held=lambda *what: what[3:])
+    generation, story = SimpleNamespace(prices=prices), SimpleNamespace(call=SimpleNamespace(uid="u"))
     try:
-        return quoted(prices, plan, provider, model, CHAT, asked, text_bytes, at_ns, tier)
+        lane = lane or Lane(Step(Target(provider, model, model), None, "first"))
+        row, intent = intended(SimpleNamespace(store=store, books=books), generation, plan, story, try_, lane, CHAT, asked, text_bytes)
     except Refusal as no:
         return no.code
+    assert (intent.nanousd, row.row.said) == (try_.held_nanousd, try_.price_row) == (try_.cost_nanousd, row.row.said)
+    assert try_.like is try_.known.like(0, intent.values[0])
+    return row, try_.held_usage, intent
 
 
 SIZES = st.integers(0, 20) | st.integers(0, 300_000) | st.integers(0, 2**64 - 1)
@@ -78,11 +94,41 @@ def test_most_is_told_in_advance(model, tier):
 
 
 def test_what_is_told_in_advance_is_of_one_target_one_tier_one_time_and_one_policy():
-    assert quote("tiered")[2] < quote("tiered", tier="priority")[2]
-    assert quote("dearer", at_ns=0)[2] < quote("dearer", at_ns=2 * DAY_NS)[2] > quote("dearer", at_ns=DAY_NS)[2]
+    def dollars(*what, **more):
+        return quote(*what, **more)[2].nanousd
+
+    assert dollars("tiered") < dollars("tiered", tier="priority")
+    assert dollars("dearer", at_ns=0) < dollars("dearer", at_ns=2 * DAY_NS) > dollars("dearer", at_ns=DAY_NS)
     assert quote("plain") != quote("plain", provider=replace(HERE, name="there"))  # without the discount
     assert quote("plain") != quote("plain", provider=replace(HERE, price_id="nobody")) == "unpriced_model"
     assert quote("plain") != quote("plain", prices=priced(PriceOverride("plain", input=1, output=1)))
+
+
+def test_a_lane_keeps_what_is_told_in_advance_for_one_tier_one_time_and_one_policy():
+    dear = priced(PriceOverride("dearer", input=1, output=1))
+    ways = [{"at_ns": at_ns, "prices": prices} for at_ns in (0, 2 * DAY_NS, DAY_NS) for prices in (PRICES, dear)]
+    lane = Lane(Step(Target(HERE, "dearer", None), None, "first"))
+    for how in (*ways, *ways):
+        assert quote("dearer", lane=lane, **how) == quote("dearer", **how)
+    lane = Lane(Step(Target(HERE, "tiered", None), None, "first"))
+    for tier in (None, "priority", "flex", None):
+        lane.known = None
+        assert quote("tiered", tier=tier, lane=lane) == quote("tiered", tier=tier)
+        lane.known.tier = "priority"  # a reply has told another
+        assert quote("tiered", lane=lane) == quote("tiered", tier="priority")
+
+
+def test_a_lane_asks_anew_for_a_model_that_was_not_known_or_is_forgotten():
+    lane = Lane(Step(Target(HERE, "plain", None), None, "first"))
+    lane.known = UNKNOWN
+    quote("plain", lane=lane)
+    known = lane.known
+    assert known is not UNKNOWN
+    quote("plain", lane=lane)
+    assert lane.known is known
+    known.is_forgotten = True
+    quote("plain", lane=lane)
+    assert lane.known is not known
 
 
 @pytest.mark.parametrize("names", [[f"guess-{n}" for n in range(20)], ["long" * NAME]])
@@ -170,3 +216,16 @@ def test_what_was_counted_or_was_of_a_forgotten_model_changes_nothing_that_all_s
     calls.over(first, 100)  # nothing was known when it was held
     assert calls.known.like(0, 1000).skips == skips - 1
     assert not UNSEEN.total and not UNSEEN.skips and not UNKNOWN.inputs and UNKNOWN.tier is None
+
+
+def test_an_attempt_begins_with_all_that_one_has_which_is_made_by_its_class():
+    credential = Credential("OPENAI_API_KEY", "secret")
+    for kind in ("first", "retry"):
+        story = story_of(SimpleNamespace(uid="u"), 1)
+        story.tries = [] if kind == "first" else [Try(1, "first", "here", "plain", None)]
+        lane = Lane(Step(Target(HERE, "plain", "plain"), credential, kind))
+        try_ = begun(lane, "u", story, SPENT, 7, 0.5).try_
+        number = len(story.tries)
+        usual = Try(number, kind, "here", "plain", "OPENAI_API_KEY", f"u/{number}")
+        assert story.tries[-1] is try_
+        assert vars(try_) == {**vars(usual), "at_ns": 7, "began": 0.5}

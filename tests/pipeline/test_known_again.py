@@ -48,6 +48,40 @@ async def test_a_call_is_known_again_without_a_look_at_its_credential_and_counts
     await path.assert_nothing_is_left()
 
 
+async def test_who_comes_back_after_others_is_known_again_by_the_digest_alone(path, monkeypatch):
+    ann, bob = Connection(path), Connection(path, "bob")
+    bob.kept = ann.kept
+    first = {one.key: await known(one) for one in (ann, bob)}
+    with monkeypatch.context() as patched:
+        patched.setattr(type(path.rooms.identify), "met", None)
+        for one in (ann, bob, bob, ann):
+            one.seen = {}
+            assert (await one.run()).status == 200
+            assert path.story.caller.name == one.key and one.seen[Known] is first[one.key]
+    revoked = KeyRecord("ann", digest_of(path.call(key="ann").fields["authorization"].removeprefix("Bearer ")), is_revoked=True)
+    monkeypatch.setattr(path.rooms.identify, "_find_key", {revoked.digest: revoked}.get)
+    for one, status in ((bob, 200), (ann, 401)):
+        one.seen = {}
+        assert (await one.run()).status == status
+    await path.assert_nothing_is_left()
+
+
+async def test_who_comes_back_with_another_head_or_under_another_policy_is_found_out_anew(path):
+    ann, other = Connection(path), Connection(path)
+    first = await known(ann)
+    second = await known(other)
+    assert second is not first and second.common is not first.common
+    ann.seen = {}
+    assert (await ann.run()).status == 200
+    assert ann.seen[Known] is first, "of each head what is known of it"
+    rules = path.rooms.generation.rules
+    path.rooms.generation = Generation(rules, path.rooms.generation.prices)
+    ann.seen = {}
+    for _ in range(3):
+        assert (await ann.run()).status == 200
+    assert ann.seen[Known].common.generation is path.rooms.generation
+
+
 async def test_whose_key_was_revoked_is_known_no_more(connection, monkeypatch):
     await known(connection)
     path = connection.path

@@ -3,7 +3,7 @@
 import pytest
 from support.also import also
 
-from proxy.exchange import Call, Caller, Route, Story, Try, Usage
+from proxy.exchange import Call, Caller, Route, Story, Try, Usage, story_of
 
 
 class HandClock:
@@ -23,7 +23,7 @@ def clock() -> HandClock:
 
 
 @pytest.fixture
-def tell():
+def tell(clock):
     """A story: by default one good attempt of bot at openai/gpt-4o, 2 s long, of which 1.5 s were the provider's."""
 
     def make(**changes) -> Story:
@@ -39,8 +39,9 @@ def tell():
             usage=Usage(input=10, cached_input=4, cache_write=2, output=5, reasoning=3, source="provider", detail={"prompt_tokens": 10}),
         )  # fmt: skip
         story = also(
-            Story(call, 7), caller=caller, operation="chat", model="gpt-4o", streamed=True, status=200, tries=[first], upstream_s=1.5
-        )
+            story_of(call, 7), caller=caller, operation="chat", model="gpt-4o", streamed=True, status=200, tries=[first], upstream_s=1.5,
+            ended=clock.at,
+        )  # fmt: skip
         return also(story, **changes)
 
     return make

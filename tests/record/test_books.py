@@ -57,6 +57,25 @@ def test_an_attempt_whose_usage_was_asked_for_too_early_is_worth_its_estimate_on
     assert (one.usage.input, one.usage.source) == (1, "provider")
 
 
+def test_attempts_are_of_one_sort_where_they_differ_in_their_caller_alone(tell):
+    def sort(name="bot", tier="premium", team="finance", model="gpt-4o", **changes):
+        story = tell(**{"caller": Caller(name, "key", tier, team), **changes})
+        story.tries[0].model = model
+        return sort_of(story, story.tries[0])
+
+    assert sort() == sort("ann")
+    others = [sort(caller=None), sort(tier="finance", team="premium"), sort(tier="None"), sort(tier=None), sort(model=None),
+              sort(model="None"), sort(model="gpt-4o', 'chat"), sort(operation="embeddings"), sort(generation=8)]  # fmt: skip
+    assert len({sort(), *others}) == len(others) + 1
+
+
+def test_all_who_tell_of_a_call_mean_the_same_end(books, tell, clock):
+    story = tell(ended=0.0)
+    clock.at += 3
+    books.close(story)
+    assert story.ended == clock.at
+
+
 def test_a_row_has_all_fields_of_the_attempt(books, tell):
     story = tell()
     row = books.row_of(story, story.tries[0])._asdict()
@@ -86,8 +105,7 @@ def test_the_row_inside_a_hold_is_the_row_of_an_attempt_whose_estimate_nobody_co
     (one,) = story.tries
     one.status, one.first_byte, one.ended, one.price_row, one.cost_nanousd = None, None, one.began, {"name": "gpt-4o"}, 900
     held = Row._make(crashed(books.held(story, one, {}, 12, 34), 900))
-    del one.usage
-    one.held_usage, one.end = (12, 34), "crashed"
+    one.used, one.held_usage, one.end = None, (12, 34), "crashed"
     assert held == books.row_of(story, one)
     assert (held.usage_source, held.usage_note, held.input_tokens, held.output_tokens) == ("estimate", "unconfirmed", 12, 34)
 

@@ -37,6 +37,7 @@ def test_a_call_is_one_line_with_its_figures(log, lines, tell):
 def test_each_line_says_its_own_instant(log, lines, clock, tell):
     for ms in (123, 1007, 1007, 60_000, 999):
         clock.at_ns = (1_790_000_000_000 + ms) * 1_000_000 + 999_999
+        clock.at += 0.001
         log.told(tell())
         log.event("info", "another")
     said = ["2026-09-21T14:13:20.123Z", "2026-09-21T14:13:21.007Z", "2026-09-21T14:13:21.007Z",
@@ -174,8 +175,19 @@ def test_each_line_has_its_own_instant_also_when_the_clock_goes_back(log, lines,
     instants = [0, 999_999, 1_000_000, 1_000_000, 999_000_000, 1_000_000_000, 7_000_000]
     for since in instants:
         clock.at_ns = begin + since
+        clock.at += 0.001
         log.told(tell())
     assert [line["at"] for line in lines] == [rfc3339(begin + since) for since in instants]
+
+
+def test_lines_of_one_millisecond_say_the_same_and_of_the_next_the_next(log, lines, clock, tell):
+    clock.at_ns += 50_000
+    said = []
+    for _ in range(20):
+        log.told(tell())
+        said.append(rfc3339(clock.at_ns))
+        clock.at_ns, clock.at = clock.at_ns + 300_000, clock.at + 0.0003
+    assert [line["at"] for line in lines] == said and 5 < len(set(said)) < 10
 
 
 def test_calls_of_ever_new_models_take_no_memory(log, lines, tell):

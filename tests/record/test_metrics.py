@@ -62,7 +62,7 @@ def test_a_call_that_is_over_is_counted_with_its_tokens_money_and_times(metrics,
 def test_a_bucket_holds_all_up_to_its_bound(metrics, tell):
     for seconds in (0.05, 0.06, 700.0):
         story = tell()
-        metrics._clock.at = story.call.began + seconds
+        story.ended = story.call.began + seconds
         metrics.told(story)
     counts = {labels["le"]: value for labels, value in samples(metrics, "request_duration_seconds_bucket")}
     assert (counts["0.05"], counts["0.1"], counts["600.0"], counts["+Inf"]) == (1, 2, 2, 3)

@@ -42,7 +42,7 @@ def test_the_order_of_the_rooms_is_the_same_wherever_it_is_told():
     told = (ROOT / "README.md").read_text()
     assert [room.strip() for room in re.search(r"listen → [^│\n]*", told).group().split("→")] == order
     source = "".join((ROOT / f"proxy/{name}.py").read_text() for name in ("pipeline", "forwarding", "relaying"))
-    marks = ["identify.who(", "plan_of(", "store.enter(", "self._guard(", "await hold(", "upstream.send(", "watch.told()", "settle("]
+    marks = ["identify.who(", "plan_of(", "store.enter(", "self._guard(", "intended(", "upstream.send(", "watch.told()", "settle("]
     at = 0
     for mark in marks:
         at = source.index(mark, at)

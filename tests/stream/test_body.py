@@ -83,7 +83,15 @@ def test_the_same_name_elsewhere_is_no_duplicate(raw):
 
 
 @pytest.mark.parametrize(
-    ("raw", "is_fine"), [(b'{"model":"a\\u0000"}', False), (b'{"user":"\\u0000"}', False), (b'{"input":"\\u0000"}', True)]
+    ("raw", "is_fine"),
+    [
+        (b'{"model":"a\\u0000"}', False),
+        (b'{"user":"\\u0000"}', False),
+        (b'{"input":"\\u0000"}', True),
+        (b'{"model":"a","user":"\\u0000"}', False),
+        (b'{"model":7,"user":"\\u0000"}', False),
+        (b'{"model":["\\u0000"],"user":7}', True),
+    ],
 )
 def test_nul_is_for_texts_not_for_identifiers(raw, is_fine):
     if is_fine:

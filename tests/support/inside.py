@@ -98,7 +98,7 @@ class Answer:
 
     @property
     def lines(self) -> bytes | None:
-        return None
+        return b"\r\n".join(map(b": ".join, self.headers)) if self.is_here else None
 
     async def preamble(self, is_decided: Callable[[bytes], bool], limit: int, wait_s: float) -> bytes:
         for number in range(len(self.chunks) + 1):
@@ -110,8 +110,9 @@ class Answer:
             raise self.breaks
         return b"".join(self.chunks)
 
-    def at_once(self) -> bytes | None:
-        return b"".join(self.chunks) or None if self.is_here else None
+    def at_once(self, without: bytes = b"") -> bytes | None:
+        body = b"".join(self.chunks)
+        return body if body and self.is_here and not (without and without in body) else None
 
     async def relay(self, sink: Any, line: Any) -> None:
         for chunk in self.chunks:
@@ -246,6 +247,10 @@ class Sink:
         self.is_finished = True
         return self.is_gone
 
+    def whole(self, reason: bytes, length: int | None, ours: bytes, body: bytes) -> bool:
+        self.start(200, reason, (), length, ours)
+        return self.finish(body)
+
     def abort(self, last: bytes) -> None:
         assert not self.is_finished
         self.is_aborted = True
@@ -275,6 +280,12 @@ class Store:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.state, name)
+
+    def hold_at_once(self, id: str, *what: Any) -> bool:
+        is_held = self.state.hold_at_once(id, *what)
+        if is_held:
+            self.ends.setdefault(id, [])
+        return is_held
 
     async def hold(self, intent: Any) -> Any:
         standings = await self.state.hold(intent)

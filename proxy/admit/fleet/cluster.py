@@ -20,6 +20,7 @@ from proxy.admit.fleet.regions import Region, Regions
 from proxy.admit.fleet.shares import is_shared
 from proxy.admit.fleet.spaces import Who, who
 from proxy.admit.fleet.state import SharedState
+from proxy.admit.fleet.trips import Trips
 from proxy.admit.records import MOST
 from proxy.exchange import NANO, Row
 from proxy.lessons import Lessons
@@ -32,7 +33,7 @@ TEND_S = 1.0
 LAST_S = 2.0  # for the grants that go back at the end
 
 
-class ClusterState:
+class ClusterState(Trips):
     """`base`: the space of the namespace itself, in which every sidecar of the fleet is known; it counts nothing."""
 
     def __init__(self, base: SharedState, regions: Regions, granter: Granter) -> None:

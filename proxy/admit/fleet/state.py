@@ -22,6 +22,7 @@ from proxy.admit.fleet.ops import Broken, Count, Down, Gone, Leave, Settle, Sque
 from proxy.admit.fleet.refused import Refused, kept_by_others
 from proxy.admit.fleet.shares import is_shared, unbounded
 from proxy.admit.fleet.space import Forgot, Space
+from proxy.admit.fleet.trips import Trips
 from proxy.admit.limits import worst
 from proxy.admit.records import MOST
 from proxy.admit.shape import charges_of
@@ -39,7 +40,7 @@ BACK_S, BLINK_AGAIN_S = 4.0, 0.02  # … and for a state that is about to be bac
 MAY_PASS = ("state_unavailable", "rate_limited", "too_many_in_flight", "budget_exhausted")  # refusals that Redis might not make
 
 
-class SharedState(SharedJobs):
+class SharedState(SharedJobs, Trips):
     def __init__(self, own: EmbeddedState, space: Space, link: Link, clock: Clock, rules: OnStateDown) -> None:
         self.own, self._space, self._link, self._clock = own, space, link, clock
         self._alone = Alone(own, clock, rules)

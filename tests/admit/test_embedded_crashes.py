@@ -186,10 +186,11 @@ class Money(RuleBasedStateMachine):
 
     @rule()
     def a_tick(self) -> None:
-        """The entry of a call that began alone waits for the next record, of whatever call: until its hold it has sent nothing."""
+        """The entry of a call that began last waits for the next record, of whatever call: until its hold it has sent nothing. What came
+        before it is written, by this or by a snapshot."""
         self.driver.answer("tick")
-        if self.unwritten or [is_written for _, is_written in self.entered].count(False) > 1:
-            self.written()
+        self.unwritten.clear()
+        self.entered = [*((at, True) for at, _ in self.entered[:-1]), *self.entered[-1:]]
 
     @rule()
     def kill_and_start_again(self) -> None:

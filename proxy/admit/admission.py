@@ -225,7 +225,11 @@ class Admission:
             if self._journal is None:
                 self.note(record, values)
             else:
-                self._journal.append(encode(record), values)
+                try:
+                    payload = dumps(record, default=plain)  # `encode`, but for the call
+                except TypeError:
+                    payload = encode(record)
+                self._journal.append(payload, values)
 
     def void(self, id: str, row: Row | None) -> None:
         """Nothing was sent: all goes back. An id that is not held changes nothing."""

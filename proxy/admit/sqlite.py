@@ -33,10 +33,10 @@ RETRY_S = 1.0
 AT_ONCE = 512  # rows of one transaction: their pages have room in the cache, and go to the disk once
 MOST_WAITING = 200_000  # rows not yet indexed; beyond it the ledger counts as unavailable
 
-IS_NAMED = "substr(id, 1, length(request_id) + 1) <> request_id || '/'"  # the request, by its caller
+IS_NAMED = "(id < request_id || '/' OR id >= request_id || '0')"  # the request, by its caller: else its rows are "<request_id>/<number>"
 INDEXES = {
     "rows_spent": "rows (at, cost_nanousd, attempt)",
-    "rows_named": f"rows (request_id) WHERE {IS_NAMED}",
+    "rows_asked": f"rows (request_id) WHERE {IS_NAMED}",
     "rows_jobs": "rows (parent_id) WHERE kind = 'job'",
 }
 JSON_COLUMNS = frozenset({"usage_detail", "price_row"})
@@ -250,7 +250,8 @@ def mend(connection: sqlite3.Connection) -> None:
     """Makes the indexes that an older Sluice's ledger lacks: a second or two for each million rows."""
     for name, what in INDEXES.items():
         connection.execute(f"CREATE INDEX IF NOT EXISTS {name} ON {what}")
-    connection.execute("DROP INDEX IF EXISTS rows_at")
+    for name in ("rows_at", "rows_named"):
+        connection.execute(f"DROP INDEX IF EXISTS {name}")
 
 
 def is_old(connection: sqlite3.Connection) -> bool:

@@ -208,7 +208,7 @@ class Relaying:
         now = try_.ended = monotonic()
         story.upstream_s += now - began
         if watch is None:
-            usage, error = stated(sent.form.dialect, op, body) or watched(sent, ready, body)
+            usage, error = stated(sent.form.dialect, op, body) or watched(sent, ready, body)  # `told_of`, but for the call
         else:
             usage, error = watch.told()
             job = watch.job(ready.call.route.path) if op.name in JOBS else None

@@ -81,7 +81,7 @@ class AnswerParser:
             self._feed_head(data)
             return
         groups = found.groups()
-        told: Reply = self.told  # type: ignore[assignment]  # whoever feeds has asked
+        told: Reply = self.told  # type: ignore[assignment]  # whoever feeds has asked; of each answer, so not by an assert
         at, body = known.length_at, found.end()
         told.length = length = int(groups[at]) if at else None
         if length == len(data) - body:  # as nearly always: nothing is left to be read
@@ -175,8 +175,8 @@ class AnswerParser:
 
     def _learn(self, data: bytes) -> None:
         """The next head of this form will be known by it."""
-        told: Reply = self.told  # type: ignore[assignment]  # whoever feeds has asked
-        assert self._heads is not None
+        told = self.told
+        assert self._heads is not None and told is not None  # whoever feeds has asked
         if told.status in (204, 304) or self.is_last or not self._is_11:
             return
         start = data.partition(b"\r\n")[0]
@@ -198,8 +198,8 @@ class AnswerParser:
         self._lines.append((name, value.rstrip()))  # llhttp leaves blanks and tabs at its end. Trailers come too: nobody looks at them
 
     def on_headers_complete(self) -> None:
-        parser, lines = self._parser, self._lines
-        told: Reply = self.told  # type: ignore[assignment]  # whoever feeds has asked
+        parser, lines, told = self._parser, self._lines, self.told
+        assert told is not None  # whoever feeds has asked
         status = parser.get_status_code()
         if status < 200 and status != 101:
             return

@@ -98,13 +98,13 @@ class Straight(Connection):
             content = self._reading = Whole()
             content.connection, content.body = self, data[known.end :]
             self._lessons = LESSONS
-            waiter.set_result(known)  # type: ignore[arg-type]  # for us alone
+            waiter.set_result(known)  # type: ignore[arg-type]  # aiohttp's own type; `start` alone awaits it
         elif (found := known.read(data)) is None:
             self._parse(data)
         else:
             self._reading = self._begin(*found, known.length)
             self._lessons = LESSONS
-            waiter.set_result(known)  # type: ignore[arg-type]  # as above
+            waiter.set_result(known)  # type: ignore[arg-type]  # the same
 
     def _begin(self, body: bytes, due: int, length: int) -> Content:
         """A body of which so much has come, and so much is due."""

@@ -9,6 +9,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.limits import NONE, OWN, TEAM
 from support.standing import entered, held
 
 from proxy.admit import lines
@@ -18,18 +19,12 @@ from proxy.admit.embedded import EmbeddedState
 from proxy.admit.limits import denied_entry, denied_hold
 from proxy.admit.lines import look, may_enter, may_hold
 from proxy.listen.reply import our_lines
-from proxy.policy.plan import Claim, Limit, Rate, Spend
+from proxy.policy.plan import Claim, Rate
 from proxy.refusal import Refusal
 from proxy.standings import Standings
 
 S = 10**9
 DAY_S = 86_400
-OWN = Limit(
-    "tier", ("caller",), requests=(Rate(4, 60), Rate(6, 3600)), tokens=(Rate(50, 60), Rate(40, 60)),
-    spend=(Spend(60, "day"), Spend(90, "month")), concurrency=3,
-)  # fmt: skip
-TEAM = Limit("team", ("team",), requests=(Rate(7, 60),), spend=(Spend(200, "total"),), is_shared=True)
-NONE = Limit("closed", ("caller",), tokens=(Rate(0, 60),))
 CLAIMS = [
     (Claim(OWN, "bob"),), (Claim(OWN, "ann"), Claim(TEAM, "ops")), (Claim(TEAM, "ops"),), (Claim(OWN, "bob"), Claim(TEAM, "ops")),
     (Claim(TEAM, "ops"), Claim(NONE, "bob")),

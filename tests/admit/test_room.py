@@ -6,20 +6,15 @@ import random
 from contextlib import suppress
 
 import pytest
+from support.limits import NONE, OWN, TEAM
 
 from proxy.admit.admission import Admission
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.lines import may_enter, may_hold
 from proxy.admit.shape import charges_of
-from proxy.policy.plan import Claim, Limit, Rate, Spend
+from proxy.policy.plan import Claim, Limit, Rate
 from proxy.refusal import Refusal
 
-OWN = Limit(
-    "tier", ("caller",), requests=(Rate(4, 60), Rate(6, 3600)), tokens=(Rate(50, 60), Rate(40, 60)),
-    spend=(Spend(60, "day"), Spend(90, "month")), concurrency=3,
-)  # fmt: skip
-TEAM = Limit("team", ("team",), requests=(Rate(7, 60),), spend=(Spend(200, "total"),), is_shared=True)
-NONE = Limit("closed", ("caller",), tokens=(Rate(0, 60),))
 WAYS = ["peek", "enter", "leave", "hold", "settle", "void", "uncount", "enter_unchecked", "book", "extend", "forget"]
 OFTEN = [4, 4, 4, 4, 4, 1, 1, 1, 1, 1, 1]
 TALK = Limit("talk", ("caller",), tokens=(Rate(60, 60),))

@@ -152,7 +152,7 @@ class Counters:
             ring.total += tokens
         for balance in place.balances:
             balance.held += nanousd
-        self.tokens += tokens
+        self.tokens += tokens * place.times
         self.nanousd += nanousd * place.times
         hold = self.holds[id] = Hold()  # `held`, but for the call
         hold.at, hold.tokens, hold.nanousd, hold.where, hold.intent = at, tokens, nanousd, place, intent
@@ -190,7 +190,7 @@ class Counters:
             self.nanousd += (nanousd - held) * place.times
         if more:
             if more > 0:
-                self.tokens += more
+                self.tokens += more * place.times
             for ring in place.used:
                 if at // ring.width_ns == ring.index:
                     ring.total += more

@@ -21,7 +21,7 @@ TALK = Limit("talk", ("caller",), tokens=(Rate(60, 60),))
 EVERYBODYS = [
     (Claim(OWN, "bob"),), (Claim(OWN, "ann"), Claim(TEAM, "ops")), (Claim(TEAM, "ops"),), (Claim(OWN, "bob"), Claim(TEAM, "ops")),
     (Claim(TEAM, "ops"), Claim(NONE, "bob")), (Claim(TEAM, "ops"), Claim(TEAM, "ops")), (Claim(TALK, "bob"),),
-    (Claim(TALK, "bob"), Claim(TEAM, "ops")),
+    (Claim(TALK, "bob"), Claim(TEAM, "ops")), (Claim(TALK, "bob"), Claim(TALK, "bob")),
 ]  # fmt: skip
 
 

@@ -37,6 +37,7 @@ from proxy.record.log import Log, Pipe
 from proxy.record.metrics import Metrics
 from proxy.record.redact import hidden_by
 from proxy.record.stream import LedgerStream, stream_key
+from proxy.record.usual import Usual
 from proxy.record.webhook import Webhook
 from proxy.rooms import Generation, Rooms
 from proxy.states import StatePlace, States, open_states
@@ -95,7 +96,7 @@ class App:
             upstream=self._upstream,
             breakers=Breakers(random.random, self._metrics.breaker),
             budgets=Budgets(),
-            books=Books(states.store, self._metrics, self.log, clock, shown),
+            books=Books(states.store, self._metrics, self.log, clock, shown, Usual(self._metrics, self.log).told),
             metrics=self._metrics,
             alerts=alerts,
             log=self.log,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 
 from proxy.admit.estimate import bound
 from proxy.admit.jobs import job_id, named
@@ -90,7 +91,7 @@ def intended(
     nanousd = -(-(total + output * outward) // per)
     like = try_.like = known.like(0, sent)
     if plan.counts_tokens:
-        read = like.tokens(sent)
+        read = ceil(sent * like.share)  # `like.tokens`, but for the call
         tokens = read if read < sent else sent
         tokens += known.output_tokens(default, quote.row.window) if limit is None else output
     else:  # nobody asks
@@ -99,13 +100,12 @@ def intended(
     try_.held_nanousd = try_.cost_nanousd = nanousd
     try_.price_row = quote.row.said
     values = rooms.books.held(story, try_, plan.kept, sent, output)
-    id, uid, claims = try_.id, story.call.uid, plan.claims
-    if rooms.store.hold_at_once(id, uid, claims, tokens, nanousd, values, at_ns):
+    if rooms.store.hold_at_once(try_.id, story.call.uid, plan.claims, tokens, nanousd, values, at_ns):
         try_.is_held = True
         if generation.rules.alerts is not None:
-            rooms.alerts.saw(claims, rooms.store.standings(claims))
+            rooms.alerts.saw(plan.claims, rooms.store.standings(plan.claims))
         return quote, None
-    return quote, Intent(id, uid, claims, tokens, nanousd, values, output, nanousd + -total // per)
+    return quote, Intent(try_.id, story.call.uid, plan.claims, tokens, nanousd, values, output, nanousd + -total // per)
 
 
 def _looked_at(
@@ -162,14 +162,24 @@ def quoted(
     return quote, (most.sent_tokens, most.output_tokens, most.kind, most.is_open), nanousd, nanousd - unanswered, most.input_tokens
 
 
+def learn_and_reckon(rooms: Rooms, prices: Prices, try_: Try, quote: Quote, usage: Usage, op: Operation, asked: Asked) -> None:
+    """Both, of an attempt that was held and has left."""
+    like, held = try_.like, try_.held_usage
+    if like.skips and usage.source == "provider" and held and not held[3] and usage.tier == try_.known.tier:
+        like.skips -= 1  # as most calls of what is well known
+    else:
+        learn(rooms, try_, usage, asked)
+    if not op.is_read_back and (amount := usual_cost(quote.row, usage)):  # most calls
+        try_.used, try_.cost_nanousd, try_.price_row = usage, amount, quote.row.said
+    else:
+        reckon(rooms, prices, try_, quote, usage, op)
+
+
 def learn(rooms: Rooms, try_: Try, usage: Usage, asked: Asked) -> None:
     """What the provider states of a call that is over teaches what the next one like it will take."""
-    held, like = try_.held_usage, try_.like
-    if held is not None and usage.source == "provider":
-        sent, _, kind, is_open = held
-        if like.skips and not is_open and usage.tier == try_.known.tier:  # as most calls of what is well known
-            like.skips -= 1
-        elif sent:
+    if try_.held_usage is not None and usage.source == "provider":
+        sent, _, kind, is_open = try_.held_usage
+        if sent:
             answers = asked.choices if is_open and usage.ended else None
             rooms.store.lessons.saw((try_.provider, try_.model or ""), kind, sent, usage, answers, asked.tier in TIERLESS)
 
@@ -268,9 +278,6 @@ def _with_usage(row: Row, usage: Usage, note: str, nanousd: int, price_row: Mapp
 
 def reckon(rooms: Rooms, prices: Prices, try_: Try, quote: Quote, usage: Usage, op: Operation) -> None:
     """What the attempt that has ended cost, for the books to settle. An estimated usage costs what was held; a read-back nothing."""
-    if not op.is_read_back and (amount := usual_cost(quote.row, usage)):  # most calls
-        try_.used, try_.cost_nanousd, try_.price_row = usage, amount, quote.row.said
-        return
     priced = prices.priced(quote, usage, try_.held_nanousd)
     try_.is_read_back = op.is_read_back
     try_.usage = usage if usage.note == priced.note else replace(usage, note=priced.note)

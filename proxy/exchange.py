@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from orjson import Fragment
 
@@ -264,8 +264,7 @@ class Try:
 
 @dataclass(init=False, eq=False)
 class Story:
-    """All that happened to one call. The only mutable value but for its tries; `record` tells it when the call is over. Made by
-    `story_of`."""
+    """All that happened to one call. The only mutable value but for its tries; `record` tells it when the call is over. `of` makes it."""
 
     call: Call
     generation: int = 0
@@ -285,15 +284,16 @@ class Story:
     upstream_s: float = 0.0  # time spent waiting for the provider, for overhead = duration - upstream
     ended: float = 0.0  # monotonic, when the books are closed
 
+    @classmethod
+    def of(cls, call: Call, generation: int) -> Self:
+        """One that has just begun. A class that has an __init__ is called through C, and that is dearer by a quarter."""
+        story = cls()
+        story.call = call
+        story.generation = generation
+        story.tries, story.found = [], {}
+        story.end, story.limit = "done", None  # these are asked of each: what a class says is found slowly
+        story.upstream_s = 0.0
+        return story
 
-def story_of(call: Call, generation: int) -> Story:
-    """One that has just begun. A function, as a class that has an __init__ is called through C, and that is dearer by a quarter."""
-    story = Story()
-    story.call = call
-    story.generation = generation
-    story.tries = []
-    story.found = {}
-    story.end = "done"  # these are asked of each: what a class says is found slowly
-    story.limit = None
-    story.upstream_s = 0.0
-    return story
+
+story_of = Story.of

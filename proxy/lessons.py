@@ -11,9 +11,10 @@ class Like(Protocol):
     """What calls of one model took of their bound that are of one kind and about one size."""
 
     skips: int  # so many of those that come next need teach nothing: enough is known, and the next one stands for them
+    share: float  # of its bound that a call is likely to bring; 1.0 until enough were seen
 
     def tokens(self, sent: int) -> int:
-        """What a call that brings at most `sent` tokens is likely to bring; `sent` until enough were seen."""
+        """So many of a call that brings at most `sent`."""
         ...
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from proxy.at_limit import degraded
 from proxy.charging import quoted
 from proxy.dialect.wire import Asked, Operation
-from proxy.exchange import Call, Story, story_of
+from proxy.exchange import Call, Story
 from proxy.forwarding import Forwarding
 from proxy.guard.mask import Blocked, inspect, inspect_other
 from proxy.identify.who import REVOKED_KEY, Met, end_user
@@ -67,7 +67,7 @@ class Pipeline:
         """One call from its headers to its end. Raises only CancelledError."""
         rooms = self._rooms
         generation = rooms.generation
-        story = story_of(call, generation.rules.generation)
+        story = ready = ready_of(call, generation.rules.generation)
         rooms.under_way[story] = sink
         known: Known | None = None
         plan: Plan | None = None
@@ -79,19 +79,18 @@ class Pipeline:
                 known = again
             else:
                 known = await self._known(call, generation, story)
-            shared = known.common
+            shared = ready.common = known.common
             caller = story.caller = known.caller
             story.operation = shared.op.name
             rooms.store.peek(known.claims)  # what is exhausted is refused before the body is read
             if shared.is_json:
-                raw = body.at_once(shared.max_body) or await body.read(shared.max_body)
-                plain = _plain(shared, raw) if shared.coding else raw
-                ready = ready_of(call, shared, shared.dialect.read_asked(shared.op, read_json(plain)), raw, plain, True)
-                del raw, plain  # what the guard masks is gone then
+                ready.raw = body.at_once(shared.max_body) or await body.read(shared.max_body)
+                ready.plain = _plain(shared, ready.raw) if shared.coding else ready.raw
+                asked = ready.asked = shared.dialect.read_asked(shared.op, read_json(ready.plain))
             else:
                 peeked = Peeked(body)
-                ready = await self._read(known, call, peeked)
-            asked = ready.asked
+                await self._read(known, ready, peeked)
+                asked = ready.asked
             story.streamed, model = asked.stream, asked.model or shared.op.model
             plan = known.plans.get(model)
             if plan is None:
@@ -156,37 +155,38 @@ class Pipeline:
         facts = facts_of(common, call, known.caller, asked.model or common.op.model, self._user(call, common, asked.user))
         return degraded(common.generation.rules, self._rooms.store, facts, plan, lambda: _may_cost(ready, plan))
 
-    async def _read(self, known: Known, call: Call, body: Peeked) -> Ready:
+    async def _read(self, known: Known, ready: Ready, body: Peeked) -> None:
         """What a matching rule must read is held in memory; what need not be held streams through."""
-        common = known.common
+        common, call = known.common, ready.call
         op, rules = common.op, common.generation.rules
         facts = facts_of(common, call, known.caller, op.model, self._user(call, common, None))
+        ready.asked, ready.is_json = Asked(model=op.model), False
         if body.length == 0:
-            return ready_of(call, common, Asked(model=op.model), b"", b"", False)
-        if op.body != "json" and not (_may_be_json(call, op) and rules.needs_body(facts)):
-            return await self._peeked(common, call, body, facts)
-        raw = await body.read(common.max_body)
-        plain: bytes | None = None
-        try:
-            plain = _plain(common, raw)
-            return ready_of(call, common, common.dialect.read_asked(op, read_json(plain)), raw, plain, True)
-        except Refusal:
-            if op.body == "json" or (op.name == "other" and rules.must_read(facts)):
-                raise
-            return ready_of(call, common, Asked(model=op.model), raw, plain, False)  # a path we do not know may take what we cannot read
+            ready.raw = ready.plain = b""
+        elif op.body != "json" and not (_may_be_json(call, op) and rules.needs_body(facts)):
+            await self._peek(common, ready, body, facts)
+        else:
+            ready.raw = await body.read(common.max_body)
+            try:
+                ready.plain = _plain(common, ready.raw)
+                ready.asked, ready.is_json = common.dialect.read_asked(op, read_json(ready.plain)), True
+            except Refusal:  # a path we do not know may take what we cannot read
+                if op.body == "json" or (op.name == "other" and rules.must_read(facts)):
+                    raise
 
-    async def _peeked(self, common: Common, call: Call, body: Peeked, facts: Facts) -> Ready:
+    async def _peek(self, common: Common, ready: Ready, body: Peeked, facts: Facts) -> None:
         """A body that streams through. Of a form, the model's name is looked for in its beginning: prices and limits go by it."""
-        op, rules, kind = common.op, common.generation.rules, call.fields.get("content-type", "")
+        op, rules, kind = common.op, common.generation.rules, ready.call.fields.get("content-type", "")
+        ready.upload = body
         if op.name in FORMLESS or "multipart/form-data" not in kind.lower():
-            return ready_of(call, common, Asked(model=op.model), None, None, False, body)
+            return
         model, server = FormField(kind, "model"), rules.server
         if not rules.must_read(facts):
             await body.head(model, server.max_upload, PEEK_BYTES, PEEK_S)
         elif not await body.head(model, server.max_upload, server.max_body, None):
             text = f"the form names no model in its first {server.max_body} bytes, and a policy goes by it; put it before the file"
             raise Refusal(413, "too_large", text, should_retry=False, close=True)
-        return ready_of(call, common, Asked(model=model.value or op.model), None, None, False, body)
+        ready.asked = Asked(model=model.value or op.model)
 
     def _guard(self, ready: Ready, rules: GuardRules, story: Story) -> None:
         """Masks, flags or blocks what must not leave. A masked body goes out without the coding it came in."""

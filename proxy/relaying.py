@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from proxy.at_limit import MoneyEnded, purse
-from proxy.charging import defer, learn, reckon, settle_job
+from proxy.charging import defer, learn_and_reckon, reckon, settle_job
 from proxy.dialect.jobs import RESULTS
 from proxy.dialect.wire import JOBS
 from proxy.exchange import RawHeaders, Story, Usage
@@ -181,13 +181,14 @@ class Relaying:
 
     def _ours(self, sent: Sent, ready: Ready, story: Story, said: int, may_reset: bool, lines: bytes | None) -> bytes:
         """The provider's lines, where they travel as they are, and ours behind them; see `usual_lines`."""
-        rooms, plan, call, try_, monotonic = self._rooms, ready.plan, ready.call, sent.try_, self._monotonic
+        rooms, monotonic = self._rooms, self._monotonic
+        plan, call, try_ = ready.plan, ready.call, sent.try_
         model, standings = try_.model, rooms.store.standings(plan.claims)
         now = monotonic()
         rooms.metrics.limits(standings, now)
         overhead_s = now - call.began - story.upstream_s
         return usual_lines(
-            call.id,
+            call.id.encode(),  # well-formed, or ours
             said,
             standings,
             may_reset,
@@ -217,8 +218,7 @@ class Relaying:
         sent.turn.saw(ok, now)
         if job is not None and op.is_billed and not job.is_over:
             return defer(rooms, story, try_, sent.quote, job)
-        learn(rooms, try_, usage, ready.asked)
-        reckon(rooms, common.generation.prices, try_, sent.quote, usage, op)
+        learn_and_reckon(rooms, common.generation.prices, try_, sent.quote, usage, op, ready.asked)
         rooms.books.settle(story, try_)
         # of results, no line tells that it is the last
         if job is not None and job.is_over and not op.is_billed and (op.variant != RESULTS or try_.end == "done"):

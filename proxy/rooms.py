@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from proxy.dialect.wire import Asked, Dialect, Operation
-from proxy.exchange import Call
+from proxy.exchange import Story
 from proxy.forward.attempts import Budgets, Dice
 from proxy.forward.breaker import Breakers
 from proxy.forward.shape import Shaping
@@ -84,37 +84,20 @@ class Common:
         self.surface = (self.dialect.surface(self.op) if is_known else ()) or ANY_TEXT
 
 
-class Ready:
-    """A call on its way through the rooms before forward: its body as far as it is held and what that asks for, then its plan.
-    From there on nothing of it changes: each attempt is shaped from it. Made by `ready_of`."""
+class Ready(Story):
+    """A call on its way: with its story, its body as far as it is held and what that asks for, then its plan. From forward on none of
+    these changes: each attempt is shaped from them. No more than 30 fields in all: beyond, each instance has a dict of its own."""
 
-    __slots__ = ("asked", "call", "common", "is_json", "is_reworded", "plain", "plan", "raw", "size", "upload", "vault")
-
-    call: Call
     common: Common
     asked: Asked
-    raw: bytes | None  # as it travels; None: `upload` streams through
-    upload: Peeked | None
-    plain: bytes | None  # the same without its content coding, where that could be read
-    is_json: bool  # is that JSON?
-    is_reworded: bool  # by the guard: it goes out without the coding it came in
-    vault: Vault | None
+    raw: bytes | None = None  # as it travels; None: `upload` streams through
+    upload: Peeked | None = None
+    plain: bytes | None = None  # the same without its content coding, where that could be read
+    is_json: bool = True  # is that JSON?
+    is_reworded: bool = False  # by the guard: it goes out without the coding it came in
+    vault: Vault | None = None
     plan: Plan
     size: int  # bytes of text for the estimate
 
 
-def ready_of(
-    call: Call, common: Common, asked: Asked, raw: bytes | None, plain: bytes | None, is_json: bool, upload: Peeked | None = None
-) -> Ready:
-    """A function, as a class that has an __init__ is called through C, and that is dearer by a quarter."""
-    ready = Ready()
-    ready.call = call
-    ready.common = common
-    ready.asked = asked
-    ready.raw = raw
-    ready.upload = upload
-    ready.plain = plain
-    ready.is_json = is_json
-    ready.is_reworded = False
-    ready.vault = None
-    return ready
+ready_of = Ready.of

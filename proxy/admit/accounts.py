@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from proxy.admit.periods import Periods
 from proxy.admit.windows import Ring
@@ -68,10 +68,9 @@ class Account:
         return is_idle
 
 
-class Hold:
-    """What one attempt holds until it is settled or voided (`held` makes one). `intent` is its journal record."""
+class Hold(NamedTuple):
+    """What one attempt holds until it is settled or voided. `intent` is its journal record."""
 
-    __slots__ = ("at", "intent", "nanousd", "tokens", "where")
     at: int
     tokens: int
     nanousd: int
@@ -84,7 +83,4 @@ class Hold:
         return where if isinstance(where, tuple) else tuple(where.shape.held(where.names))
 
 
-def held(at: int, tokens: int, nanousd: int, where: tuple[Charge, ...] | Place, intent: bytes) -> Hold:
-    hold = Hold()
-    hold.at, hold.tokens, hold.nanousd, hold.where, hold.intent = at, tokens, nanousd, where, intent
-    return hold
+Held = tuple[int, int, int, "tuple[Charge, ...] | Place", bytes]  # the same as it is kept: to make a `Hold` of each is dear

@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from orjson import dumps
+from orjson import Fragment, dumps
 
 from proxy.admit import sqlite
-from proxy.admit.accounts import Moment, held
+from proxy.admit.accounts import Hold, Moment
 from proxy.admit.counters import Charge, Counters
 from proxy.admit.growth import has_room
 from proxy.admit.journal import Journal
 from proxy.admit.limits import denied_entry, denied_hold, worst
 from proxy.admit.lines import Place, Places, look, may_enter, may_hold, standings_on
 from proxy.admit.moments import Moments
+from proxy.admit.periods import NS
 from proxy.admit.records import MOST, Values, encode, grown, hold_record, plain, uncount_record, values_of
 from proxy.admit.sync import JournalDown
 from proxy.admit.wording import refusal, unavailable
@@ -69,12 +70,13 @@ class Admission:
 
     def enter_at_once(self, call_uid: str, claims: Sequence[Claim]) -> bool:
         """One request and one slot on every claim, or none. Raises Refusal 429, 503."""
-        counters, journal = self._counters, self._journal
+        counters, journal, moments = self._counters, self._journal, self._moments
         if call_uid in counters.stays or not claims:
             return True
         if (journal is None or journal.is_down or self._index.was_behind) and self._is_down():
             raise unavailable()
-        ns = self._moments.rate_ns()  # no money is counted here
+        monotonic_ns = moments.monotonic_ns
+        ns = moments.anchor + monotonic_ns()  # `Moments.ns`, but for the call and the calendar: no money is counted here
         place = counters.place if claims is counters.claims else self._places.of(claims)
         if place is None or (counters.entries >= place.entries_to and not may_enter(place, ns)):
             now = self.now()
@@ -82,8 +84,18 @@ class Admission:
             if no := denied_entry(counters, claims, names, now):
                 raise refusal(no)
             place = self._places.made(claims, names, now)
-        counters.enter_on(call_uid, place, ns)
-        if journal is not None and place.entry:
+        everyone = place.everyone
+        for account in everyone:
+            account.in_flight += 1
+        for ring in place.asked:  # `Ring.add`, but for the call
+            if ns >= ring.edge:
+                ring.turn(ns)
+            if ns > ring.last:
+                ring.last = ns
+            ring.total += 1
+        counters.entries += place.times
+        counters.stays[call_uid] = ns, everyone, place
+        if journal is not None and place.entry is not None:
             journal.begin(call_uid, ns, place.entry)
         return True
 
@@ -100,25 +112,34 @@ class Admission:
 
     def hold_at_once(self, id: str, call_uid: str, claims: Sequence[Claim], tokens: int, nanousd: int, values: Values, at_ns: int) -> bool:
         """See `ports.Store`: True for most calls, which nothing refuses and nothing keeps waiting."""
-        counters, journal = self._counters, self._journal
+        counters, journal, moments = self._counters, self._journal, self._moments
         if (journal is None or journal.is_down or journal.is_on_disk or self._index.was_behind) and (
             self._is_down() or (journal is not None and journal.is_on_disk)
         ):
             return False
-        if id in counters.holds or tokens + nanousd > MOST:
+        if id in counters.holds:
             return False
-        ns = self._moments.at(at_ns)
+        monotonic_ns = moments.monotonic_ns
+        moments.wall = at_ns  # `Moments.ns`, but for the call
+        if at_ns >= moments.over:
+            moments.turn(at_ns)
+        ns = moments.anchor + monotonic_ns()
         place = counters.place if claims is counters.claims else self._places.of(claims)
         if place is None:
             return False
-        is_far = counters.tokens + tokens <= place.tokens_to and counters.nanousd + nanousd <= place.nanousd_to
-        if not is_far and not may_hold(place, ns, tokens, nanousd):
+        if (counters.tokens + tokens > place.tokens_to or counters.nanousd + nanousd > place.nanousd_to) and (
+            tokens > MOST or nanousd > MOST or not may_hold(place, ns, tokens, nanousd)
+        ):
             return False
         record = b""
         if journal is not None:
-            try:
-                record = dumps(("h", id, ns, tokens, nanousd, place.held, values), default=plain)  # `hold_record`, but for what is odd
-                journal.hold(record, call_uid)
+            entry = journal.entry
+            try:  # `hold_record`, but for what is odd
+                if entry is not None and entry[0] == call_uid:
+                    record = dumps(("h", id, ns, tokens, nanousd, place.held, values, entry[1], entry[2]), default=plain)
+                else:
+                    entry, record = None, dumps(("h", id, ns, tokens, nanousd, place.held, values), default=plain)
+                journal.hold(record, entry)
             except (JournalDown, TypeError):
                 return False
         counters.hold_on(id, place, ns, tokens, nanousd, record)
@@ -152,13 +173,15 @@ class Admission:
         """Holds there, whoever decided it."""
         journal, record, durable = self._journal, b"", None
         if journal is not None:
-            record = hold_record(intent.id, at_ns, tokens, nanousd, where if isinstance(where, tuple) else where.held, intent.values)
+            entry = journal.entry if journal.entry is not None and journal.entry[0] == intent.call_uid else None
+            charges = where if isinstance(where, tuple) else where.held
+            record = hold_record(intent.id, at_ns, tokens, nanousd, charges, intent.values, entry)
             try:
-                durable = journal.hold(record, intent.call_uid)
+                durable = journal.hold(record, entry)
             except JournalDown:
                 raise unavailable() from None
         if isinstance(where, tuple):
-            self._counters.hold(intent.id, held(at_ns, tokens, nanousd, where, record), self.now())
+            self._counters.hold(intent.id, Hold(at_ns, tokens, nanousd, where, record), self.now())
         else:
             self._counters.hold_on(intent.id, where, at_ns, tokens, nanousd, record)
         if durable is not None:
@@ -177,8 +200,8 @@ class Admission:
 
     async def extend(self, id: str, claims: Sequence[Claim], nanousd: int) -> bool:
         """See `ports.Store`; durable when it returns."""
-        hold = self._counters.holds.get(id)
-        if hold is None or not self.is_available or not has_room(self._counters, hold, claims, nanousd):
+        found = self._counters.holds.get(id)
+        if found is None or not self.is_available or not has_room(self._counters, hold := Hold._make(found), claims, nanousd):
             return False
         self._counters.release(id)
         larger = grown(hold, min(hold.nanousd + nanousd, MOST))
@@ -197,11 +220,15 @@ class Admission:
         if not claims:
             return NO_STANDINGS
         moments, counters = self._moments, self._counters
-        ns = moments.ns()
+        wall_ns, monotonic_ns = moments.wall_ns, moments.monotonic_ns
+        wall = wall_ns()
+        part_ns = wall - moments.second_ns
+        if part_ns >= NS or part_ns < 0:
+            part_ns = moments.tick(wall)
         place = counters.place if claims is counters.claims else self._places.of(claims)
         if place is None:
             place = self._places.named(claims, [counters.name_of(claim) for claim in claims], moments.present)
-        return standings_on(place, ns, moments.wall)
+        return standings_on(place, moments.anchor + monotonic_ns(), moments.second, part_ns)
 
     def leave(self, call_uid: str) -> None:
         """The call's slots are free. Idempotent."""
@@ -209,7 +236,9 @@ class Admission:
         if stay is None:
             return
         since, accounts, _ = stay
-        took = self._moments.rate_ns() - since
+        moments = self._moments
+        monotonic_ns = moments.monotonic_ns
+        took = moments.anchor + monotonic_ns() - since
         for account in accounts:
             account.in_flight -= 1
             average = account.stay_ns
@@ -217,19 +246,14 @@ class Admission:
 
     def settle(self, id: str, tokens: int, nanousd: int, row: tuple[Any, ...]) -> None:
         """The true figures, in the windows and periods of the hold. An id that is not held (any more) changes nothing."""
-        values: Values = row
         if tokens > MOST or nanousd > MOST:  # which the row says too
-            tokens, nanousd, values = min(tokens, MOST), min(nanousd, MOST), values_of(row)
+            tokens, nanousd, row = min(tokens, MOST), min(nanousd, MOST), tuple(values_of(row))
         if self._counters.close(id, tokens, nanousd):
-            record = ("s", id, tokens, nanousd, values)
-            if self._journal is None:
-                self.note(record, values)
+            record, journal = ("s", id, tokens, nanousd, row), self._journal
+            if journal is None:
+                self.note(record, row)
             else:
-                try:
-                    payload = dumps(record, default=plain)  # `encode`, but for the call
-                except TypeError:
-                    payload = encode(record)
-                self._journal.append(payload, values)
+                journal.settled(record, row)
 
     def void(self, id: str, row: Row | None) -> None:
         """Nothing was sent: all goes back. An id that is not held changes nothing."""
@@ -254,7 +278,7 @@ class Admission:
             return
         self._counters.enter(call_uid, charges, at_ns, now or self.now())
         if self._journal is not None and any(charge.rates for charge in charges):
-            self._journal.begin(call_uid, at_ns, encode(list(map(tuple, charges)))[1:-1])
+            self._journal.begin(call_uid, at_ns, Fragment(encode(list(map(tuple, charges)))))
 
     async def book(self, intent: Intent, charges: Sequence[Charge], at_ns: int) -> None:
         """Holds without a check, in the windows and periods of `charges`; durable when it returns. Idempotent. Raises Refusal 503."""

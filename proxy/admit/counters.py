@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxy.admit.accounts import Account, Hold, Moment, RateKind
+from proxy.admit.accounts import Account, Held, Hold, Moment, RateKind
 from proxy.admit.windows import Bucket
 from proxy.policy.plan import Claim
 
@@ -37,7 +37,7 @@ class Counters:
     def __init__(self, max_keys: int) -> None:
         self.max_keys = max_keys
         self.books: dict[str, OrderedDict[str, Account]] = {}
-        self.holds: dict[str, Hold] = {}
+        self.holds: dict[str, Held] = {}
         self.stays: dict[str, Stay] = {}
         self.forgot = 0  # how often any account has (`Account.forgot`): while it stays, all that was found here is as it was
         # All that was ever taken, wherever it counts: no window, slot or balance has grown by more than these have (`lines.look`)
@@ -99,18 +99,6 @@ class Counters:
         self.count_requests(charges, at)
         self.stays[uid] = at, accounts, charges
 
-    def enter_on(self, uid: str, place: Place, at: int) -> None:
-        for account in place.everyone:
-            account.in_flight += 1
-        for ring in place.asked:  # `Ring.add`, but for the call
-            if at >= ring.edge:
-                ring.turn(at)
-            if at > ring.last:
-                ring.last = at
-            ring.total += 1
-        self.entries += place.times
-        self.stays[uid] = at, place.everyone, place
-
     def count_requests(self, charges: Sequence[Charge], at: int) -> None:
         self.entries += len(charges)
         for charge in charges:
@@ -154,8 +142,7 @@ class Counters:
             balance.held += nanousd
         self.tokens += tokens * place.times
         self.nanousd += nanousd * place.times
-        hold = self.holds[id] = Hold()  # `held`, but for the call
-        hold.at, hold.tokens, hold.nanousd, hold.where, hold.intent = at, tokens, nanousd, place, intent
+        self.holds[id] = at, tokens, nanousd, place, intent
 
     def count_tokens(self, charges: Sequence[Charge], tokens: int, at: int) -> None:
         self.tokens += tokens * len(charges)
@@ -175,11 +162,13 @@ class Counters:
 
     def close(self, id: str, tokens: int, nanousd: int) -> bool:
         """The true figures, in the hold's own bucket and periods. False: no such hold is open."""
-        hold = self.holds.pop(id, None)
-        if hold is None:
+        found = self.holds.pop(id, None)
+        if found is None:
             return False
-        place, held, more, at = hold.where, hold.nanousd, tokens - hold.tokens, hold.at
+        at, had, held, place, _ = found
+        more = tokens - had
         if isinstance(place, tuple) or (place.as_of != self.forgot and not place.is_good(self.forgot)):
+            hold = Hold._make(found)
             self._give_back(hold)
             self.settle(hold, hold.charges, tokens, nanousd)
             return True
@@ -200,9 +189,11 @@ class Counters:
 
     def release(self, id: str) -> Hold | None:
         """Nothing is held under this id any more; None: nothing was. Whoever asks settles it, in the same step."""
-        hold = self.holds.pop(id, None)
-        if hold is not None:
-            self._give_back(hold)
+        found = self.holds.pop(id, None)
+        if found is None:
+            return None
+        hold = Hold._make(found)
+        self._give_back(hold)
         return hold
 
     def _give_back(self, hold: Hold) -> None:

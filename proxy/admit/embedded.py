@@ -95,7 +95,7 @@ class EmbeddedState(Admission, Questions):
         except OSError as problem:
             raise unwritable(path, problem) from problem
         self._storage, self._journal = storage, storage.journal
-        crashed = [(id, hold) for id, hold in self._counters.holds.items() if not is_job(id)]  # nobody lives to settle them
+        crashed = [(id, hold) for id, hold in self.open_holds().items() if not is_job(id)]  # nobody lives to settle them
         for id, hold in crashed:
             self._close(id, hold.tokens, hold.nanousd, row_held(hold))
         storage.journal.flush()
@@ -132,7 +132,7 @@ class EmbeddedState(Admission, Questions):
 
     def open_holds(self) -> dict[str, Hold]:
         """By id: what is neither settled nor voided."""
-        return dict(self._counters.holds)
+        return {id: Hold._make(hold) for id, hold in self._counters.holds.items()}
 
     def contributions(self) -> list[tuple[str, str, str, int, int]]:
         """Limit, account, period id, settled and held (nano-dollars) of all money that this sidecar counted."""

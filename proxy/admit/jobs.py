@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from proxy.admit.accounts import Hold, held
+from proxy.admit.accounts import Held, Hold
 from proxy.admit.counters import Counters
 from proxy.admit.records import Values, hold_record, row_held
 from proxy.exchange import Row
@@ -59,7 +59,7 @@ class Jobs:
             self._writer.note(("v", id, row), row)
             return
         record = hold_record(job, hold.at, hold.tokens, hold.nanousd, hold.charges, later)
-        self._counters.hold_again(job, held(hold.at, hold.tokens, hold.nanousd, hold.charges, record))
+        self._counters.hold_again(job, Hold(hold.at, hold.tokens, hold.nanousd, hold.charges, record))
         self._writer.note(("d", id, job, later, row), row)
 
     def open(self) -> list[str]:
@@ -90,5 +90,5 @@ class Jobs:
             self._next.cancel()
 
 
-def _row_of(hold: Hold) -> Row:
-    return Row._make(row_held(hold))
+def _row_of(hold: Held) -> Row:
+    return Row._make(row_held(Hold._make(hold)))

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from zlib import crc32
 
-from proxy.admit.records import NOTHING, Position, Values
+from orjson import Fragment
+
+from proxy.admit.records import NOTHING, Entry, Position, Values, entry_record, together
 from proxy.admit.sync import GroupCommit, JournalDown
 
 HEADER = struct.Struct("<II")  # length and CRC-32 of the payload
@@ -32,8 +34,10 @@ def read_frames(data: bytes, at: int = 0) -> Iterator[tuple[bytes, int]]:
     while at + HEADER.size <= len(data):
         length, checksum = HEADER.unpack_from(data, at)
         end = at + HEADER.size + length
+        if end > len(data):  # before anything is copied: where damage is looked behind, many a length is none
+            return
         payload = data[at + HEADER.size : end]
-        if end > len(data) or not payload or crc32(payload) != checksum:
+        if not payload or crc32(payload) != checksum:
             return
         yield payload, end
         at = end
@@ -75,9 +79,12 @@ class Journal:
         self._head, self._wrote, self._rotated, self._doubted = head, wrote, rotated, doubted
         self._loop = asyncio.get_running_loop()
         self._sync = GroupCommit(folder, self._sync_failed) if is_on_disk else None
-        self._entry: tuple[str, int, bytes] | None = None  # of the call that began last, until anything is written: see `begin`
+        # Of the call that began last. Its hold says so where that is written next, else a record of its own does with whatever is: up to
+        # its hold nothing of the call has left, so that to forget it with this process is right.
+        self.entry: Entry | None = None
         self._pending: list[bytes] = []  # frames
-        self._rows: list[Values] = []  # of those
+        self._settled: list[tuple[object, ...]] = []  # records behind those, of which one frame is made when they are written
+        self._rows: list[Values] = []  # of all these
         self._is_scheduled = False
         self._is_torn = self._is_closed = self._is_doubtful = False
         self.is_on_disk = is_on_disk  # a hold waits until it is
@@ -93,50 +100,57 @@ class Journal:
 
     def append(self, payload: bytes, row: Values | None = None) -> None:
         """Never fails: what cannot be written now is kept and tried again."""
-        self._pending.append(_head(len(payload), crc32(payload)) + payload)  # `framed`, but for the call
+        if self._settled:
+            self._gather()
+        self._pending.append(framed(payload))
         if row is not None:
             self._rows.append(row)
         if not self._is_scheduled and self._retry is None:
             self._is_scheduled = True
             self._loop.call_soon(self._tick)
 
-    def begin(self, uid: str, at: int, charges: bytes) -> None:
-        """A call began. It is one record with its hold where that comes next, else one of its own with whatever is written next: up to
-        its hold nothing of the call has left, so that to forget it with this process is right. `charges`: JSON, without brackets."""
-        if self._entry is not None:
-            self.append(self._entered())
-        self._entry = uid, at, charges
+    def settled(self, record: tuple[object, ...], row: Values) -> None:
+        """The same of an attempt that is over, as most of what happens is: all that come between two writes are one frame."""
+        self._settled.append(record)
+        self._rows.append(row)
+        if not self._is_scheduled and self._retry is None:
+            self._is_scheduled = True
+            self._loop.call_soon(self._tick)
 
-    def _entered(self) -> bytes:
-        """`_entry` as a record of its own, which is taken from there."""
-        assert self._entry is not None
-        _, at, charges = self._entry
-        self._entry = None
-        return b'["e",%d,[%b]]' % (at, charges)
+    def _gather(self) -> None:
+        payload = together(self._settled)
+        self._pending.append(_head(len(payload), crc32(payload)) + payload)  # `framed`, but for the call
+        self._settled = []
+
+    def begin(self, uid: str, at_ns: int, charges: Fragment) -> None:
+        """A call began: its hold says so where that is written next."""
+        if self.entry is not None:
+            self.enter()
+        self.entry = uid, at_ns, charges
+
+    def enter(self) -> None:
+        """`entry`, if there is one, as a record of its own."""
+        if (entry := self.entry) is not None:
+            self.entry = None
+            self.append(entry_record(entry))
 
     def drops(self, uid: str) -> bool:
         """The call's entry is not written and never will be; False: it is, or surely will be."""
-        if self._entry is None or self._entry[0] != uid:
+        if self.entry is None or self.entry[0] != uid:
             return False
-        self._entry = None
+        self.entry = None
         return True
 
-    def hold(self, payload: bytes, uid: str = "") -> asyncio.Future[None] | None:
+    def hold(self, payload: bytes, said: Entry | None = None) -> asyncio.Future[None] | None:
         """None: the record and all before it are durable. Else they are when that is done, which fails with JournalDown. Raises
-        JournalDown: the record is not written and never will be. `uid`: of its call."""
+        JournalDown: the record is not written and never will be. `said`: `entry`, where the record says it too."""
         if self._is_doubtful:
             raise JournalDown
-        entry = self._entry
-        if entry is not None:
-            if entry[0] == uid:
-                self._entry = None
-                payload = b'["b",["e",%d,[%b]],%b]' % (entry[1], entry[2], payload)
-            else:
-                self._pending.append(framed(self._entered()))
-                entry = None
+        if self.entry is not said:
+            self.enter()
         if not self._flush(_head(len(payload), crc32(payload)) + payload):  # `framed`, but for the call
-            self._entry = entry
             raise JournalDown
+        self.entry = None
         return None if self._sync is None else self._covered()
 
     def written(self) -> asyncio.Future[None] | None:
@@ -154,18 +168,19 @@ class Journal:
 
     def _tick(self) -> None:
         self._is_scheduled = False
-        if self._entry is not None:
-            self._pending.append(framed(self._entered()))
+        if self.entry is not None:
+            self.enter()
         self._flush()
 
     def flush(self) -> bool:
         """Writes what is pending, in one write; nothing after `close`. False: it is kept."""
-        if self._entry is not None:
-            self._pending.append(framed(self._entered()))
+        self.enter()
         return self._flush()
 
     def _flush(self, data: bytes = b"") -> bool:
-        """Of what is framed, and this. False: none of it is written, and what was pending is kept."""
+        """Of what is framed or settled, and this. False: none of it is written, and what was pending is kept."""
+        if self._settled:
+            self._gather()
         pending = self._pending
         if pending:
             data = b"".join(pending) + data

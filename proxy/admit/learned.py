@@ -32,7 +32,7 @@ class Spread:
     Of one kind and size of call it is `proxy.lessons.Like`: of tokens taken, as a share of the bound.
     """
 
-    __slots__ = ("_above", "_at", "_share", "counts", "quantile", "skips", "total")
+    __slots__ = ("_above", "_at", "counts", "quantile", "share", "skips", "total")
 
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
         self.counts = dict(counts or {})
@@ -56,12 +56,12 @@ class Spread:
             self.counts = {at: count // 2 for at, count in counts.items() if count > 1}
             self.total = sum(self.counts.values())
             self._find()
-        elif not self._above <= total * ABOVE_PCT // 100 < self._above + counts.get(self._at, 0):
+        elif total <= ENOUGH or not self._above <= total * ABOVE_PCT // 100 < self._above + counts.get(self._at, 0):
             self._find()
 
     def tokens(self, sent: int) -> int:
-        """Of a call that brings at most `sent` tokens; `sent` itself (a token a byte) until enough like it were settled."""
-        return sent if self.total < ENOUGH else ceil(sent * self._share)
+        """Of a call that brings at most `sent` tokens."""
+        return ceil(sent * self.share)
 
     def _find(self) -> None:
         """Where the quantile has moved."""
@@ -73,7 +73,7 @@ class Spread:
             if above > most:
                 break
         self.quantile = float(2.0 ** (self._at / STEPS))
-        self._share = max(self.quantile, FLOOR)
+        self.share = 1.0 if self.total < ENOUGH else max(self.quantile, FLOOR)  # of the bound: a token a byte until enough were settled
 
 
 UNSEEN = Spread()  # nothing is ever added to it

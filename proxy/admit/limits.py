@@ -12,6 +12,7 @@ from enum import IntEnum
 from proxy.admit.accounts import Account, Moment, RateKind
 from proxy.admit.counters import Counters
 from proxy.admit.lines import Where, standings_on
+from proxy.admit.periods import NS
 from proxy.admit.shape import shape_of
 from proxy.policy.plan import Claim, Rate, Spend
 from proxy.standings import Standings
@@ -125,4 +126,5 @@ def _spend(claim: Claim, account: Account, spend: Spend, want: int, now: Moment)
 def standings(counters: Counters, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> Standings:
     """How a caller stands for reply headers."""
     accounts = [counters.find(claim.limit.name, name) or Account() for claim, name in zip(claims, names, strict=True)]
-    return standings_on(Where(shape_of(tuple([it.limit for it in claims]), now.periods), accounts), now.ns, now.ns + now.skew_ns)
+    where = Where(shape_of(tuple([it.limit for it in claims]), now.periods), accounts)
+    return standings_on(where, now.ns, *divmod(now.ns + now.skew_ns, NS))

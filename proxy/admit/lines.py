@@ -11,19 +11,20 @@ from proxy.admit.accounts import Account, Balance, Moment
 from proxy.admit.counters import Counters
 from proxy.admit.moments import Moments
 from proxy.admit.periods import Periods
+from proxy.admit.records import MOST
 from proxy.admit.shape import Shape, shape_of
 from proxy.admit.windows import NS, Ring
 from proxy.policy.plan import Claim
 from proxy.standings import Standings
 
 MOST_PLACES = 4096
-PLENTY = 2**60  # where there is no limit
-ROUNDING_UP = NS - 1
+PLENTY = MOST  # where there is no limit
 
 
 class Where:
     """What counts for some accounts that stand on the limits of a shape; of each the most it may be, and where `Standings.row` has it.
-    `rates`: requests and tokens, each with what its shares are of (of nothing, none is left) and its number among all."""
+    `rates`: requests and tokens, each with what its shares are of (of nothing, none is left), where the row has when it resets, its
+    length and its number among all."""
 
     __slots__ = ("money", "rates", "requests", "shape", "slots", "tokens")
 
@@ -45,7 +46,8 @@ class Where:
         for n, period, most, at in shape.money:
             it = accounts[n]
             self.money.append((it.spend.get(period) or it.balance(period), most, left[at]))
-        self.rates = [(ring, most, most or inf, left[at], at) for ring, most, at in self.requests + self.tokens]
+        rates = self.requests + self.tokens
+        self.rates = [(ring, most, most or inf, left[at], left[at] + 1, ring.period_ns // NS, at) for ring, most, at in rates]
 
 
 class Place(Where):
@@ -67,8 +69,8 @@ class Place(Where):
         self.balances = tuple([it[0] for it in self.money])
         if shape.has_twins:  # each window once, whatever bounds look at it
             self.asked, self.used = tuple({id(it): it for it in self.asked}.values()), tuple({id(it): it for it in self.used}.values())
-        self.entry, held = shape.said(names)
-        self.held = Fragment(held)
+        entry, held = shape.said(names)
+        self.entry, self.held = Fragment(entry) if entry else None, Fragment(held)
         each = [*map(id, accounts), *map(id, self.balances)]
         self.times = 1 if len(set(each)) == len(each) else len(each)  # what is taken here once counts as often on one of them, at most
         # While no more than this was ever taken of all (`Counters`), there is room for sure, whoever took it: see `look`.
@@ -199,17 +201,18 @@ def may_hold(place: Place, now_ns: int, tokens: int, nanousd: int) -> bool:
     return place.is_open
 
 
-def standings_on(where: Where, now_ns: int, wall_ns: int) -> Standings:
-    """How the accounts stand, for reply headers."""
+def standings_on(where: Where, now_ns: int, now_s: int, part_ns: int) -> Standings:
+    """How the accounts stand, for reply headers. By the wall clock it is `part_ns` after the second `now_s`."""
     shape = where.shape
     row = shape.row.copy()
-    now_s = wall_ns // NS
-    to_now_ns = wall_ns % NS + ROUNDING_UP - now_ns  # from the second's beginning
+    second_ns = now_ns - part_ns  # its beginning, as rates count it
     rate, tight, scarcest = None, 0, inf
-    for ring, most, amount, at, number in where.rates:
-        used = ring.total if now_ns < ring.edge else ring.used(now_ns)  # before the edge nothing is over
+    for ring, most, amount, at, until, period_s, number in where.rates:
+        if used := ring.total if now_ns < ring.edge else ring.used(now_ns):  # before the edge nothing is over
+            row[until] = period_s - (second_ns - ring.last) // NS  # rounded up; of small figures, mostly
+        elif part_ns:
+            row[until] = 1
         row[at] = left = most - used
-        row[at + 1] = (ring.last + ring.period_ns + to_now_ns if used else now_ns + to_now_ns) // NS
         share = left / amount
         if share < scarcest:
             rate, tight, scarcest = number, at, share

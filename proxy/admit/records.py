@@ -1,11 +1,13 @@
 """The journal's records as bytes, and their fold back into counters. Does no I/O; takes any value a provider may have sent.
 
 A record is a JSON list: `["e", at, charges]` a call began · `["h", id, at, tokens, nanousd, charges, row]` a hold, the row of most as
-`exchange.Begun` since version 3 · `["x", id, nanousd]` it has grown to so much · `["s", id, tokens, nanousd, row]` settled ·
-`["v", id, row]` voided · `["w", row]` a row without a hold · `["d", id, job, later, row]` held for a job from now on · `["n"]` nothing.
+`exchange.Begun` since version 3; behind that, since version 4, `at, charges` of its call, where it says too that this began ·
+`["x", id, nanousd]` it has grown to so much · `["s", id, tokens, nanousd, row]` settled · `["v", id, row]` voided · `["w", row]` a row
+without a hold · `["d", id, job, later, row]` held for a job from now on · `["n"]` nothing.
 A segment begins with `["seg", version, columns, number of the one before, boot id, anchor, latest]`; in version 1 with a snapshot,
 `["snap", 1, columns, accounts, open holds]`. Snapshots are files of their own since (`snapshots`).
-`["b", record, record]`, since version 3, is two in one: that a call began, and its hold (`Journal.begin`); `replay` takes it apart.
+`["b", record, record…]` is some in one, which `replay` takes apart: what was settled between two writes; in version 3, that a call
+began, and its hold.
 """
 
 from __future__ import annotations
@@ -17,17 +19,18 @@ from typing import Any
 
 import orjson
 
-from proxy.admit.accounts import Hold, held
+from proxy.admit.accounts import Hold
 from proxy.admit.counters import Charge, Counters
 from proxy.exchange import Row, crashed
 
-VERSION = 3
+VERSION = 4
 COLUMNS = Row._fields
 MOST = 2**53  # no attempt has more of anything ($9,007,199): what a provider claims beyond is cut, so that sums stay integers
 NOTHING = b'["n"]'
 
 Values = Sequence[Any]  # of a row, in the order of COLUMNS
 Position = tuple[int, int]  # in the journal: segment number, offset
+Entry = tuple[str, int, orjson.Fragment]  # a call's uid, when it began, and where its request was counted
 
 _INPUT, _OUTPUT, _COST, _AT = map(COLUMNS.index, ("input_tokens", "output_tokens", "cost_nanousd", "at"))
 _HELD = ("held_nanousd", "cost_nanousd")  # of an attempt that nobody settles
@@ -55,6 +58,15 @@ def encode(record: object) -> bytes:
         return orjson.dumps(record, default=plain)
     except TypeError:
         return orjson.dumps(tame(record))
+
+
+def together(records: Sequence[tuple[object, ...]]) -> bytes:
+    """One of them, or all as one."""
+    try:
+        return orjson.dumps(records[0] if len(records) == 1 else ("b", *records), default=plain)
+    except TypeError:  # each by itself: what is odd in one changes no other
+        each = [encode(it) for it in records]
+        return each[0] if len(each) == 1 else b'["b",%b]' % b",".join(each)
 
 
 def plain(value: object) -> object:
@@ -91,14 +103,16 @@ def uncount_record(at: int, charges: Sequence[Charge]) -> bytes:
     return encode(("u", at, list(map(tuple, charges))))
 
 
-def hold_record(id: str, at: int, tokens: int, nanousd: int, charges: orjson.Fragment | Iterable[Charge], row: Values) -> bytes:
-    """`charges`: or what they are as JSON, where that is at hand."""
-    if type(charges) is not orjson.Fragment:
-        return encode(("h", id, at, tokens, nanousd, [tuple(it) for it in charges], row))
-    try:
-        return orjson.dumps(("h", id, at, tokens, nanousd, charges, row), default=plain)
-    except TypeError:
-        return encode(("h", id, at, tokens, nanousd, orjson.loads(orjson.dumps(charges)), row))
+def entry_record(entry: Entry) -> bytes:
+    return encode(("e", *entry[1:]))
+
+
+def hold_record(
+    id: str, at: int, tokens: int, nanousd: int, charges: orjson.Fragment | Iterable[Charge], row: Values, entry: Entry | None = None
+) -> bytes:
+    """`charges`: or what they are as JSON, where that is at hand. `entry`: of its call, where no other record says it."""
+    said = charges if type(charges) is orjson.Fragment else [tuple(it) for it in charges]
+    return encode(("h", id, at, tokens, nanousd, said, row, *(entry[1:] if entry else ())))
 
 
 def segment_record(previous: int, clock: ClockMark) -> bytes:
@@ -129,12 +143,8 @@ class Fold:
                 self._counters.count_requests(self._new(_read_charges(charges), position), at)
             case ["u", int(at), charges]:
                 self._counters.uncount_requests(self._new(_read_charges(charges), position), at)
-            case ["h", str(id), *_]:
-                hold = self.hold_of(record)
-                self._counters.count_tokens(self._new(hold.charges, position), hold.tokens, hold.at)
-                self._counters.hold_again(id, hold)
-                row = record[-1]
-                self.latest_ns = max(self.latest_ns, row[0][_AT] if _is_begun(row) else row[self._at])
+            case ["h", str(), _, _, _, _, row, *entry]:
+                self._hold(record, row, entry, position)
             case ["x", str(id), int(nanousd)]:
                 if (open_ := self._counters.release(id)) is not None:
                     self._counters.hold_again(id, grown(open_, nanousd))
@@ -148,6 +158,14 @@ class Fold:
             case _:
                 pass
 
+    def _hold(self, record: list[Any], row: Values, entry: list[Any], position: Position) -> None:
+        if entry:
+            self.apply(["e", *entry], position)
+        hold = self.hold_of(record)
+        self._counters.count_tokens(self._new(hold.charges, position), hold.tokens, hold.at)
+        self._counters.hold_again(record[1], hold)
+        self.latest_ns = max(self.latest_ns, row[0][_AT] if _is_begun(row) else row[self._at])
+
     def _close(self, id: str, tokens: int, nanousd: int, position: Position) -> None:
         hold = self._counters.release(id)
         if hold is not None:
@@ -155,7 +173,7 @@ class Fold:
 
     def _deferred(self, job: str, hold: Hold, later: list[Any]) -> Hold:
         record = hold_record(job, hold.at, hold.tokens, hold.nanousd, hold.charges, self._in_order(later))
-        return held(hold.at, hold.tokens, hold.nanousd, hold.charges, record)
+        return Hold(hold.at, hold.tokens, hold.nanousd, hold.charges, record)
 
     def _new(self, charges: tuple[Charge, ...], position: Position) -> Sequence[Charge]:
         """Those whose account does not stand at this position yet."""
@@ -164,9 +182,9 @@ class Fold:
         return [it for it in charges if position > self._as_of.get((it.limit, it.account), (0, 0))]
 
     def hold_of(self, record: list[Any]) -> Hold:
-        _, id, at, tokens, nanousd, charges, row = record
+        _, id, at, tokens, nanousd, charges, row, *_ = record
         found = _read_charges(charges)
-        return held(at, tokens, nanousd, found, hold_record(id, at, tokens, nanousd, found, self._in_order(row)))
+        return Hold(at, tokens, nanousd, found, hold_record(id, at, tokens, nanousd, found, self._in_order(row)))
 
     def _in_order(self, row: list[Any]) -> Values:
         if self._columns == COLUMNS or _is_begun(row):
@@ -179,15 +197,15 @@ def grown(hold: Hold, nanousd: int) -> Hold:
     """The same hold of so much money, its intent and its row included."""
     intent = hold.intent
     if intent:
-        _, id, at, tokens, _, charges, _ = orjson.loads(intent)
+        _, id, at, tokens, _, charges, *_ = orjson.loads(intent)
         row = [nanousd if name in _HELD else it for name, it in zip(COLUMNS, row_held(hold), strict=True)]
         intent = encode(("h", id, at, tokens, nanousd, charges, row))
-    return held(hold.at, hold.tokens, nanousd, hold.charges, intent)
+    return Hold(hold.at, hold.tokens, nanousd, hold.charges, intent)
 
 
 def row_held(hold: Hold) -> Values:
     """The row that an intent carries for the case that nobody lives to settle it."""
-    row = orjson.loads(hold.intent)[-1]
+    row = orjson.loads(hold.intent)[6]
     return values_of(crashed(row, hold.nanousd) if _is_begun(row) else row)
 
 

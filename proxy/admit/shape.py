@@ -69,12 +69,13 @@ class Shape:
         return charges
 
     def said(self, names: Sequence[str]) -> tuple[bytes, bytes]:
-        """Both for the journal: of the first, charges that do count requests."""
+        """Both for the journal: of the first, charges that do count requests; empty, where none does."""
         if self._said is None:
             nobody = [""] * len(self.limits)
             entered = self.entered(nobody)
             entering = [at for at, charge in enumerate(entered) if charge.rates]
-            self._said = entering, b",".join([_form(entered[at]) for at in entering]), b"[%b]" % b",".join(map(_form, self.held(nobody)))
+            counted = b",".join([_form(entered[at]) for at in entering])
+            self._said = entering, b"[%b]" % counted if counted else b"", b"[%b]" % b",".join(map(_form, self.held(nobody)))
         entering, entry, held = self._said
         said = tuple([encode(name) for name in names])
         return entry % (said if len(said) == len(entering) else tuple([said[at] for at in entering])), held % said

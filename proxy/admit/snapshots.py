@@ -116,7 +116,7 @@ class Snapshots:
             os.close(fd)
 
     def _frames(self, begin: Position) -> Iterator[bytes]:
-        holds = [hold.intent for hold in self._counters.holds.values()]
+        holds = [intent for _, _, _, _, intent in self._counters.holds.values()]
         yield encode(("snap", VERSION, COLUMNS, *begin))
         for intents in _slices(holds):
             yield orjson.dumps(("holds", [orjson.Fragment(it) for it in intents]))

@@ -23,8 +23,9 @@ _NAMES = {
     **dict.fromkeys((b"ratelimit", b"ratelimit-policy"), _IETF),
 }
 _SAID = ByName(lambda name: _NAMES.get(name, 0))
-_THEIRS, _ID_AT, _OVERHEAD, _ROW = 0, 1, 3, 4  # where each figure is among all; from the last on, what replies tell of `Standings.row`
+_OVERHEAD, _ROW = 3, 4  # where figures are among all, behind the provider's lines and twice our id; from the last on, of `Standings.row`
 _BELOW, _MORE = b"0.%09d", b"%b"  # less than a dollar, and more, which is written apart
+_UNSAID = b"%.0b"  # takes a text and writes nothing: to pick from all figures is dearer
 _UNITS = {"requests": b"", "tokens": b';qu="tokens"', "concurrency": b';qu="concurrent-requests"'}  # the first is what no unit means
 _DONE_TO = {"mask": "masked", "flag": "flagged", "block": "blocked"}
 Places = tuple[bytes, tuple[int, ...]]  # a line with places for figures, and which figures these are
@@ -97,12 +98,13 @@ def our_lines(
     if no is not None:
         may_reset, limit = may_reset or no.limit is not None, no.limit
         standings = _refused(no, standings)
-    lines = usual_lines(request_id, said, standings, may_reset, overhead_ms, provider, attempts, model, reserved_nanousd, theirs, limit)
+    id_ = field_value(request_id)
+    lines = usual_lines(id_, said, standings, may_reset, overhead_ms, provider, attempts, model, reserved_nanousd, theirs, limit)
     return lines + rare_lines(cost_nanousd, found, should_retry)
 
 
 def usual_lines(
-    request_id: str,
+    request_id: bytes,
     said: int,
     standings: Standings,
     may_reset: bool,
@@ -114,7 +116,8 @@ def usual_lines(
     theirs: bytes | None,
     limit: str | None = None,
 ) -> bytes:
-    """All of `our_lines` but for `rare_lines`. `may_reset`: tell when limits reset; `limit`: named in place of the tightest."""
+    """All of `our_lines` but for `rare_lines`. `request_id`: as on the wire; `may_reset`: tell when limits reset; `limit`: named in place
+    of the tightest."""
     reserved: int | bytes = reserved_nanousd
     price = _BELOW if reserved_nanousd else b""
     if reserved_nanousd >= NANO:
@@ -123,10 +126,10 @@ def usual_lines(
         said, overhead_ms is not None, limit or standings.first, standings.rate, may_reset, standings.terms,
         provider, attempts, model, price, not theirs,
     )  # fmt: skip
-    id_ = request_id.encode("ascii", "replace").translate(_PRINTABLE)
-    figures: Any = (theirs, id_, id_, overhead_ms, *standings.row[:upto], reserved)
-    lines: bytes = form % (figures if pick is None else pick(figures))
-    return lines
+    figures: tuple[object, ...] = (theirs or b"", request_id, request_id, overhead_ms, *standings.row[:upto], reserved)
+    if pick is not None:
+        figures = pick(figures)
+    return form % figures
 
 
 def _refused(no: Refused, standings: Standings) -> Standings:
@@ -169,10 +172,10 @@ def _form(
         limits = b"x-ratelimit-limit: %d" % terms.each[rate].allowed
         rates = ((limits, ()), (b"x-ratelimit-remaining: %d", (_ROW,)), (b"x-ratelimit-reset: %d", (_ROW + 1,)))
     named = ((b"x-sluice-provider: ", provider), (b"x-sluice-attempts: ", attempts), (b"x-sluice-model: ", model))
+    first = _UNSAID if is_alone else b"%b\r\n"
+    again = _UNSAID if said & _ID else b"\r\nx-request-id: %b"
     lines: list[Places] = [
-        *([] if is_alone else [(b"%b", (_THEIRS,))]),
-        (b"x-sluice-request-id: %b", (_ID_AT,)),
-        *([] if said & _ID else [(b"x-request-id: %b", (_ID_AT + 1,))]),
+        (first + b"x-sluice-request-id: %b" + again, (0, 1, 2)),
         *([(b"server-timing: sluice;dur=%.1f", (_OVERHEAD,))] if is_timed else []),
         *([] if limit is None else [(b"x-sluice-limit: " + _literal(limit), ())]),
         *rates[: 3 if may_reset else 2],

@@ -45,8 +45,17 @@ class Teller(Protocol):
 class Books:
     """Every upstream attempt exactly once, every refusal of an identified caller. All methods are synchronous."""
 
-    def __init__(self, store: Ledger, metrics: Figures, log: Teller, clock: Clock, shown: Callable[[str], str] = plain) -> None:
-        self._store, self._metrics, self._log, self._clock, self._shown = store, metrics, log, clock, shown
+    def __init__(
+        self,
+        store: Ledger,
+        metrics: Figures,
+        log: Teller,
+        clock: Clock,
+        shown: Callable[[str], str] = plain,
+        usual: Callable[[Story], bool] = lambda _: False,
+    ) -> None:
+        """`usual` tells metrics and log at once of a call that is over, or says that they are to be told one by one."""
+        self._store, self._metrics, self._log, self._clock, self._shown, self._usual = store, metrics, log, clock, shown, usual
         self._now = clock.monotonic
 
     def row_of(self, story: Story, try_: Try) -> Row:
@@ -165,13 +174,15 @@ class Books:
         for try_ in story.tries:
             if try_.row is None:
                 self._end_with(story, try_)
-        now = self._now
+        now, usual = self._now, self._usual
         story.ended = now()
         try:
             self._store.leave(story.call.uid)
         except Exception as error:
             self._failed(error)
         try:
+            if usual(story):
+                return
             self._metrics.told(story)
         except Exception as error:
             self._failed(error)

@@ -66,7 +66,7 @@ class Cells:
 class Sort:
     """What calls that differ in their caller alone have in common; `callers`: the cells of those at hand, by name."""
 
-    __slots__ = ("_group", "_how", "_series", "_target", "callers", "durations", "first_bytes", "nobody", "overheads", "strangers")
+    __slots__ = ("_group", "_how", "_series", "_target", "_waits", "callers", "durations", "nobody", "overheads", "strangers")
 
     def __init__(self, series: dict[str, Series], target: Labels, group: Labels, how: Labels) -> None:
         """`target`: provider and model; `group`: team and tier; `how`: operation, end, status."""
@@ -74,16 +74,17 @@ class Sort:
         self.callers: dict[str, Cells] = {}
         self.nobody, self.strangers = self.of(""), self.of(OTHER)
         self.durations, self.overheads = self._times("request_duration_seconds"), self._times("overhead_seconds")
-        self.first_bytes: Spread | None = None
+        self._waits: Spread | None = None
 
     def of(self, caller: str) -> Cells:
         """The cells of a caller, as its name shows."""
         return Cells(self._series, (*self._target, caller, *self._group), self._how)
 
     def waits(self) -> Spread:
-        """`first_bytes`, made when it is first asked for."""
-        self.first_bytes = self._times("first_byte_seconds")
-        return self.first_bytes
+        """Made when it is first asked for."""
+        if self._waits is None:
+            self._waits = self._times("first_byte_seconds")
+        return self._waits
 
     def sort_in(self) -> None:
         self.durations.sort_in()

@@ -7,14 +7,13 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import orjson
 
 from proxy.exchange import Story, Try, sort_of
 from proxy.ports import Clock
 from proxy.record.redact import may_hold_key, plain, scrubbed, scrubbed_id
-from proxy.record.rows import rfc3339
+from proxy.record.rows import Instant, rfc3339
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 BURST, BURST_S = 20, 10.0  # lines of one event in so many seconds; the rest is counted (faults.md D10: 100 KB a minute)
@@ -30,8 +29,6 @@ MOST = 2**63  # integers that JSON readers know are smaller
 FLUSH_S = 0.1
 MOST_LINES = 64  # of one write: what is joined is small, whatever waits
 MAX_PENDING = 4 * 1024 * 1024  # bytes that wait for a slow reader; then lines are dropped and counted
-
-
 Sort = tuple[object, ...]  # what the rest of a call's line follows from
 
 
@@ -112,46 +109,45 @@ class Log:
     """`write` takes whole lines; `shown` is how a caller's name shows (`record.redact`)."""
 
     def __init__(self, write: Callable[[bytes], None], clock: Clock, level: str = "info", shown: Callable[[str], str] = plain) -> None:
-        self._write, self._clock, self._shown = write, clock, shown
+        self._clock, self._shown = clock, shown
         self._bursts: dict[str, _Burst] = {}
         self._level = LEVELS[level]
-        self._second, self._whole, self._at = -1, b"", b""
-        self._until = 0.0  # monotonic: when the millisecond of that text is over
+        self.instant, self.write = Instant(clock.now_ns), write
         self._forms: dict[Sort, bytes] = {}
-        self._callers: dict[str, bytes] = {}
+        self.callers: dict[str, bytes] = {}  # as they show, for those who look here before they ask `caller`
+        self.on_forget: Callable[[], object] = self.callers.clear  # whoever keeps what follows from level and names
 
     def set_level(self, level: str) -> None:
         """Of a policy that is live from now on; names may show in another way."""
         self._level = LEVELS[level]
         self._forms.clear()
-        self._callers.clear()
+        self.callers.clear()
+        self.on_forget()
 
     def told(self, story: Story) -> None:
         """The line of a call that is over. Calls of nobody (bad credentials) are sampled, all others have one each."""
-        if self._level > INFO:
-            return
         call, caller, tries = story.call, story.caller, story.tries
         one = tries[0] if tries else Try(0, "refusal", call.route.provider, story.model, None)
         if caller is None or len(tries) > 1 or one.error is not None:
             return self._told_at_length(story)
         usage, first_byte = one.used or one.usage, one.first_byte
-        kind = one.sort or sort_of(story, one)
-        sort = kind, story.end, story.status, one.kind, usage.source, story.limit, story.streamed, first_byte is None
-        form = self._forms.get(sort) or self._form_of(sort, story)
+        form = self.form_of(story, one, usage.source)
+        if form is None:
+            return
         asked, said, cost = usage.input, usage.output, one.cost_nanousd
         if asked + said + cost > MOST:
             return self._told_at_length(story)
-        began, ended, write = call.began, story.ended, self._write
-        write(
+        began, ended, instant = call.began, story.ended, self.instant
+        self.write(
             form
             % (
-                self._at if ended < self._until else self._turn(ended),
-                orjson.dumps(scrubbed_id(call.id))[1:-1] if call.id_is_callers else call.id.encode(),
-                self._callers.get(caller.name) or self._caller(caller.name),
+                instant.text if ended < instant.until else instant.turn(ended),
+                shown_id(call.id) if call.id_is_callers else call.id.encode(),
+                self.callers.get(caller.name) or self.caller(caller.name),
                 asked,
                 said,
                 cost,
-                _found(story.found) if story.found else b"{}",
+                shown_found(story.found) if story.found else b"{}",
                 (ended - began) * 1e3,
                 b"null" if first_byte is None else (first_byte - began) * 1e3,
                 story.upstream_s * 1e3,
@@ -160,26 +156,34 @@ class Log:
 
     def _told_at_length(self, story: Story) -> None:
         """Of nobody, of several attempts, or with figures that JSON readers do not know."""
+        if self._level > INFO:
+            return
         held_back = self._held_back("call refused") if story.caller is None else 0
         if held_back is not None:
             self._line("info", "call", {**self._summary(story), **({"held_back": held_back} if held_back else {})})
 
-    def _form_of(self, sort: Sort, story: Story) -> bytes:
-        """The line of calls of one sort, with a place for each figure."""
-        if len(self._forms) >= MAX_SORTS:
-            self._forms.clear()
-        places = PLACES | {"first_byte_ms": b"%b"} if sort[-1] else PLACES  # there is none: null
-        fields = {"at": "", "level": "info", "event": "call", **self._summary(story)}
-        shown = {name: orjson.dumps(_clean(name, it)).replace(b"%", b"%%") for name, it in fields.items()} | places
-        form = b"{" + b",".join([b'"%b":%b' % (name.encode(), shown[name]) for name in fields]) + b"}\n"
-        if len((story.tries[0] if story.tries else story).model or "") <= MAX_NAME:
-            self._forms[sort] = form
+    def form_of(self, story: Story, one: Try, source: str) -> bytes | None:
+        """The line of calls of this sort, with a place for each of `PLACES`; None: they have none. `source`: of the usage of `one`."""
+        if self._level > INFO:
+            return None
+        kind, is_unheard = one.sort or sort_of(story, one), one.first_byte is None
+        sort = kind, story.end, story.status, one.kind, source, story.limit, story.streamed, is_unheard
+        form = self._forms.get(sort)
+        if form is None:
+            if len(self._forms) >= MAX_SORTS:
+                self._forms.clear()
+            places = PLACES | {"first_byte_ms": b"%b"} if is_unheard else PLACES  # there is none: null
+            fields = {"at": "", "level": "info", "event": "call", **self._summary(story)}
+            shown = {name: orjson.dumps(_clean(name, it)).replace(b"%", b"%%") for name, it in fields.items()} | places
+            form = b"{" + b",".join([b'"%b":%b' % (name.encode(), shown[name]) for name in fields]) + b"}\n"
+            if len((story.tries[0] if story.tries else story).model or "") <= MAX_NAME:
+                self._forms[sort] = form
         return form
 
-    def _caller(self, name: str) -> bytes:
-        if len(self._callers) >= MAX_CALLERS:
-            self._callers.clear()
-        said = self._callers[name] = orjson.dumps(_clean("caller", self._shown(name)))
+    def caller(self, name: str) -> bytes:
+        if len(self.callers) >= MAX_CALLERS:
+            self.callers.clear()
+        said = self.callers[name] = orjson.dumps(_clean("caller", self._shown(name)))
         return said
 
     def retried(self, request_id: str, failed: Try) -> None:
@@ -225,17 +229,7 @@ class Log:
             line = b""
         if not line or may_hold_key(line):
             line = orjson.dumps({**head, **{name: _clean(name, value) for name, value in fields.items()}}, default=_class_name)
-        self._write(line + b"\n")
-
-    def _turn(self, now: float) -> bytes:
-        """The text of a millisecond, made once. `now`: monotonic."""
-        whole_ms, rest_ns = divmod(self._clock.now_ns(), 1_000_000)
-        self._until = now + (1_000_000 - rest_ns) / 1e9
-        second, ms = divmod(whole_ms, 1000)
-        if second != self._second:
-            self._second, self._whole = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-        self._at = b"%b.%03dZ" % (self._whole, ms)
-        return self._at
+        self.write(line + b"\n")
 
     def _summary(self, story: Story) -> dict[str, object]:
         call, last = story.call, story.tries[-1] if story.tries else None
@@ -269,7 +263,12 @@ class Log:
         }
 
 
-def _found(found: Mapping[tuple[str, str, str], int]) -> bytes:
+def shown_id(request_id: str) -> bytes:
+    """One of a caller's as it may show, for a place between quotes."""
+    return orjson.dumps(scrubbed_id(request_id))[1:-1]
+
+
+def shown_found(found: Mapping[tuple[str, str, str], int]) -> bytes:
     return orjson.dumps({" ".join(key): count for key, count in found.items()})
 
 

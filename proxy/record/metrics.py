@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from proxy import __version__
 from proxy.exchange import NANO, Caller, Row, Story, Try, Usage, sort_of
@@ -48,6 +48,7 @@ class Metrics:
         self._series = {figure.name: Series(figure, MAX_SERIES, *_ODD.get(figure.name, ())) for figure in FIGURES}
         self._sorts: dict[Key, Sort] = {}
         self._at_hand = 0  # callers of those sorts
+        self.on_forget: Callable[[], object] = self._sorts.clear  # whoever keeps some of those sorts
         self._of_callers = [self._series[name] for name in ("requests_total", "cost_usd_total", "tokens_total")]
         self._others = Cells(self._series, BEYOND, ("", "", ""))
         self._reads: dict[str, Callable[[], int | float]] = {}
@@ -167,9 +168,8 @@ class Metrics:
         """A call that is over: everything that is counted once, at its end."""
         caller, tries = story.caller or NOBODY, story.tries
         last = tries[-1] if tries else Try(0, "refusal", story.call.route.provider, story.model, None)
-        key = last.sort or sort_of(story, last), story.end, story.status
-        sort = self._sorts.get(key) or self._sort(key, story, last)
-        cells = sort.callers.get(caller.name) or self._cells(sort, caller.name)
+        sort = self.sort(story, last)
+        cells = sort.callers.get(caller.name) or self.cells(sort, caller.name)
         began, durations = story.call.began, sort.durations
         duration = story.ended - began
         durations.append(duration)
@@ -178,24 +178,20 @@ class Metrics:
         if len(tries) > 1:
             first_byte = self._before(tries, cells)
         if first_byte is not None:
-            (sort.first_bytes or sort.waits()).append(first_byte - began)
+            sort.waits().append(first_byte - began)
         if len(durations) >= MOST_WAITING:
             sort.sort_in()
-        usual = cells.usual
-        if usual is None or not usage.is_plain or last.is_read_back:
-            (cells.requests or cells.of("requests"))[0] += 1
-            cells.count(usage, last.cost_nanousd, last.is_read_back)
-        else:
-            requests, cost, input, output = usual
-            requests[0] += 1
-            cost[0] += last.cost_nanousd
-            input[0] += usage.input
-            output[0] += usage.output
+        (cells.requests or cells.of("requests"))[0] += 1
+        cells.count(usage, last.cost_nanousd, last.is_read_back)
         if usage.source != "provider":
             self._estimated(self._target(last.provider, last.model), usage.source, usage.note, last.end)
         if story.found:
-            for found, count in story.found.items():
-                self._series["pii_found_total"].add(found, count)
+            self.found(story.found)
+
+    def found(self, found: Mapping[tuple[str, str, str], int]) -> None:
+        """(entity, direction, action) → count."""
+        for labels, count in found.items():
+            self._series["pii_found_total"].add(labels, count)
 
     def _before(self, tries: Sequence[Try], cells: Cells) -> float | None:
         """Counts all attempts but the last, for the caller of `cells`. When the first of all that had an answer got it."""
@@ -220,6 +216,11 @@ class Metrics:
         if source in ("counted", "estimate"):
             self._series["estimated_usage_total"].add((*target, source, _why(note, end)))
 
+    def sort(self, story: Story, last: Try) -> Sort:
+        """What it has in common with calls of other callers; `last`: of its attempts."""
+        key = last.sort or sort_of(story, last), story.end, story.status
+        return self._sorts.get(key) or self._sort(key, story, last)
+
     def _sort(self, key: Key, story: Story, last: Try) -> Sort:
         caller, end, status = story.caller or NOBODY, story.end, story.status
         sent = str(status) if status is not None and 100 <= status <= 599 else "none"
@@ -231,7 +232,7 @@ class Metrics:
             self._sorts[key] = sort
         return sort
 
-    def _cells(self, sort: Sort, caller: str) -> Cells:
+    def cells(self, sort: Sort, caller: str) -> Cells:
         """Where a caller that is not at hand is counted. A stranger never is at hand: it may become known (a key is minted)."""
         if not caller:
             return sort.nobody
@@ -254,6 +255,7 @@ class Metrics:
             sort.callers.clear()
         self._sorts.clear()
         self._at_hand = 0
+        self.on_forget()
 
     def _target(self, provider: str, model: str | None) -> Labels:
         return (self._label("provider", provider), self._label("model", model))

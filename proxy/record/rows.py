@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import orjson
@@ -26,6 +26,29 @@ def rfc3339(at_ns: int) -> str:
     """In UTC, to the millisecond."""
     whole, rest = divmod(at_ns, NANO)
     return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1_000_000:03d}Z"
+
+
+class Instant:
+    """`rfc3339` of now, as JSON has it, made once in a millisecond: `text`, until the monotonic clock says `until`."""
+
+    __slots__ = ("_now_ns", "_second", "_whole", "text", "until")
+
+    def __init__(self, now_ns: Callable[[], int]) -> None:
+        self._now_ns = now_ns
+        self._second, self._whole = -NANO, b""  # the last one, in ns since the epoch, and its text
+        self.text, self.until = b"", 0.0
+
+    def turn(self, now: float) -> bytes:
+        """The next text. `now`: monotonic."""
+        at_ns = self._now_ns()
+        since = at_ns - self._second
+        if not 0 <= since < NANO:
+            whole, since = divmod(at_ns, NANO)
+            self._second, self._whole = at_ns - since, datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+        ms = since // 1_000_000
+        self.until = now + ((ms + 1) * 1_000_000 - since) / 1e9
+        self.text = b"%b.%03dZ" % (self._whole, ms)
+        return self.text
 
 
 def shown_row(row: Shown) -> dict[str, object]:

@@ -105,7 +105,7 @@ def told() -> Callable[[Counters], bytes]:
             for book in counters.books.values()
             for name, account in book.items()
         ]
-        return encode([accounts, held, [hold.intent.decode() for hold in counters.holds.values()]])
+        return encode([accounts, held, [intent.decode() for *_, intent in counters.holds.values()]])
 
     return say
 

@@ -161,6 +161,22 @@ async def test_every_local_day_has_its_budget_once_whatever_the_clocks_are_put_t
     await state.close()
 
 
+async def test_when_a_window_is_empty_is_told_by_the_wall_clock_as_it_stands_rounded_up_wherever_it_goes(claim):
+    clock, at = BootClock(NOON - 3), (claim(requests=9, spend=("day", 9)),)
+    state = await opened(None, clock)
+    await state.enter("a", at)
+    passed, jumps = 0, [(-30 * S, S // 3), (S // 2, S // 2), (2 * 86_400 * S, 7), (-1, 0)]
+    for wall, mono in [(0, 0), (3, 3), (S - 5, S - 5), (4, 4), (1, 1), (1, 1), *jumps]:
+        clock.wall, clock.mono_ns, passed = clock.wall + wall, clock.mono_ns + mono, passed + mono
+        requests, spend = standings = state.standings(at)
+        assert standings.now_s == clock.wall // S
+        assert requests.resets_at == -((passed - clock.wall) // S) + 60
+        assert spend.resets_at == state.periods()["day"][1].end_ns // S
+    clock.mono_ns += 60 * S
+    clock.wall += 60 * S
+    assert next(iter(state.standings(at))).resets_at == -(-clock.wall // S), "nothing is left in it"
+
+
 async def test_periods_around_now_are_told_with_their_ends(claim):
     state = await opened(None, BootClock(NOON), zone="Europe/Berlin")
     days, months = state.periods()["day"], state.periods()["month"]

@@ -1,4 +1,5 @@
-"""A call's entry in the journal: one record with its hold, or one of its own; once in either case, and never lost by a clean stop."""
+"""A call's records in the journal: its entry is told by its hold or apart, once in either case, and never lost by a clean stop; what is
+settled between two writes is one record."""
 
 from __future__ import annotations
 
@@ -33,8 +34,9 @@ def records(state: EmbeddedState) -> list[list[object]]:
     return [orjson.loads(it) for _, path in segments(state._place.path) for it, _ in read_frames(path.read_bytes())][1:]
 
 
-def kinds(state: EmbeddedState) -> list[str]:
-    return [[it[0] for it in record[1:]] if record[0] == "b" else record[0] for record in records(state)]
+def kinds(state: EmbeddedState) -> list[object]:
+    """Of a hold that says that its call began: both."""
+    return [["e", "h"] if len(it) == 9 else [one[0] for one in it[1:]] if it[0] == "b" else it[0] for it in records(state)]
 
 
 async def killed(state: EmbeddedState, open_at, claims) -> list[int]:
@@ -54,8 +56,8 @@ async def test_a_call_and_its_hold_are_one_record_and_count_both_after_a_kill(st
     await state.enter("u", claims)
     assert records(state) == []
     await state.hold(intent("u/1", claims, nanousd=40, tokens=20))
-    ((_, entry, held),) = records(state)
-    assert entry == ["e", state.now().ns, [["tier free", "caller=bob", [60], []]]]
+    (held,) = records(state)
+    assert held[7:] == [state.now().ns, [["tier free", "caller=bob", [60], []]]]
     assert held == orjson.loads(state.open_holds()["u/1"].intent) and held[:2] == ["h", "u/1"]
     await state.hold(intent("u/2", claims, nanousd=1))
     assert kinds(state) == [["e", "h"], "h"]
@@ -102,6 +104,15 @@ async def test_a_session_is_written_down_when_it_is_decided(state, open_at, clai
     assert kinds(state) == ["e"] and await killed(state, open_at, claims) == [2]
 
 
+async def test_a_snapshot_that_holds_a_calls_first_attempt_counts_its_request_once(state, open_at, claim, intent):
+    claims = (claim(requests=9, tokens=50),)
+    await state.enter("u", claims)
+    await state.hold(intent("u/1", claims, tokens=20))
+    assert kinds(state) == [["e", "h"]]
+    await state._storage._snapshots.write()
+    assert await killed(state, open_at, claims) == [8, 30]
+
+
 @pytest.mark.parametrize("is_begun", [False, True])
 async def test_a_snapshot_between_entry_and_hold_counts_the_call_once(state, open_at, claim, intent, is_begun):
     claims = (claim(requests=9, tokens=50),)
@@ -133,6 +144,65 @@ async def test_a_call_refused_by_its_hold_leaves_no_trace_written_or_not(state, 
     await state.rows()
     assert kinds(state)[1:] == ["e", "u"]
     assert [it.remaining for it in state.standings(claims)] == await killed(state, open_at, claims) == [9, 9]
+
+
+async def test_what_is_settled_between_two_writes_is_one_record_and_makes_the_rows_that_it_made(state, open_at, claim, intent, row):
+    claims, path = (claim(requests=9, tokens=500, spend=("day", 10**6)),), state._place.path
+    for number in range(4):
+        await state.hold(intent(f"c{number}/1", claims, nanousd=1000, tokens=50))
+    state.settle("c0/1", 15, 700, row("c0/1"))
+    state.settle("c1/1", 2**70, 2**70, row("c1/1", input_tokens=2**70, cost_nanousd=2**70, model="lone \ud800"))
+    state.settle("c2/1", 0, 1, row("c2/1", cost_nanousd=1, team="ops", usage_detail={"more": {"than": ["one", 2]}}, price_row=None))
+    state.void("c3/1", row("c3/1", cost_nanousd=0))
+    state.write(row("d/1", kind="refusal"))
+    rows = await state.rows()
+    assert kinds(state) == ["h", "h", "h", "h", ["s", "s", "s"], "v", "w"]
+    assert len(rows) == 5 and [it["request_id"] for it in rows] == ["c0", "c1", "c2", "c3", "d"]
+    shutil.copytree(path, path.parent / "lost", ignore=shutil.ignore_patterns("ledger*"))
+    again = await open_at(path.parent / "lost")
+    assert await again.rows() == rows, "field by field, by the journal alone"
+    assert [it.remaining for it in again.standings(claims)] == [it.remaining for it in state.standings(claims)]
+    assert again.recovery.crashed == 0
+    await again.close()
+
+
+async def test_what_is_settled_together_and_torn_counts_as_held(tmp_path, state, open_at, claim, intent, row):
+    claims, path = (claim(spend=("day", 10**6)),), state._place.path
+    for number in range(3):
+        await state.hold(intent(f"c{number}/1", claims, nanousd=1000))
+    (_, file), *_ = segments(path)
+    size = file.stat().st_size
+    for number in range(3):
+        state.settle(f"c{number}/1", 0, 700, row(f"c{number}/1"))
+    await state.rows()
+    data = file.read_bytes()
+    for cut, crashed in ((size + 1, 3), (size + 500, 3), (len(data) - 1, 3), (len(data), 0)):
+        shutil.copytree(path, tmp_path / f"{cut}", ignore=shutil.ignore_patterns("ledger*"))
+        (tmp_path / f"{cut}" / file.name).write_bytes(data[:cut])
+        again = await open_at(tmp_path / f"{cut}")
+        assert again.recovery.crashed == crashed
+        assert again.held_spend(["tier free"]) == {"tier free": 3 * (1000 if crashed else 700)}
+        assert len(await again.rows()) == 3
+        await again.close()
+
+
+async def test_what_happens_beside_a_settle_stands_in_its_order(state, open_at, claim, intent, row):
+    """A job that is settled, and then taken up again under the same name by another attempt: in one tick."""
+    claims = (claim(spend=("day", 10**6)),)
+    for id in ("a/1", "b/1"):
+        await state.hold(intent(id, claims, nanousd=1000))
+    later = row("x/1", kind="job", cost_nanousd=1000)._replace(id="job/openai/x/1")
+    state.defer("a/1", "job/openai/x/1", row("a/1", cost_nanousd=0), later)
+    state.settle("job/openai/x/1", 15, 700, later._replace(cost_nanousd=700))
+    state.defer("b/1", "job/openai/x/1", row("b/1", cost_nanousd=0), later)
+    await state.rows()
+    assert kinds(state) == ["h", "h", "d", "s", "d"]
+    assert state.held_spend(["tier free"]) == {"tier free": 1700}
+    path = state._place.path
+    shutil.copytree(path, path.parent / "killed")
+    again = await open_at(path.parent / "killed")
+    assert again.held_spend(["tier free"]) == {"tier free": 1700} and list(again.open_holds()) == ["job/openai/x/1"]
+    await again.close()
 
 
 async def test_without_room_for_its_hold_a_call_stays_counted_once(state, open_at, claim, intent, monkeypatch, no_file_larger_than):

@@ -220,7 +220,7 @@ async def test_what_counts_on_the_same_account_is_one_thing_whoever_comes_with_i
         (twice.name, "tokens", 45), (twice.name, "tokens", 35), ("team", "tokens", 25),
     ]  # fmt: skip
     place = state._places.of(both)
-    assert orjson.loads(b"[%b]" % place.entry) == [[twice.name, "caller=100%b", [60], []], ["team", "ops", [60], []]]
+    assert orjson.loads(orjson.dumps(place.entry)) == [[twice.name, "caller=100%b", [60], []], ["team", "ops", [60], []]]
     assert orjson.loads(orjson.dumps(place.held)) == [
         [limit, name, [*rates], [*periods]] for limit, name, rates, periods in place.shape.held(place.names)
     ]

@@ -183,7 +183,7 @@ async def test_a_state_of_a_newer_sluice_is_left_alone(tmp_path, clock, claim, i
     number, _ = segments(tmp_path / "state")[-1]
     newer = tmp_path / "state" / f"journal-{number + 1:08d}.log"
     newer.write_bytes(framed(b'["seg",99,["at"],%d,"",0,0]' % number))
-    with pytest.raises(StateProblem, match=r"newer Sluice \(version 99, known 3\)"):
+    with pytest.raises(StateProblem, match=r"newer Sluice \(version 99, known 4\)"):
         await opened(tmp_path / "state", clock)
     newer.rename(tmp_path / "state" / f"snapshot-{number + 1:08d}.snap").write_bytes(
         framed(b'["snap",99,["at"],%d,9]' % number) + framed(b'["end",1]')
@@ -223,6 +223,23 @@ async def test_a_state_whose_holds_have_whole_rows_opens_as_it_stood(tmp_path, c
         ]  # fmt: skip
         left = {it.kind: it.remaining for it in state.standings(claims)}
         assert left == {"requests": 7, "tokens": 1000 - 15 - 100 - 100, "spend": 10**6 - 2700}
+        await state.close()
+
+
+async def test_a_state_whose_entries_stand_beside_their_holds_opens_as_it_stood(tmp_path, clock, claim):
+    """`kept/journal-of-version-3.log` was written by the code of that time: four requests of 1000, one settled at 700, one grown by 250,
+    one void; killed."""
+    (tmp_path / "state").mkdir()
+    shutil.copy(HERE / "kept" / "journal-of-version-3.log", tmp_path / "state" / "journal-00000001.log")
+    claims = (claim(spend=("day", 10**6), requests=10, tokens=1000),)
+    for crashed in (2, 0):
+        state = await opened(tmp_path / "state", clock)
+        assert state.recovery.crashed == crashed
+        assert [(it["request_id"], it["end"], it["cost_nanousd"], it["overhead_ms"]) for it in await state.rows()] == [
+            ("a1", "done", 700, 0.5), ("a2", "crashed", 1000, 1.235), ("b", "crashed", 1250, 1.235),
+        ]  # fmt: skip
+        left = {it.kind: it.remaining for it in state.standings(claims)}
+        assert left == {"requests": 6, "tokens": 1000 - 15 - 100 - 100, "spend": 10**6 - 700 - 1000 - 1250}
         await state.close()
 
 

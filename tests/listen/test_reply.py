@@ -24,6 +24,8 @@ def test_the_id_becomes_x_request_id_only_where_the_provider_sent_none():
     theirs = ((b"X-Request-Id", b"theirs"),)
     assert [value for name, value in headers_of(theirs) if name.lower() == b"x-request-id"] == [b"theirs"]
     assert dict(headers_of(theirs))[b"x-sluice-request-id"] == b"req-1"
+    assert our_lines("req-1", said_in(theirs)) == b"x-sluice-request-id: req-1"
+    assert our_lines("req-1", said_in(theirs), theirs=b"a: b") == b"a: b\r\nx-sluice-request-id: req-1"
 
 
 def test_the_providers_lines_come_first_and_unchanged():

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.admit.learned import EACH, RECENT, SIZE_BITS, UNKNOWN, UNSEEN, Learned, Model, Spread
-from proxy.charging import intended, learn
+from proxy.charging import intended, learn_and_reckon
 from proxy.dialect.wire import NAME, Operation, usual
 from proxy.exchange import Try, Usage, story_of
 from proxy.forward.attempts import Step
@@ -147,6 +147,7 @@ class Calls:
     def __init__(self):
         self.lessons = Learned()
         self._rooms = SimpleNamespace(store=SimpleNamespace(lessons=self.lessons))
+        self._quote = PRICES.quote(Pricing(), True, HERE, "plain", CHAT, 0)
 
     def held(self, kind=0, sent=1000, is_open=False):
         try_ = Try(1, "first", "here", "plain", None)
@@ -156,9 +157,9 @@ class Calls:
         return try_
 
     def over(self, try_, input, output=0, tier=None, source="provider"):
-        learn(
-            self._rooms, try_, Usage(input=input, output=output, source=source, tier=tier, ended=True), usual("plain", False, False, None)
-        )
+        usage, asked = Usage(input=input, output=output, source=source, tier=tier, ended=True), usual("plain", False, False, None)
+        learn_and_reckon(self._rooms, PRICES, try_, self._quote, usage, CHAT, asked)
+        assert try_.usage.input == input and try_.price_row is not None
 
     def done(self, times, input=100, **more):
         for _ in range(times):

@@ -109,7 +109,8 @@ async def test_connections_of_others_are_told_apart_and_keep_one_thing_each(path
     bob.kept = ann.kept  # the same head, but for the credential
     for one, name in ((ann, "ann"), (bob, "bob")) * 4:
         assert (await one.run()).status == 200
-        assert path.story.caller.name == name
+        (row,) = await path.rows()
+        assert path.story.caller.name == row["caller"] == name
     assert ann.seen[Known] is not bob.seen[Known]
     assert ann.seen[Known].common is bob.seen[Known].common
     assert len(ann.seen) == len(bob.seen) == 2

@@ -83,7 +83,9 @@ async def test_calls_alike_begin_with_the_same_key_but_while_it_rests(path):
         path.upstream.script, before = list(script), len(path.upstream.sent)
         await path.pipeline.run(replace(path.call(), kept=kept), Body(chat()), Sink())
         await path.assert_nothing_is_left()
-        return [dict(request.headers)[b"Authorization"].removeprefix(b"Bearer sk-") for request in path.upstream.sent[before:]]
+        keys = [dict(request.headers)[b"Authorization"].removeprefix(b"Bearer sk-") for request in path.upstream.sent[before:]]
+        assert [row["credential"] for row in await path.rows()] == [key.decode().upper() for key in keys]
+        return keys
 
     assert [await begun_with(completion()) for _ in range(4)] == [[b"a"]] * 4
     assert await begun_with(Answer(429, (NO_CREDIT,), length=len(NO_CREDIT)), completion()) == [b"a", b"b"]

@@ -253,6 +253,14 @@ def test_closing_settles_what_is_left_frees_the_slots_and_tells(books, store, to
     assert told.named("told") == [(story,), (story,)]
 
 
+def test_a_call_that_is_told_at_once_is_not_told_again_and_one_that_was_lost_on_the_way_has_its_line(store, told, clock, tell):
+    outcomes = [lambda _: True, lambda _: False, lambda story: story.nothing]
+    for usual, times in zip(outcomes, (0, 2, 1), strict=True):
+        told.seen.clear()
+        Books(store, told, told, clock, usual=usual).close(tell())
+        assert len(told.named("told")) == times
+
+
 def test_an_attempt_that_nobody_settled_has_ended_as_the_call_did(books, store, tell):
     story = tell(end="client_gone")
     books.close(story)

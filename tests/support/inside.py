@@ -306,7 +306,7 @@ class Store:
 
     @property
     def holds(self) -> Any:
-        return self.state._counters.holds
+        return self.state.open_holds()
 
     @property
     def stays(self) -> Any:

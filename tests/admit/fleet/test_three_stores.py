@@ -254,7 +254,7 @@ class Machine(RuleBasedStateMachine):
 
     def _names(self) -> Mapping[str, str]:
         """Where the stores counted the last unbounded account: they agreed on it, or the balances will tell."""
-        held = self.stores[0].state._counters.holds.get(f"h{self.number}")
+        held = self.stores[0].state.open_holds().get(f"h{self.number}")
         return {charge.limit: charge.account for charge in held.charges} if held else {}
 
     # -- commands -------------------------------------------------------------------------------------------------------------

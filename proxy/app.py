@@ -110,6 +110,7 @@ class App:
         self._upkeep = state.upkeep(lambda: self.rules, clock, self.log.event)
         self._bridge = Bridge(rooms)
         self._edge = Edge(Pipeline(rooms).run, self._bridge.run, self._settings(), clock, on_refusal=rooms.books.turned_away)
+        rooms.under_way.sinks = self._edge.calls
         self._watch = Watch(places.policy, loaded, environ=os.environ, on_change=self._changed, on_error=self._failed, now_ns=clock.now_ns)
         probes = Probes(live=self._live, ready=self._ready, startup=self._startup, state_mode=lambda: self._states.mode)
         self._admin = AdminRunner(

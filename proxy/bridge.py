@@ -44,7 +44,7 @@ class Bridge:
         generation = self._rooms.generation
         story = story_of(call, generation.rules.generation)
         story.operation, story.streamed = "realtime", True
-        self._rooms.under_way[story] = request
+        self._rooms.under_way.sessions[story] = request
         try:
             plan, facts = await self._plan(generation, call, story)
             async with self._connected(call, plan, generation) as upstream:
@@ -69,7 +69,7 @@ class Bridge:
                 story.end = "client_gone" if request.transport is None else f"stopped:{story.stopping}"
             raise
         finally:
-            del self._rooms.under_way[story]
+            del self._rooms.under_way.sessions[story]
             self._rooms.books.close(story)
 
     async def close(self) -> None:

@@ -17,14 +17,16 @@ from proxy.forward.lane import Lane
 from proxy.forward.preamble import first_error, said_first
 from proxy.lines import Failed, Sent, begun, left_alone
 from proxy.listen.peek import Peeked
+from proxy.planning import MAX_MODELS, MAX_NAME
 from proxy.policy.plan import Credential, Plan, Target
 from proxy.ports import Sink
 from proxy.refusal import ClientGone, Refusal, UpstreamCut, UpstreamFailed
 from proxy.relaying import Relaying
-from proxy.rooms import Ready, Rooms
+from proxy.rooms import Common, Ready, Rooms
 
 NO_KEY = (None,)  # the caller's own travels, and its refusal is the caller's business
 First = tuple[Lane, Sequence[Credential | None], Budget]  # a lane, the keys of its target, the budget of its provider
+LATELY_S = 1e-3  # what has come so lately came now: a look at the clock is dear
 PREAMBLE_BYTES, PREAMBLE_S = 64 * 1024, 2.0  # what may be held while another attempt is possible (design.md section 1)
 
 
@@ -40,7 +42,7 @@ class Forwarding:
         if plan.on_client_gone == "finish" and ready.upload is None:
             sink.finish_anyway = True
         first: First | None = None if self._credentials.strikes else plan.kept.get(self)
-        lane, keys, budget = first or self._first(plan)
+        lane, keys, budget = first or self._first(plan, ready.common)
         failed: Failed | None = None
         budget.active += 1
         try:
@@ -57,14 +59,25 @@ class Forwarding:
                     budget.tokens += 1
         await self._again(failed, keys, ready, sink, story)
 
-    def _first(self, plan: Plan) -> First:
-        """Where calls with this plan begin: kept with it, but while keys rest."""
-        target = plan.targets[0]
-        keys = NO_KEY if plan.brings_own_key else self._keys(target)
-        first = Lane(Step(target, keys[0], "first")), keys, self._rooms.budgets.of(target.provider.name)
-        if not self._credentials.strikes:
-            plan.kept[self] = first
+    def _first(self, plan: Plan, common: Common) -> First:
+        """Where calls with this plan begin: kept with it, but while keys rest. Callers that send the same head the same way with our keys
+        begin in the same place."""
+        target, is_ours = plan.targets[0], not plan.brings_own_key
+        keys = self._keys(target) if is_ours else NO_KEY
+        if self._credentials.strikes:
+            return self._begin(target, keys)
+        first: First | None = common.firsts.get(target.model) if is_ours else None
+        if first is None or first[0].target != target:
+            first = self._begin(target, keys)
+            if is_ours and len(target.model or "") <= MAX_NAME:
+                if len(common.firsts) >= MAX_MODELS:
+                    common.firsts.clear()
+                common.firsts[target.model] = first
+        plan.kept[self] = first
         return first
+
+    def _begin(self, target: Target, keys: Sequence[Credential | None]) -> First:
+        return Lane(Step(target, keys[0], "first")), keys, self._rooms.budgets.of(target.provider.name)
 
     async def _again(self, failed: Failed, keys: Sequence[Credential | None], ready: Ready, sink: Sink, story: Story) -> None:
         """After a first attempt that failed: what may follow, until one is relayed, or the last failure told."""
@@ -128,7 +141,7 @@ class Forwarding:
         turn = lane.turn
         if turn.tally.is_over and not (turn := lane.enter(rooms.breakers, plan, now)).is_allowed:
             return left_alone(turn, target, before)
-        sent = begun(lane, call.uid, story, turn, rooms.clock.now_ns(), now)
+        sent = begun(lane, call.uid, story, turn, call.at_ns if now - call.began < LATELY_S else rooms.clock.now_ns(), now)
         try_ = sent.try_
         try:
             quote, intent = intended(rooms, common.generation, plan, story, try_, lane, common.op, asked, ready.size)

@@ -56,7 +56,6 @@ class Pipeline:
         shared: Any = call.kept.get(COMMON)
         if shared is None or not shared.may_keep or (met := self._rooms.identify.met_by_digest(call)) is None:
             return None
-        seen[Met] = met
         known: Known | None = met.known
         if known is None or known.met is not met or known.common is not shared:
             return None
@@ -68,7 +67,7 @@ class Pipeline:
         rooms = self._rooms
         generation = rooms.generation
         story = ready = ready_of(call, generation.rules.generation)
-        rooms.under_way[story] = sink
+        sink.story = story
         known: Known | None = None
         plan: Plan | None = None
         peeked: Peeked | None = None
@@ -112,7 +111,7 @@ class Pipeline:
             if not self._is_told(error, sink, story, known, plan):
                 raise
         finally:
-            del rooms.under_way[story]
+            sink.story = None
             if peeked is not None:
                 peeked.close()
             rooms.books.close(story)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from proxy.exchange import RawHeaders, Row, Spoken, crashed, value
+from proxy.exchange import RawHeaders, Row, Spoken, Story, crashed, value
 from proxy.lessons import Lessons
 from proxy.policy.plan import Claim, Origin, Timeouts
 from proxy.policy.plan_callers import KeyRecord
@@ -64,6 +64,7 @@ class Sink(Outlet, Protocol):
     """The client's side of the answer. Order: start, push/drain…, then finish or abort; or whole alone; or refuse alone."""
 
     finish_anyway: bool  # set by the pipeline: when the client leaves, the call goes on and writes to nobody
+    story: Story | None  # of its call, while that is under way: set by the pipeline
     cors: RawHeaders  # for a browser page that may read the reply: said in the place of the provider's own
 
     @property

@@ -26,7 +26,7 @@ from proxy.rooms import Ready, Rooms
 from proxy.stream.coding import without_body_fields
 from proxy.stream.tail import gap
 from proxy.under_way import REVOKED
-from proxy.watching import Watching, is_plain, watch_of, watched, watching
+from proxy.watching import Watching, watch_of, watched, watching
 
 
 class Relaying:
@@ -39,7 +39,8 @@ class Relaying:
         answer, key, try_ = sent.answer, sent.form.key, sent.try_
         lines, head, began = answer.lines, answer.said, try_.first_byte
         if (
-            ready.vault or sent.asked_usage or ready.plan.stopping or not is_plain(sent, ready) or lines is None or answer.status != 200
+            ready.vault or sent.asked_usage or ready.plan.stopping or answer.status != 200 or lines is None
+            or not (head.is_plain and ready.common.op.is_one_talk and sent.stream is None)  # as `is_plain`
             or sent.turn.tally.is_over or began is None or (key and key in lines) or (body := answer.at_once(key)) is None
         ):  # fmt: skip
             if ready.upload is not None and ready.plan.on_client_gone == "finish":  # else it was told in the beginning
@@ -206,7 +207,7 @@ class Relaying:
         rooms, common, try_ = self._rooms, ready.common, sent.try_
         op, monotonic, job = common.op, self._monotonic, None
         sent.answer.close()
-        now = try_.ended = monotonic()
+        now = try_.ended = began if watch is None else monotonic()  # what is told without a watch came whole with its first byte
         story.upstream_s += now - began
         if watch is None:
             usage, error = stated(sent.form.dialect, op, body) or watched(sent, ready, body)  # `told_of`, but for the call

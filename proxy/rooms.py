@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from proxy.dialect.wire import Asked, Dialect, Operation
 from proxy.exchange import Story
@@ -73,6 +74,7 @@ class Common:
     may_keep: bool  # the policy looks at nothing that differs between calls of one head and one caller
     coding: str  # of the body
     is_met: bool = False  # by a call before: what is worked out from it is worth keeping
+    firsts: dict[str | None, Any] = field(default_factory=dict)  # by the target's model: where forwarding begins, whoever calls
     is_json: bool = field(init=False)  # the body is JSON of an operation that we know: it is held and read
     surface: tuple[str, ...] = field(init=False)  # where such a body holds text
     max_body: int = field(init=False)  # bytes

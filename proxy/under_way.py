@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from proxy.admit.keyring import Kept
 from proxy.exchange import Call, Story
 from proxy.identify.keys import credential_of, digest_of
 from proxy.policy.plan_callers import KeyRecord
+from proxy.ports import Sink
 from proxy.record.rows import rfc3339
 from proxy.refusal import Refusal
 
@@ -23,18 +24,29 @@ class Run(Protocol):
     def task(self) -> asyncio.Task[Any] | None: ...
 
 
-class UnderWay(dict[Story, Run]):
-    """All calls of this process."""
+class UnderWay:
+    """All calls of this process: sessions say so here, of the others the edge knows the sinks."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[Story, Run] = {}
+        self.sinks: Callable[[], Sequence[Sink]] = tuple
+
+    def _all(self) -> list[tuple[Story, Run]]:
+        calls: list[tuple[Story, Run]] = [(sink.story, sink) for sink in self.sinks() if sink.story is not None]
+        return calls + list(self.sessions.items())
+
+    def __len__(self) -> int:
+        return len(self._all())
 
     def revoked(self, keys: Iterable[KeyRecord]) -> int:
         """Ends what came with these keys, as `stopped:revoked`; how many calls that were."""
         dead = {key.digest: key.name for key in keys}
         names = set(dead.values())
-        found = [story for story in self if story.caller is not None and story.caller.key in names]
-        ended = [story for story in found if story.stopping != REVOKED and _digest(story.call) in dead]
-        for story in ended:
+        found = [(story, run) for story, run in self._all() if story.caller is not None and story.caller.key in names]
+        ended = [(story, run) for story, run in found if story.stopping != REVOKED and _digest(story.call) in dead]
+        for story, run in ended:
             story.stopping = REVOKED
-            if (task := self[story].task) is not None:
+            if (task := run.task) is not None:
                 task.cancel()
         return len(ended)
 

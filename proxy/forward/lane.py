@@ -14,7 +14,7 @@ NO_TARIFF = (0,) * 10  # of no time
 
 
 class Lane:
-    """Of calls with one plan, which it is kept with at most."""
+    """Of calls with one head and under one policy, which it is kept with at most."""
 
     __slots__ = (
         "credential", "form", "known", "model", "name", "prices", "provider", "shaping", "step", "target", "tariff", "tier", "turn",

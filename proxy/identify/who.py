@@ -68,7 +68,7 @@ class Identify:
             return None
         said = call.fields[place]
         if place == "authorization":
-            if said[:7] != "Bearer ":
+            if not said.startswith("Bearer "):
                 return None
             said = said[7:]
         digest = sha256(said.encode()).digest()
@@ -109,6 +109,8 @@ class Identify:
     def _remember(self, digest: bytes, minted: KeyRecord | None, declared: KeyRecord | None, caller: Caller) -> Caller:
         if len(self._met) >= MAX_MET:
             self._met.clear()
+        if minted is not None:
+            digest = minted.digest  # the same object: the state finds it without a comparison
         ends = [record.expires_ns for record in (minted, declared) if record is not None and record.expires_ns is not None]
         self._met[digest] = Met(self._table.rules, digest, minted, declared, caller, min(ends, default=None))
         return caller

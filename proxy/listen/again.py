@@ -17,6 +17,10 @@ _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
 _PRINTED = bytes(range(0x21, 0x7F))
 _NONE = (None, 0)
+# From where to where a credential stands, but for its scheme; the head before and behind it; the scheme; which line is its own; the name
+# of that, also as a field
+Around = tuple[int, int, bytes, bytes, bytes, int, bytes, str]
+_NOWHERE: Around = (0, 1, b"\n", b"", b"", 0, b"", "")  # a line feed before a line feed, which is in no credential
 
 
 class Known:
@@ -24,26 +28,24 @@ class Known:
     the credential, where one line holds it. It tells the newest request, until the next one is read."""
 
     __slots__ = (
-        "_credential", "_from", "_holes", "_to", "_until_first", "_until_last", "cors", "end", "fields", "head", "id", "is_head", "kept",
-        "length", "method", "path", "raw_headers", "route", "seen", "size", "under",
+        "_around", "_digits", "_form", "_said", "cors", "end", "fields", "head", "id", "is_head", "kept", "length", "method", "path",
+        "raw_headers", "route", "seen", "size", "under",
     )  # fmt: skip
     version, should_close, upgrade, chunked = HttpVersion11, False, False, False
 
     def __init__(self, data: bytes, message: RawRequestMessage, holes: list[tuple[int, int, int]], length: int) -> None:
-        """`data`: the head. `holes`: which of the lines, and from where to where its value stands."""
+        """`data`: the head. `holes`: which of the lines, and from where to where its value stands: of the length, and of a credential."""
         self.head, self.end, self.size, self.length = data, len(data), len(data) + length, length
         self.method, self.path, self.raw_headers = message.method, message.path, message.raw_headers
         self.is_head = message.method == "HEAD"
-        ends = [*(start for _, start, _ in holes[1:]), len(data)]
-        self._until_first, self._until_last = data[: holes[0][1]], data[: holes[-1][1]]
-        self._holes = [
-            (at, key := lower(self.raw_headers[at][0]), _is_length if key == "content-length" else _is_credential, data[until:end])
-            for (at, _, until), end in zip(holes, ends, strict=True)
-        ]  # and what follows each
-        self._credential, self._from, self._to = None, 0, 0  # its line and name, and where in the head its value stands
-        for (at, begin, end), (_, key, form, _) in zip(holes, self._holes, strict=True):
-            if form is _is_credential:
-                self._credential, self._from, self._to = (at, key), begin, end
+        (one, begin, to), (two, further, until) = holes if len(holes) > 1 else (holes[0], (holes[0][0], holes[0][2], holes[0][2]))
+        values, lines = (data[begin:to], data[further:until]), [(at, name := self.raw_headers[at][0], lower(name)) for at in (one, two)]
+        is_length_first = lines[0][2] == "content-length"
+        if not is_length_first:
+            values, lines = values[::-1], lines[::-1]
+        self._digits, self._said = values  # the latter b"" where no line may hold another credential
+        self._form = data[:begin], data[to:further], data[until:], is_length_first, *lines[0][:2], *lines[1]
+        self._around: Around | None = None  # told once another credential comes
         self.seen: dict[object, object] = {}  # see `Call.seen`
         self.under: object = None  # the settings under which the edge has told what follows from it, see `means`
         self.fields: dict[str, str] = {}
@@ -54,62 +56,57 @@ class Known:
         self.id = call.id if call.id_is_callers else ""
         self.under = under
 
-    def read(self, data: bytes) -> tuple[bytes, int] | None:
-        """What has come of the body of the request that `data` begins and no other follows, and how many bytes are due. None: it wants the
-        parser."""
-        if not data.startswith(self.head) and not self._is_anothers(data) and not self._is_with_others(data):
-            return None
-        due = self.size - len(data)
-        return (data[self.end :], due) if due >= 0 else None
-
-    def _is_anothers(self, data: bytes) -> bool:
-        """Is it the same head, but for the credential?"""
-        head, begin, to = self.head, self._from, self._to
-        if self._credential is None or not data.startswith(head[:begin]):
+    def is_anothers(self, data: bytes) -> bool:
+        """Of a request as long as the one before: is it the same head, but for a credential as long and of the same scheme? From now on it
+        is that one's."""
+        begin, to, before, after, scheme, at, name, key = self._around or self._tell_around()
+        said = data[begin:to]
+        head = before + said + after
+        if not data.startswith(head) or said.translate(None, _PRINTED):
             return False
-        end, rest = data.find(b"\r", begin, LARGEST), head[to:]
-        if end < 0 or not data.startswith(rest, end) or not _is_credential(said := data[begin:end]):
-            return False
-        at, key = self._credential
-        raw, fields = self.raw_headers, self.fields.copy()
-        fields[key] = said.decode()
-        self.raw_headers = (*raw[:at], (raw[at][0], said), *raw[at + 1 :])
-        self.fields, self.seen = fields, {}
-        if (last := len(self._until_last)) > begin:  # else it is the last of both
-            self._until_last = data[: last + end - to]
-        self._to, self.end = end, end + len(rest)
-        self.head, self.size = data[: self.end], self.end + self.length
+        said = scheme + said
+        lines, fields = [*self.raw_headers], self.fields.copy()
+        lines[at], fields[key] = (name, said), said.decode()
+        self.head, self.raw_headers, self.fields, self.seen, self._said = head, tuple(lines), fields, {}, said
         return True
 
-    def _is_with_others(self, data: bytes) -> bool:
-        """Is it the same head, with another length or another credential?"""
-        start, holes = self._until_last, self._holes[-1:]
-        if not data.startswith(start):
-            start, holes = self._until_first, self._holes
-            if not data.startswith(start):
+    def _tell_around(self) -> Around:
+        before, between, _, is_length_first, _, _, at, name, key = self._form
+        head, said, begin = self.head, self._said, len(before)
+        if not _is_credential(said):
+            return _NOWHERE
+        if is_length_first:
+            begin += len(self._digits) + len(between)
+        scheme, to = said[: said.find(b" ") + 1], begin + len(said)
+        begin += len(scheme)
+        self._around = around = begin, to, head[:begin], head[to:], scheme, at, name, key
+        return around
+
+    def is_with_others(self, data: bytes) -> bool:
+        """Is it the same head, with another length or another credential? From now on it is the one with these."""
+        before, between, after, is_length_first, length_at, length_name, at, name, key = self._form
+        begin = len(before)
+        end = data.find(b"\r", begin, LARGEST)
+        further = end + len(between)
+        until = data.find(b"\r", further, LARGEST)
+        if end < 0 or until < 0:
+            return False
+        one, two = data[begin:end], data[further:until]
+        head = before + one + between + two + after
+        if not data.startswith(head):
+            return False
+        digits, said = (one, two) if is_length_first else (two, one)
+        lines, fields, length, seen = [*self.raw_headers], self.fields.copy(), self.length, self.seen
+        if digits != self._digits:
+            if not _is_length(digits):
                 return False
-        raw, fields, length, begin, end = [*self.raw_headers], self.fields.copy(), self.length, 0, len(start)
-        seen, where = self.seen, (self._from, self._to)
-        for at, key, form, after in holes:
-            begin, end = end, data.find(b"\r", end, LARGEST)
-            name, before = raw[at]
-            said = data[begin:end]
-            if said != before:
-                if not form(said):
-                    return False
-                raw[at], fields[key] = (name, said), said.decode()
-                if form is _is_length:
-                    length = int(said)
-                else:
-                    seen = {}
-            if form is _is_credential:
-                where = begin, end
-            if end < 0 or not data.startswith(after, end):
+            lines[length_at], fields["content-length"], length = (length_name, digits), digits.decode(), int(digits)
+        if said != self._said:
+            if not _is_credential(said):
                 return False
-            end += len(after)
-        self.head, self.end, self.size, self._until_last = data[:end], end, end + length, data[:begin]
-        self.length, self.raw_headers, self.fields, self.seen = length, tuple(raw), fields, seen
-        self._from, self._to = where
+            lines[at], fields[key], seen = (name, said), said.decode(), {}
+        self.head, self.end, self.length, self.size = head, len(head), length, len(head) + length
+        self.raw_headers, self.fields, self.seen, self._digits, self._said, self._around = tuple(lines), fields, seen, digits, said, None
         return True
 
 

@@ -83,7 +83,7 @@ class Edge:
     @property
     def active(self) -> int:
         """Calls under way."""
-        return len(self._calls())
+        return len(self.calls())
 
     @property
     def port(self) -> int:
@@ -114,14 +114,14 @@ class Edge:
         if self._path is not None:
             Path(self._path).unlink(missing_ok=True)
             self._path = None
-        for sink in self._calls():
+        for sink in self.calls():
             sink.stop_keeping()
 
     async def close(self, grace_s: float) -> None:
         """Waits up to `grace_s` seconds for the calls under way, cancels those that are left, and ends every connection."""
         self.stop_accepting()
         if not await self._is_idle_within(grace_s):
-            for sink in self._calls():
+            for sink in self.calls():
                 if sink.task is not None:
                     sink.task.cancel()
             await self._is_idle_within(_CANCELLED_WITHIN_S)
@@ -141,8 +141,8 @@ class Edge:
         """Those whose client has left too, while their call goes on."""
         return cast("list[Straight]", self._server.connections) if self._server else []
 
-    def _calls(self) -> list[ClientSink]:
-        """Those under way: asked for only where the edge ends."""
+    def calls(self) -> list[ClientSink]:
+        """Those under way."""
         return [connection.serving for connection in self._connections() if connection.serving is not None]
 
     # one request

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from itertools import compress, count
+from itertools import chain, compress, count
 from operator import itemgetter
 from typing import TypeVar
 
@@ -53,9 +53,12 @@ def lower(name: bytes) -> str:
     return name.lower().decode("latin-1")
 
 
+_TAILS = tuple([f"{number:02x}" for number in range(256)])  # of numbers that are written out once for all of them
+
+
 def ids(prefix: str) -> Iterator[str]:
     """Well-formed ids that never repeat while `prefix` (the caller's randomness) does not."""
-    return map(f"slu-{prefix}-%x".__mod__, count(1))
+    return chain.from_iterable(map(f"slu-{prefix}-{number:x}".__add__, _TAILS) for number in count(1))
 
 
 def fields_of(raw: RawHeaders) -> dict[str, str]:

@@ -11,8 +11,8 @@ from http import HTTPStatus
 from aiohttp import web
 
 from proxy.dialect import dialect_of
-from proxy.exchange import RawHeaders
-from proxy.listen.body import AnyBody
+from proxy.exchange import RawHeaders, Story
+from proxy.listen.body import AnyBody, Whole
 from proxy.listen.connection import CLOSED, KEPT
 from proxy.listen.errors import word
 from proxy.listen.straight import Straight
@@ -39,6 +39,7 @@ class ClientSink:
     __slots__ = (
         "_body", "_connection", "_head", "_is_chunked", "_is_flowing", "_is_silent", "_keeps", "_left", "_speaks_11",
         "_transport", "cors", "finish_anyway", "is_ended", "is_started", "last", "reply", "request_id",
+        "story",
     )  # fmt: skip
 
     _connection: Straight
@@ -57,6 +58,7 @@ class ClientSink:
     is_started: bool
     is_ended: bool
     finish_anyway: bool
+    story: Story | None  # of the call: set by the pipeline
     reply: web.StreamResponse  # what aiohttp is told of it
 
     @property
@@ -104,7 +106,8 @@ class ClientSink:
         connection, transport = self._connection, self._transport
         if (
             length != len(body) or not ours or self.cors or self._is_silent or self.is_started
-            or not (self._keeps and self._body.is_harmless()) or transport.is_closing() or reason != b"OK"
+            or not self._keeps or connection.is_broken or transport.is_closing() or reason != b"OK"
+            or (type(self._body) is not Whole and not self._body.is_harmless())
         ):  # fmt: skip
             self.start(200, reason, (), length, ours)
             return self.finish(body)
@@ -115,6 +118,7 @@ class ClientSink:
         if transport.is_closing():
             return True
         self.reply = KEPT
+        connection.spare = self
         return False
 
     def _joined(self, headers: RawHeaders, ours: bytes) -> bytes:
@@ -256,6 +260,14 @@ def sink_of(
     cors: RawHeaders,
 ) -> ClientSink:
     """While the client is there. A function, as a class that has an __init__ is called through C, and that is dearer by a quarter."""
+    spare = connection.spare
+    if spare is not None and may_keep and not (is_head or cors):  # that of the call before: but for this, it is as if made anew
+        connection.spare = None
+        spare._body = body
+        spare.request_id = request_id
+        spare.is_started = spare.is_ended = spare.finish_anyway = False
+        spare.reply = CLOSED
+        return spare
     sink = ClientSink()
     sink._connection = connection
     sink._transport = transport
@@ -268,5 +280,6 @@ def sink_of(
     sink._left = None
     sink.cors = cors
     sink.request_id = request_id
+    sink.story = None
     sink.reply = CLOSED
     return sink

@@ -50,7 +50,7 @@ class Serving(Protocol):
 class Straight(Connection):
     """`serve` gets aiohttp's request object only where the client asks for another protocol."""
 
-    __slots__ = ("_again", "_due", "_edge", "_lessons", "_own", "_reading", "head", "peer", "task")
+    __slots__ = ("_again", "_due", "_edge", "_lessons", "_own", "_reading", "head", "peer", "spare", "task")
     serving: ClientSink | None
 
     def __init__(
@@ -72,6 +72,7 @@ class Straight(Connection):
         self.task: asyncio.Task[None] | None = None  # runs all of its calls
         self.head: Head | None = None  # of its last request, if it is kept
         self.peer = "unix"  # the client's IP address
+        self.spare: ClientSink | None = None  # of its last call, where nothing of that is left in it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -94,24 +95,23 @@ class Straight(Connection):
         waiter = self._waiter
         if waiter is None or waiter.done():  # it pends only while nothing is queued or closing
             self._parse(data)
-        elif len(data) == known.size and data.startswith(known.head):  # as `read` has it, and as nearly always
-            content = self._reading = Whole()
-            content.connection, content.body = self, data[known.end :]
+        elif data.startswith(known.head) or (len(data) == known.size and known.is_anothers(data)) or known.is_with_others(data):
+            due = known.size - len(data)
+            if not due:  # as nearly always
+                content = self._reading = Whole()
+                content.connection, content.body = self, data[known.end :]
+            elif due > 0:
+                self._reading = self._begin(data[known.end :], due, known.length)
+            else:
+                self._parse(data)
+                return
             self._lessons = LESSONS
             waiter.set_result(known)  # type: ignore[arg-type]  # aiohttp's own type; `start` alone awaits it
-        elif (found := known.read(data)) is None:
-            self._parse(data)
         else:
-            self._reading = self._begin(*found, known.length)
-            self._lessons = LESSONS
-            waiter.set_result(known)  # type: ignore[arg-type]  # the same
+            self._parse(data)
 
     def _begin(self, body: bytes, due: int, length: int) -> Content:
         """A body of which so much has come, and so much is due."""
-        if not due:
-            content = Whole()
-            content.connection, content.body = self, body
-            return content
         self._due = due
         if length <= SMALL:
             own: StreamReader | Coming = Coming(self, body, length)
@@ -207,7 +207,7 @@ class Straight(Connection):
             self._cut_off(self.serving)
             self.serving = None
             self._edge.ended()
-        self.task = self._reading = self._waiter = None  # or the connection would keep itself alive
+        self.task = self._reading = self._waiter = self.spare = None  # or the connection would keep itself alive
         if not self._force_close and self.transport is not None:
             self._task_handler = None
             self.transport.close()

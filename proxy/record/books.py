@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Protocol
 
 from proxy.exchange import Begun, Row, Story, Try, sort_of
@@ -107,10 +108,11 @@ class Books:
         return head, input, output, try_.price_row, story.generation, overhead_ms, story.streamed
 
     def _keep(self, kept: dict[object, Any], story: Story, try_: Try) -> tuple[Whose, str]:
-        found = self._whose(story, try_), sort_of(story, try_)
+        whose, sort = self._whose(story, try_), sort_of(story, try_)
         if len(kept) < MAX_KEPT and len(try_.model or "") <= MAX_NAME:
-            kept[self, try_.provider, try_.model, try_.credential] = found
-        return found
+            sort = _the_one(sort)
+            kept[self, try_.provider, try_.model, try_.credential] = whose, sort
+        return whose, sort
 
     def _whose(self, story: Story, try_: Try) -> Whose:
         caller = story.caller
@@ -227,3 +229,4 @@ _OVERHEAD = Row._fields.index("overhead_ms")
 MAX_MODELS, MAX_NAME = 4096, 256  # names that are at hand as they show; characters of one
 MAX_KEPT = 16  # with a plan, by whomever: a session's turns may name ever new models
 _shown_models = _Shown()
+_the_one = lru_cache(maxsize=1024)(str)  # of equal texts, for all callers: what goes by it is found without a comparison

@@ -52,11 +52,21 @@ def learned(loop, data):
     return again.head_of(data, found[0][0])[0] if found is not None and len(found) == 1 else None
 
 
+def read(head, sent):
+    """What a connection finds in it: what has come of the body, and how much is due. None: it is left to the parser."""
+    is_anothers = len(sent) == head.size and not sent.startswith(head.head) and head.is_anothers(sent)
+    assert not is_anothers or (sent.startswith(head.head) and len(sent) == head.size)
+    if not (is_anothers or sent.startswith(head.head) or head.is_with_others(sent)):
+        return None
+    assert head.end == len(head.head) and head.size == head.end + head.length and sent.startswith(head.head)
+    return (sent[head.end :], head.size - len(sent)) if len(sent) <= head.size else None
+
+
 @given(first=st.binary(max_size=40), second=st.binary(max_size=200))
 def test_another_body_under_the_same_head_is_read_as_the_parser_reads_it(loop, first, second):
     head = learned(loop, asked(first))
     ((true, true_body),) = parsed(loop, asked(second))
-    assert head.read(asked(second)) == (true_body or b"", 0) and told(head) == told(true)
+    assert read(head, asked(second)) == (true_body or b"", 0) and told(head) == told(true)
 
 
 PIECES = [b"\r\n", b"\n", b"\r", b" ", b":", b"0", b"1", b"5", b"+", b"-", b",", b"Content-Length: 5", b"content-length:5",
@@ -79,7 +89,7 @@ def test_whatever_is_changed_in_either_request_nothing_is_known_again_that_the_p
         head = learned(loop, before)
         after = changed(asked(body, before[: before.find(b"Content-Length")] + HEAD[HEAD.find(b"Content-Length") :]), second)
         for sent in (after, changed(before, second)):
-            found = None if head is None else head.read(sent)
+            found = None if head is None else read(head, sent)
             if found is not None:
                 body, due = found
                 true = parsed(loop, sent + b"x" * due)
@@ -92,8 +102,8 @@ def test_whatever_is_changed_in_either_request_nothing_is_known_again_that_the_p
 )
 def test_a_length_that_is_not_plainly_that_of_the_body_is_left_to_the_parser(loop, length):
     head = learned(loop, asked(b"abcde"))
-    assert head.read(asked(b"12345")) is not None
-    assert head.read((HEAD.replace(b"%d", b"@") + b"12345").replace(b"@", length)) is None
+    assert read(head, asked(b"12345")) is not None
+    assert read(head, (HEAD.replace(b"%d", b"@") + b"12345").replace(b"@", length)) is None
 
 
 @pytest.mark.parametrize(
@@ -134,6 +144,33 @@ SLY = st.lists(st.sampled_from([b"slk-1", b" ", b"\t", b"\r\n", b"\n", b"\r", b"
 
 
 @pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize(("first", "second"), [(b"Bearer slk-1", b"Bearer slk-2"), (b"sk-1", b"sk-2"), (b"Basic a", b"Basic b")])
+def test_a_credential_as_long_as_the_one_before_is_known_by_where_it_stands(loop, first, second, is_last):
+    head = learned(loop, asked(b"{}", head_of_callers([(b"Authorization", first)], is_last)))
+    for credential, body in ((second, b"{}"), (first, b"[]"), (second, b"12")):
+        sent, seen = asked(body, head_of_callers([(b"Authorization", credential)], is_last)), head.seen
+        ((true, _),) = parsed(loop, sent)
+        assert head.is_anothers(sent) and read(head, sent) == (body, 0)
+        assert told(head) == told(true) and head.fields["authorization"] == credential.decode() and head.seen is not seen
+
+
+@pytest.mark.parametrize("other", [b"Bearer slk 1", b"Bearer slk-\xb2", b"Bearer slk-\t", b"BearerXslk-1", b"bearer slk-1",
+                                   b"Bearer slk\r1", b"Bearer slk\n1", b"Bearer  slk1", b"Bearer slk1 "])  # fmt: skip
+def test_another_scheme_or_what_is_no_credential_is_not_known_by_where_it_stands(loop, other):
+    head = learned(loop, asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-1")])))
+    before = told(head), head.head, head.seen
+    assert not head.is_anothers(asked(b"{}", head_of_callers([(b"Authorization", other)])))
+    assert (told(head), head.head, head.seen) == before and head.seen is before[2]
+
+
+@pytest.mark.parametrize("lines", [[], [(b"Authorization", b"Bearer a"), (b"x-api-key", b"b")], [(b"Authorization", b"")]])
+@pytest.mark.parametrize("sent", [b"\0", b"\n", b"\n\n", b"", b"POST"])
+def test_a_head_with_no_credential_or_with_two_is_nobody_elses(loop, lines, sent):
+    head = learned(loop, asked(b"{}", head_of_callers(lines)))
+    assert not head.is_anothers(sent.ljust(head.size, b"x"))
+
+
+@pytest.mark.parametrize("is_last", [False, True])
 def test_lengths_and_credentials_may_change_in_any_turn(loop, is_last):
     """Either alone, both, neither: what one turn has found holds where the next begins."""
     head = learned(loop, asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-1")], is_last)))
@@ -143,10 +180,10 @@ def test_lengths_and_credentials_may_change_in_any_turn(loop, is_last):
         sent = asked(body, head_of_callers([(b"Authorization", credential)], is_last))
         ((true, _),) = parsed(loop, sent)
         seen = head.seen
-        assert head.read(sent) == (body, 0) and told(head) == told(true)
+        assert read(head, sent) == (body, 0) and told(head) == told(true)
         assert (head.seen is seen) == (number > 0 and turns[number - 1][0] == credential)
         seen = head.seen
-        assert head.read(sent.replace(b"Accept: */*", b"Accept: x/*")) is None
+        assert read(head, sent.replace(b"Accept: */*", b"Accept: x/*")) is None
         assert head.seen is seen and told(head) == told(true), "what is not known again changes nothing"
 
 
@@ -158,9 +195,9 @@ def test_another_callers_request_under_the_same_head_is_read_as_the_parser_reads
     for credential, body in others:
         sent = asked(body, head_of_callers([(name, credential)], is_last))
         ((true, _),) = parsed(loop, sent)
-        assert head.read(sent) == (body, 0)
+        assert read(head, sent) == (body, 0)
         assert told(head) == told(true)
-        assert head.read(sent[: len(sent) - len(body)]) == (b"", len(body)) and told(head) == told(true)
+        assert read(head, sent[: len(sent) - len(body)]) == (b"", len(body)) and told(head) == told(true)
 
 
 @given(
@@ -176,7 +213,7 @@ def test_whatever_stands_where_a_credential_stood_nothing_is_known_again_that_th
     head = learned(loop, asked(b"{}", head_of_callers([(name, before), *also], is_last)))
     for credential, body in others:
         sent = asked(body, head_of_callers([(name, credential), *also], is_last))
-        found = None if head is None else head.read(sent)
+        found = None if head is None else read(head, sent)
         if found is not None:
             body, due = found
             true = parsed(loop, sent + b"x" * due)
@@ -192,34 +229,34 @@ def test_whatever_stands_where_a_credential_stood_nothing_is_known_again_that_th
 )  # fmt: skip
 def test_a_credential_that_is_not_plainly_one_is_left_to_the_parser(loop, credential, is_last):
     head = learned(loop, asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-1")], is_last)))
-    assert head.read(asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-2")], is_last))) == (b"{}", 0)
-    assert head.read(asked(b"{}", head_of_callers([(b"Authorization", credential)], is_last))) is None
-    assert head.read(asked(b"{}", head_of_callers([(b"Authorization", b"Bearer " + credential)], is_last))) is None
+    assert read(head, asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-2")], is_last))) == (b"{}", 0)
+    assert read(head, asked(b"{}", head_of_callers([(b"Authorization", credential)], is_last))) is None
+    assert read(head, asked(b"{}", head_of_callers([(b"Authorization", b"Bearer " + credential)], is_last))) is None
 
 
 def test_of_two_lines_that_may_hold_a_credential_none_may_hold_another(loop):
     lines = [(b"Authorization", b"Bearer a"), (b"x-api-key", b"b")]
     head = learned(loop, asked(b"{}", head_of_callers(lines)))
-    assert head.read(asked(b"[1]", head_of_callers(lines))) == (b"[1]", 0)
+    assert read(head, asked(b"[1]", head_of_callers(lines))) == (b"[1]", 0)
     for others in ([lines[0], (b"x-api-key", b"c")], [(b"Authorization", b"Bearer c"), lines[1]]):
-        assert head.read(asked(b"{}", head_of_callers(others))) is None
+        assert read(head, asked(b"{}", head_of_callers(others))) is None
 
 
 def test_a_line_that_holds_no_credential_may_not_hold_another_value(loop):
     lines = [(b"Authorization", b"Bearer a"), (b"X-Request-Id", b"one")]
     head = learned(loop, asked(b"{}", head_of_callers(lines)))
-    assert head.read(asked(b"{}", head_of_callers([lines[0], (b"X-Request-Id", b"two")]))) is None
+    assert read(head, asked(b"{}", head_of_callers([lines[0], (b"X-Request-Id", b"two")]))) is None
 
 
 def test_no_credential_of_a_caller_is_kept_once_another_came(loop):
     head = learned(loop, asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-first")])))
-    assert head.read(asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-second")]))) == (b"{}", 0)
+    assert read(head, asked(b"{}", head_of_callers([(b"Authorization", b"Bearer slk-second")]))) == (b"{}", 0)
     kept = repr([getattr(head, name, None) for name in type(head).__slots__])
     assert "slk-second" in kept and "slk-first" not in kept
 
 
 def test_a_body_of_which_more_is_due_is_said_to_be_so(loop):
-    assert learned(loop, asked(b"abcde")).read(HEAD % 12 + b"hello") == (b"hello", 7)
+    assert read(learned(loop, asked(b"abcde")), HEAD % 12 + b"hello") == (b"hello", 7)
 
 
 # -- any requests in any pieces ------------------------------------------------------------------------------------------

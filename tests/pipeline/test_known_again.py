@@ -130,3 +130,19 @@ async def test_a_refusal_of_a_call_that_is_known_again_tells_what_any_other_woul
     story = connection.path.story
     assert (sink.status, story.end, story.limit) == (429, "refused:rate_limited", "limit few")
     assert [claim.limit.name for claim in story.claims] == [claim.limit.name for claim in connection.seen[Known].claims]
+
+
+def lanes(connection):
+    """Where the forwarding of its calls begins, by model."""
+    forwarding = connection.path.pipeline._forwarding
+    return {model: plan.kept[forwarding][0] for model, plan in connection.seen[Known].plans.items()}
+
+
+async def test_callers_with_one_head_and_our_keys_begin_on_one_lane_others_on_their_own(path):
+    ann, bob, elsewhere, own, other = (Connection(path, key) for key in ("ann", "bob", "bob", "Bearer sk-1", "Bearer sk-2"))
+    bob.kept = own.kept = other.kept = ann.kept
+    for one in (ann, bob, elsewhere, own, other):
+        await known(one)
+    found = [lanes(one)["gpt-4o"] for one in (ann, bob, elsewhere, own, other)]
+    assert found[0] is found[1] and len({id(lane) for lane in found}) == 4
+    assert [lane.credential is None for lane in found] == [False, False, False, True, True]

@@ -69,6 +69,14 @@ def test_attempts_are_of_one_sort_where_they_differ_in_their_caller_alone(tell):
     assert len({sort(), *others}) == len(others) + 1
 
 
+def test_what_goes_by_the_sort_of_an_attempt_gets_one_text_for_all_callers(books, tell):
+    stories = [tell(caller=Caller(name, "key", "premium", "finance")) for name in ("ann", "bob")]
+    for story in stories:
+        books.held(story, story.tries[0], {}, 1, 2)
+    ann, bob = [story.tries[0].sort for story in stories]
+    assert ann is bob and ann == sort_of(stories[1], stories[1].tries[0])
+
+
 def test_all_who_tell_of_a_call_mean_the_same_end(books, tell, clock):
     story = tell(ended=0.0)
     clock.at += 3

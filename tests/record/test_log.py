@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import tracemalloc
 
 import pytest
 from support.also import also
@@ -197,6 +198,18 @@ def test_calls_of_ever_new_models_take_no_memory(log, lines, tell):
         log.told(story)
     assert [line["model"] for line in lines] == [f"m{number}" for number in range(3 * MAX_SORTS)]
     assert len(log._forms) <= MAX_SORTS
+
+
+def test_the_name_of_a_caller_takes_up_little_more_than_its_letters(log, lines, tell):
+    log.told(tell())
+    lines.clear()
+    tracemalloc.start()
+    for number in range(1000):
+        log.told(tell(caller=Caller(f"caller-{number}", "key", "premium", "finance")))
+        lines.clear()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1000 * 400
 
 
 def test_lines_come_out_in_order_and_all_at_the_end():

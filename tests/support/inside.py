@@ -213,6 +213,7 @@ class Sink:
         self.dialect = ""
         self.drained = 0
         self.cors: tuple[tuple[bytes, bytes], ...] = ()
+        self.story: Any = None
 
     @property
     def last(self) -> bytes:
@@ -337,6 +338,7 @@ class Inside:
     books: NotingBooks
     lines: list[bytes]
     ids: Iterable[int] = field(default_factory=itertools.count)
+    sinks: list[Sink] = field(default_factory=list)  # of its calls
     posts: list[Any] = field(default_factory=list)  # what alerts would post: (url, document)
 
     def call(self, body: bytes = b"", target: str = CHAT, method: str = "POST", key: str | None = "ann", **headers: str) -> Any:
@@ -355,6 +357,7 @@ class Inside:
     async def run(self, body: bytes | Body = b"", *script: Any, sink: Sink | None = None, **call: Any) -> Sink:
         """One call to its end; the provider answers with `script`."""
         sink = sink or Sink()
+        self.sinks.append(sink)
         self.upstream.script = list(script)
         await self.pipeline.run(self.call(**call), body if isinstance(body, Body) else Body(body) if body else Body(), sink)
         return sink
@@ -378,6 +381,7 @@ class Inside:
         assert not self.store.holds
         assert not self.store.stays
         assert {len(ends) for ends in self.store.ends.values()} <= {1}, self.store.ends
+        self.rooms.under_way.sinks = self.sinks.copy
         assert not len(self.rooms.under_way)
         assert not any(breaker.is_probing for breaker in self.rooms.breakers._all.values())
         budgets = self.rooms.budgets._all.values()

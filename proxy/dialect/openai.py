@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from proxy.dialect.ending import Ending
-from proxy.dialect.fields import at, items, mapping, output_limit, several, text
+from proxy.dialect.fields import at, items, mapping, merged, output_limit, several, text
 from proxy.dialect.figures import ABSURD
 from proxy.dialect.media import distinct, media, with_media
 from proxy.dialect.openai_asked import MORE, SEARCHING, TALKS, added, pixels, reads_more, reads_stored, tools_asked
@@ -29,6 +29,7 @@ PREAMBLE = ("response.created", "response.in_progress", "response.queued", "keep
 TERMINAL = (*ENDS_ALL, "error", "image_generation.completed", "image_edit.completed", "transcript.text.done", "speech.audio.done")
 MARKS = tuple(name.encode() for name in TERMINAL)
 STREAMED_BODIES = {"images": "image", "audio": "audio"}
+CHUNK = "chat.completion.chunk"
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 NOTED = frozenset(  # what most chats do not say, but for a limit
     {*LIMITS, "n", "best_of", "tools", "prompt", "service_tier", "user", "safety_identifier", *MORE, *TALKS}
@@ -157,6 +158,11 @@ class OpenAI:
         return whole_usage(op, doc)
 
     def fold(self, op: Operation, so_far: Usage | None, event: Json) -> Usage | None:
+        """Straight of the event of its own in which most chats state theirs."""
+        if so_far is None and event.get("choices") == [] and event.get("object") == CHUNK and "response" not in event:
+            found = self.usage(op, event)
+            if found is not None and found.is_plain and (len(found.detail) == 3 or found.detail == merged({}, found.detail)):
+                return found
         return folded(op, so_far, event)
 
     def error_body(self, status: int, code: str, message: str, request_id: str) -> bytes:

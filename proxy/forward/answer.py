@@ -106,12 +106,13 @@ class Reply:
 
     async def preamble(self, is_decided: Callable[[bytes], bool], limit: int, wait_s: float) -> bytes:
         """See `ports.Answer`. Raises UpstreamCut where the provider dies undecided: nothing was relayed, another attempt may be made."""
-        held = self._held()
+        held, until = self._held(), 0.0
         try:
-            async with asyncio.timeout(wait_s):
-                while not (is_decided(held) or len(held) >= limit or self._parser.is_over):
+            while not (is_decided(held) or len(held) >= limit or self._parser.is_over):  # enough came with the head, as nearly always
+                until = until or asyncio.get_running_loop().time() + wait_s
+                async with asyncio.timeout_at(until):
                     await self._more()
-                    held = self._held()
+                held = self._held()
         except TimeoutError:
             pass
         return held
@@ -190,25 +191,24 @@ class Reply:
     # --- inside ---
 
     def _flow(self, sink: Outlet, line: Line, late: list[bytes]) -> Callable[[bytes], None]:
-        """What gets each read of the socket while the client takes the body: all pieces in it go out in one write.
-
-        `late`: pieces that the client has, and the line has not heard of.
-        """
+        """What gets each read of the socket while the client takes the body: all pieces in it go out in one write. `late`: pieces that the
+        client has, and the line has not heard of."""
         parser, lag = self._parser, line.lag
-        read, due, slices, take, keep, feed, push = (
-            parser.read, parser.due, parser.slices, parser.slices.pop, late.append, line.feed, sink.push
-        )  # fmt: skip
+        read, due, slices, take = parser.read, parser.due, parser.slices, parser.slices.popleft
+        keep, feed, push = late.append, line.feed, sink.push
         room = lag
 
         def flow(data: bytes) -> None:
             nonlocal room
             try:  # as `parser.feed` does after a head
                 read(data)
+                piece = take()
             except HttpParserError as error:
                 self._told(parser.faulty, error)
-            if due and len(slices) == 1:  # as nearly always
-                piece = take()
-            elif not (piece := self._other(data)):
+                piece = b""
+            except IndexError:
+                piece = b""
+            if (slices or not due or not piece) and not (piece := self._other(data, piece)):
                 return
             parser.has_body = True
             parser.no_body = 0
@@ -219,9 +219,9 @@ class Reply:
                     if room < 0:
                         room = lag
                         feed(all_of(late))
-                else:
-                    piece = feed(piece)
-                if piece and push(piece):
+                elif not (piece := feed(piece)):
+                    return
+                if push(piece):
                     self._pause()
                     self._wake()
             except Exception as fault:  # whatever it is, it belongs to the task that waits in `relay`, not to the event loop
@@ -229,16 +229,16 @@ class Reply:
 
         return flow
 
-    def _other(self, data: bytes) -> bytes:
-        """The body in a read that was the last one, or brought nothing of it, or more than one piece."""
+    def _other(self, data: bytes, piece: bytes) -> bytes:
+        """The body in a read that was the last one, or brought nothing of it, or more than one piece. `piece`: the first, if any."""
         parser = self._parser
         if not parser.due:
             parser.is_over = True
             self._unattended()
             self._wake()
-        if not parser.slices:
+        if not (piece or parser.slices):
             self._told(parser.noise, data)
-        return all_of(parser.slices)
+        return piece + all_of(parser.slices)
 
     def _unattended(self) -> None:
         """Reads come by `feed` again."""
@@ -256,7 +256,7 @@ class Reply:
     def _held(self) -> bytes:
         slices = self._parser.slices
         if len(slices) > 1:
-            slices[:] = [b"".join(slices)]
+            slices.append(all_of(slices))
         return slices[0] if slices else b""
 
     async def _more(self) -> None:

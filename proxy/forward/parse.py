@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ class AnswerParser:
     )  # fmt: skip
 
     def __init__(self, heads: KnownHeads | None = None) -> None:
-        self.slices: list[bytes] = []
+        self.slices: deque[bytes] = deque()  # a list that is emptied gives its memory back, and asks for it anew for each event
         self._said: list[bytes] = []  # of the reason
         self.on_body, self.on_status = self.slices.append, self._said.append  # called by llhttp for each piece
         self._heads = heads
@@ -240,7 +241,7 @@ class AnswerParser:
             self._said.clear()
 
 
-def all_of(pieces: list[bytes]) -> bytes:
+def all_of(pieces: deque[bytes] | list[bytes]) -> bytes:
     """In one, and taken; one piece is itself."""
     data = b"".join(pieces)
     pieces.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import orjson
 
@@ -10,8 +10,7 @@ from proxy.dialect.wire import Dialect, Operation, stream_format_of
 from proxy.ports import Answer
 from proxy.refusal import UpstreamCut
 from proxy.stream.coding import READABLE, Inflater
-from proxy.stream.event import Event
-from proxy.stream.sse import SseDecoder
+from proxy.stream.sse import SseDecoder, is_usual
 
 MAX_TEXT = 1 << 20  # bytes that a coded beginning may decode to
 STEP = 1024  # bytes of events that are split at a time
@@ -57,20 +56,26 @@ async def first_error(answer: Answer, dialect: Dialect, op: Operation, limit: in
     return told or None
 
 
-def _events(text: bytes) -> Iterator[Event]:
+def _payloads(text: bytes) -> Iterable[bytes]:
+    """Of its events."""
+    return (text[6:-2],) if is_usual(text) else _of_many(text)
+
+
+def _of_many(text: bytes) -> Iterator[bytes]:
     """A few at a time: all but the first are rarely asked for."""
     decoder = SseDecoder()
     for at in range(0, len(text), STEP):
-        yield from decoder.feed(text[at : at + STEP])
+        for event in decoder.feed(text[at : at + STEP]):
+            yield event.data
 
 
 def _reading(dialect: Dialect, op: Operation, text: bytes) -> str | None:
     """None: undecided; "": content; else the type of an error."""
-    for event in _events(text):
+    for data in _payloads(text):
         try:
-            doc = orjson.loads(event.data)
+            doc = orjson.loads(data)
         except orjson.JSONDecodeError:
-            if event.data:
+            if data:
                 return ""
             continue  # a comment
         if not isinstance(doc, dict):

@@ -134,9 +134,8 @@ class ClientSink:
             self._ask_for_client()
             return False
         size = len(data)
-        if self._is_flowing and size:  # an event, as nearly always
-            # the whole of a small piece, which costs nothing
-            self.last = data if LONGEST <= size <= _SMALL else self._end_with(data)
+        if self._is_flowing and LONGEST <= size <= _SMALL:  # an event, as nearly always
+            self.last = data  # the whole of it, which costs nothing
             transport.write(b"%x\r\n%b\r\n" % (size, data))
             return self._connection._paused
         left, head = self._left, self._head

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Protocol
 
 import orjson
+import re2
 
 from proxy.dialect.fields import mapping
 from proxy.dialect.wire import Dialect, Json, Operation, StreamFormat
@@ -24,6 +25,7 @@ _LATEST_BYTES = 64 * 1024  # of them; the last two are kept whatever their size
 _BLANK_LINE = re.compile(rb"(?:\r\n?+|\n)(?:\r\n?+|\n)")
 _BLANK_CRLF = b"\r\n\r\n"  # what it nearly always is, if it is not two line feeds
 _STATES_USAGE = re.compile(rb'usage(?:Metadata)?"\s*:\s*\{')
+_may_state_usage = re2.compile(_STATES_USAGE.pattern.replace(rb"\s", rb"[\t-\r ]")).search  # the same, but passes over "usage":null fast
 
 
 class TooLong(Exception):
@@ -72,6 +74,7 @@ class StreamReading:
     _scanned = 0  # the event under way does not end before this offset
     _recent_bytes = _uncounted_bytes = 0
     _first = b""  # slice, or its first event
+    _count: Count | None = None  # made where it is needed
 
     def __init__(self, dialect: Dialect, op: Operation, form: StreamFormat) -> None:
         self._dialect, self._op, self._form = dialect, op, form
@@ -80,7 +83,6 @@ class StreamReading:
         self._array = JsonArrayDecoder(MAX_EVENT + STEP) if form == "json-array" else None
         self._recent: list[bytes] = []  # the last slices, or single events
         self._uncounted: deque[bytes] = deque()
-        self._count = Count()
 
     def take(self, data: bytes) -> None:
         for whole in self._whole(data):
@@ -98,9 +100,10 @@ class StreamReading:
             self._count_down_to(UNCOUNTED - STEP)
 
     def look(self) -> None:
-        rest = bytes(self._rest)
-        self._fold(rest)
-        blocks = [*self._latest(), rest]  # clients read a last event without its blank line too
+        blocks = self._latest()
+        if self._rest:  # clients read a last event without its blank line too
+            blocks.append(bytes(self._rest))
+            self._fold(blocks[-1])
         for block in reversed(blocks):
             if self.is_whole:
                 break
@@ -112,8 +115,7 @@ class StreamReading:
                     self.error = self._dialect.error_of(self._op, event)
 
     def counted(self) -> int:
-        self._count_down_to(0)
-        return self._count.tokens
+        return self._count_down_to(0).tokens
 
     def doc(self) -> Json | None:
         for block in (bytes(self._rest), *reversed(self._latest()), self._first_of(self._first)):
@@ -180,7 +182,7 @@ class StreamReading:
         """The events of a slice that may state usage."""
         if self._dialect.name == "cohere" and b"billed_units" in whole:
             return self._blocks(whole)
-        if whole.find(b"usage") < 0:
+        if _may_state_usage(whole) is None:
             return []
         if self._array is not None or b"\r" in whole:
             return self._blocks(whole)
@@ -207,7 +209,8 @@ class StreamReading:
         if is_stated and (event := _json(self._payload(block))):
             self.usage = self._dialect.fold(self._op, self.usage, event)
 
-    def _count_down_to(self, size: int) -> None:
+    def _count_down_to(self, size: int) -> Count:
+        count = self._count = self._count or Count()
         while self._uncounted_bytes > size:
             whole = self._uncounted.popleft()
             self._uncounted_bytes -= len(whole)
@@ -215,9 +218,10 @@ class StreamReading:
                 data = self._payload(block)
                 event = _json(data)
                 if event is not None:
-                    self._count.saw(self._dialect, self._op, event)
+                    count.saw(self._dialect, self._op, event)
                 elif data and data.strip() != b"[DONE]":
                     self.is_odd = True
+        return count
 
 
 def _json(data: bytes | bytearray) -> Json | None:

@@ -27,7 +27,7 @@ class SseDecoder:
 
     def feed(self, data: bytes) -> list[Event]:
         """Raises UpstreamCut above `limit` bytes without the end of an event."""
-        if not self._kept and not self._after_cr and _is_usual(data):
+        if not self._kept and not self._after_cr and is_usual(data):
             return [Event(data, data[6:-2], _BEFORE, b"\n\n")]
         events: list[Event] = []
         if self._after_cr and data:
@@ -80,7 +80,7 @@ def _end_at_any(kept: bytearray, start: int, is_alone: bool) -> int:
 
 def event_of(raw: bytes) -> Event:
     """One block of lines as an event; several `data` lines join up with a line feed."""
-    if _is_usual(raw):
+    if is_usual(raw):
         return Event(raw, raw[6:-2], _BEFORE, b"\n\n")
     lines = list(_DATA.finditer(raw))
     if not lines:
@@ -95,7 +95,7 @@ def event_of(raw: bytes) -> Event:
     return Event(raw, data, b"".join(line + eol for line in others) + b"data: ", after, newline=eol + b"data: ")
 
 
-def _is_usual(raw: bytes) -> bool:
+def is_usual(raw: bytes) -> bool:
     """Is it one event, whole and by itself, as nearly every one is written?"""
     return raw[:6] == _BEFORE and raw.find(b"\n") == len(raw) - 2 and raw[-1] == 0x0A and 0x0D not in raw
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.dialect import dialect_of
-from proxy.dialect.openai_usage import whole_usage
+from proxy.dialect.openai_usage import folded, whole_usage
 from proxy.exchange import Usage
 
 PATHS = {"anthropic": "/v1/messages", "gemini": "/v1beta/models/m:streamGenerateContent", "cohere": "/v2/chat"}
@@ -325,3 +325,29 @@ def test_a_usage_is_plain_only_where_it_is_tokens_in_and_out_and_no_more(more, d
     assert not replace(usage, cached_input=1).is_plain, "what is changed is not plain any more"
     if is_plain:
         assert usage == Usage(9, output=4, source="provider", detail=raw, tier=doc.get("service_tier"), model="m", ended=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "event", "is_plain"),
+    [
+        ({}, {}, True),
+        ({"prompt_tokens_details": {"cached_tokens": 0}}, {}, True),
+        ({"prompt_tokens_details": {"cached_tokens": 3}}, {}, False),
+        ({"prompt_tokens_details": {"cached_tokens": None}}, {}, False),
+        ({"prompt_tokens_details": None}, {}, False),
+        ({"total_tokens": 9}, {}, False),
+        ({}, {"object": "thread.run.step"}, False),
+        ({}, {"response": {"usage": {"input_tokens": 1, "output_tokens": 1}}}, False),
+        ({}, {"model": "gpt-4o-search-preview"}, False),
+        ({}, {"choices": [{"index": 0, "delta": {"content": "hi"}}]}, False),
+    ],
+)
+def test_the_usage_chunk_of_a_stream_is_the_same_however_it_is_read(more, event, is_plain):
+    raw = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7} | more
+    doc = {"object": "chat.completion.chunk", "model": "gpt-4o", "choices": [], "usage": raw} | event
+    op = op_of("openai")
+    usage = dialect_of("openai").fold(op, None, doc)
+    assert usage == folded(op, None, doc)
+    assert (usage is not None and usage.is_plain) is is_plain
+    later = doc | {"usage": raw | {"completion_tokens": 4, "total_tokens": 9}}
+    assert dialect_of("openai").fold(op, usage, later) == folded(op, usage, later), "of more than one, the last wins name by name"

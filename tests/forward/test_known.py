@@ -157,4 +157,4 @@ def test_a_length_says_the_same_of_a_known_head_as_of_any_other(length, body):
 
 def test_bytes_behind_a_whole_body_are_none_of_it():
     parser, *_ = two_ways(body=b"hiHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    assert (parser.slices, parser.is_over, parser.is_last) == ([b"hi"], True, True)
+    assert (list(parser.slices), parser.is_over, parser.is_last) == ([b"hi"], True, True)

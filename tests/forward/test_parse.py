@@ -128,4 +128,4 @@ def test_the_version_is_that_of_the_answer_itself(first):
 def test_what_comes_when_no_answer_is_due_is_never_read():
     parser = AnswerParser()
     parser.feed(SIZED)
-    assert (parser.is_last, parser.has_head, parser.slices) == (True, False, [])
+    assert (parser.is_last, parser.has_head, list(parser.slices)) == (True, False, [])

@@ -4,6 +4,7 @@ import pytest
 
 from proxy.dialect import dialect_of
 from proxy.dialect.wire import Asked
+from proxy.meter import reading
 from proxy.meter.reading import STEP, StreamReading
 from proxy.meter.tap import Watch
 
@@ -35,3 +36,12 @@ def test_the_end_of_a_stream_is_kept_in_bounded_memory_however_large_its_events(
     reading.take(stream.body)
     reading.look()
     assert reading.is_whole
+
+
+@pytest.mark.parametrize("name", [b"usage", b"usageMetadata", b"x_usage", b"usages", b"Usage", b"usagemetadata"])
+@pytest.mark.parametrize("between", [b":", b" : ", b"\t:\n", b"\v:\f", b"\r\n:", b"\x1c:", b"\x85:", b"\\", b""])
+@pytest.mark.parametrize("value", [b"{}", b"null", b" {", b"[{"])
+def test_usage_is_looked_for_by_one_pattern_in_two_engines(name, between, value):
+    for before in (b"", b"\xff\xfe\x00", "ü".encode() * 20_000):
+        data = before + b'"' + name + b'"' + between + value + b"\xc3"
+        assert (reading._may_state_usage(data) is None) == (reading._STATES_USAGE.search(data) is None)

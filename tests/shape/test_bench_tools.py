@@ -130,6 +130,12 @@ async def test_addresses_that_are_masked_and_not_restored_are_found_and_the_prov
     assert counted["masked"] == counted["echoed"] == 3 * counted["calls"]
 
 
+async def test_requests_due_at_moments_of_their_own_are_as_many_as_those_due_at_equal_intervals(tools, provider):
+    for seed in ("", "-j 0", "-j 1"):
+        found = await load(tools, provider, f"-r 100 {seed}")
+        assert found["done"] == 40 and found["unsent"] == found["failed"] == found["unfinished"] == 0
+
+
 async def test_an_address_of_another_request_is_found(tools, provider):
     """As where one call's placeholders are restored with another's values."""
     async with between(provider, answer=lambda it: re.sub(rb"[a-p]{16}@mail", b"a" * 16 + b"@mail", it)) as port:

@@ -46,7 +46,8 @@ class Chunk:
     last: int
     statement: str = ""
     bound: list[Any] = field(default_factory=list)
-    is_alike: bool = False  # all are of one day, caller, model, end
+    is_placed: bool = False  # all are of one day, team, model, end
+    is_alike: bool = False  # and of one caller
 
 
 class Inserts:
@@ -68,7 +69,7 @@ class Inserts:
                 bound = [columns[column][0] for column in shared]
                 bound += itertools.chain.from_iterable(zip(*[columns[column] for column in _OTHERS[shared]], strict=True))
                 chunk.statement, chunk.bound = insert(size, shared), list(map(_storable, bound)) if is_tame else bound
-                chunk.is_alike = shared is FORMS[-1]
+                chunk.is_placed, chunk.is_alike = shared in FORMS[-2:], shared is FORMS[-1]
                 yield chunk
                 at += size
 

@@ -2,7 +2,8 @@
 
 Rows are summed up to a mark, in order of arrival, by one transaction that moves the mark: each row once. What stands beyond the mark
 and what a question takes of an hour is read from the rows. `first` is the earliest row of a sum: all of the sum is told apart by day,
-so where the rows are gone a sum counts if its first row does, and days that begin within an hour stay exact.
+so where the rows are gone a sum counts if its first row does, and days that begin within an hour stay exact. A sum's key is one number,
+of its hour and day (`hours`) and of whose it is (`whos`): what is found by one is added to in a third of the time; `sums` shows them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ FOR_EVER = 2**63 - 1
 STEP = 16_384  # rows of one transaction: some 40 ms, without the interpreter lock
 MANY, ROOM_KIB = 4096, 16_384  # callers and ends; with more of them such a step has so much of pages at hand: the sums of some 100,000
 WHO = ("caller", "team", "tier", "provider", "model", "end")  # with the day, all that sums are told apart by
+SHIFT = 32  # bits of a key that say whose it is; those above them say which hour and day
 FAILED = "(\"end\" <> 'done' OR status >= 400) IS TRUE"
 
 FIGURES = {
@@ -29,22 +31,36 @@ FIGURES = {
     "estimated_cost_nanousd": "CASE WHEN usage_source IN ('estimate', 'counted') THEN cost_nanousd ELSE 0 END",
 }
 
-ADDED = (*(name for name in FIGURES if name.endswith("_tokens")), "cost_nanousd")  # columns of a row
-ALIKE = ("day", *WHO, "kind", "status", "usage_source")  # rows of an hour with the same of these may be added up before they are summed
-
 _WHO = ", ".join(f'"{name}"' for name in WHO)
 _NAMES = ", ".join(FIGURES)
 _FRESH = ", ".join(f"COALESCE(\"{name}\", '')" for name in WHO)
-_ADD = "ON CONFLICT DO UPDATE SET first = MIN(first, excluded.first), " + ", ".join(f"{it} = {it} + excluded.{it}" for it in FIGURES)
-_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL" for name in FIGURES)
+
+
+def added(names: Iterable[str]) -> str:
+    """How an INSERT of sums with these FIGURES ends: what stands there already is added to."""
+    return "ON CONFLICT DO UPDATE SET first = MIN(first, excluded.first)" + "".join(f", {it} = {it} + excluded.{it}" for it in names)
+
+
+_ADD = added(FIGURES)
+_COLUMNS = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in FIGURES)
+_OWNER = f"(key & {(1 << SHIFT) - 1})"
+_SPAN = f"key >= slot << {SHIFT} AND key < (slot + 1) << {SHIFT}"
 
 SCHEMA = f"""
     CREATE TABLE IF NOT EXISTS marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS whos (who INTEGER PRIMARY KEY, {", ".join(f'"{name}" TEXT NOT NULL' for name in WHO)}, UNIQUE ({_WHO}));
-    CREATE TABLE IF NOT EXISTS sums (
-        hour INTEGER, day TEXT, who INTEGER, first INTEGER NOT NULL, {_COLUMNS}, PRIMARY KEY (hour, day, who)
-    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS hours (slot INTEGER PRIMARY KEY, hour INTEGER NOT NULL, day TEXT NOT NULL, UNIQUE (hour, day));
+    CREATE TABLE IF NOT EXISTS totals (key INTEGER PRIMARY KEY, first INTEGER NOT NULL, {_COLUMNS});
+    CREATE VIEW IF NOT EXISTS sums AS
+        SELECT hour, day, {_OWNER} AS who, first, {_NAMES} FROM hours CROSS JOIN totals WHERE {_SPAN};
 """
+MOVE = f"""
+    ALTER TABLE sums RENAME TO older;
+    {SCHEMA}
+    INSERT INTO hours (hour, day) SELECT DISTINCT hour, day FROM older ORDER BY hour, day;
+    INSERT INTO totals SELECT slot << {SHIFT} | who, first, {_NAMES} FROM hours CROSS JOIN older USING (hour, day) ORDER BY slot, who;
+    DROP TABLE older;
+"""  # where `sums` is a table
 _MARK = "(SELECT COALESCE(MAX(value), 0) FROM marks WHERE name = 'summed')"
 _LINES = (
     f"SELECT at / {HOUR_NS} AS hour, day, "
@@ -57,21 +73,17 @@ _NAMED = ", ".join(f'"{name}" AS its_{name}' for name in WHO)
 _MATCH = " AND ".join(f"its_{name} = COALESCE(\"{name}\", '')" for name in WHO)
 _STEP = "n > :after AND n <= :through"
 _COUNT = f"SELECT COUNT(*) FROM rows WHERE {_STEP}"
-_SUM = f"""INSERT INTO sums SELECT at / {HOUR_NS}, day, who, at, {", ".join(f"IFNULL({figure}, 0)" for figure in FIGURES.values())}
-    FROM rows CROSS JOIN (SELECT who, {_NAMED} FROM whos) WHERE {_STEP} AND {_MATCH} AND who > :met {_ADD}"""
+_SUM = f"""INSERT INTO totals SELECT slot << {SHIFT} | who, at, {", ".join(f"IFNULL({figure}, 0)" for figure in FIGURES.values())}
+    FROM rows CROSS JOIN (SELECT slot, hour, day AS its_day FROM hours) CROSS JOIN (SELECT who, {_NAMED} FROM whos)
+    WHERE {_STEP} AND hour = at / {HOUR_NS} AND its_day = day AND {_MATCH} AND who > :met {_ADD}"""
+_BEGIN = f"INSERT OR IGNORE INTO hours (hour, day) SELECT DISTINCT at / {HOUR_NS}, day FROM rows WHERE {_STEP}"
 _MEET = f"INSERT OR IGNORE INTO whos ({_WHO}) SELECT {_FRESH} FROM rows WHERE {_STEP}"
-_GIVEN = "(SELECT " + ", ".join(f':{name} AS "{name}"' for name in ALIKE + ADDED) + ")"  # rows that are added up already, as one
-_TIMES = {name: "" if name in ADDED or name.endswith("_nanousd") else " * :rows" for name in FIGURES}
-_SUM_GIVEN = f"""INSERT INTO sums SELECT :hour, day, who, :first,
-    {", ".join(f"IFNULL({figure}, 0){_TIMES[name]}" for name, figure in FIGURES.items())}
-    FROM {_GIVEN} CROSS JOIN (SELECT who, {_NAMED} FROM whos) WHERE {_MATCH} {_ADD}"""
-_MEET_GIVEN = f"INSERT OR IGNORE INTO whos ({_WHO}) SELECT {_FRESH} FROM {_GIVEN}"
 _MET = "SELECT COALESCE(MAX(who), 0) FROM whos"
-_SUMMED = "INSERT OR REPLACE INTO marks VALUES ('summed', :through)"
+_GONE = f"key >= :slot << {SHIFT} AND key < (:slot + 1) << {SHIFT}"
 _FOLD = (
-    f"INSERT INTO sums SELECT :to, day, who, first, {_NAMES} FROM sums WHERE hour = :hour {_ADD}",
-    "DELETE FROM sums WHERE hour = :hour",
-    "INSERT OR REPLACE INTO marks VALUES ('folded', :hour)",
+    f"INSERT INTO totals SELECT :into << {SHIFT} | {_OWNER}, first, {_NAMES} FROM totals WHERE {_GONE} {_ADD}",
+    f"DELETE FROM totals WHERE {_GONE}",
+    "DELETE FROM hours WHERE slot = :slot",
 )
 
 
@@ -80,6 +92,10 @@ def mark(connection: sqlite3.Connection, name: str) -> int:
     gone. `folded`: sums of hours up to this one were added to their day's."""
     found = connection.execute("SELECT value FROM marks WHERE name = ?", (name,)).fetchone()
     return int(found[0]) if found else 0
+
+
+def set_mark(connection: sqlite3.Connection, name: str, value: int) -> None:
+    connection.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, value))
 
 
 def unsummed(connection: sqlite3.Connection) -> int:
@@ -94,7 +110,7 @@ def advance(connection: sqlite3.Connection, least: int = 1) -> int:
     if waiting < least:
         return waiting
     step = min(STEP, waiting)
-    with _roomy(connection), _at_once(connection):
+    with writing(connection):
         _sum(connection, after, after + step)
     return waiting - step
 
@@ -103,39 +119,42 @@ def _sum(connection: sqlite3.Connection, after: int, through: int) -> None:
     """Each row is looked up once; only if some are of nobody met before are these met first, and then theirs are added."""
     values = {"after": after, "through": through, "met": 0}
     waiting: int = connection.execute(_COUNT, values).fetchone()[0]
+    connection.execute(_BEGIN, values)
     if connection.execute(_SUM, values).rowcount < waiting:
         values["met"] = connection.execute(_MET).fetchone()[0]
         connection.execute(_MEET, values)
         connection.execute(_SUM, values)
-    connection.execute(_SUMMED, values)
-
-
-def add(connection: sqlite3.Connection, after: int, through: int, lines: Iterable[tuple[int, tuple[object, ...], list[int]]]) -> None:
-    """Sums rows that are added up already: hour, ALIKE; the earliest, how many, and ADDED. They are all those from `after`, where the
-    mark must be, `through` another; else nothing is done. Raises sqlite3.Error, and then has changed nothing."""
-    with suppress(OverflowError, UnicodeError), _at_once(connection):  # what SQLite cannot hold as it is: of that the rows are read
-        if mark(connection, "summed") != after:
-            return
-        for hour, alike, (first, rows, *added) in lines:
-            values: dict[str, object] = {"hour": hour, "first": first, "rows": rows}
-            values |= zip(ALIKE + ADDED, (*alike, *added), strict=True)
-            connection.execute(_MEET_GIVEN, values)
-            connection.execute(_SUM_GIVEN, values)
-        connection.execute(_SUMMED, {"through": through})
+    set_mark(connection, "summed", through)
 
 
 def fold(connection: sqlite3.Connection) -> bool:
     """Adds the sums of one hour to those of the first hour (UTC) of its day, if the day's rows are all gone; is there more to do?"""
     gone = mark(connection, "pruned") // HOUR_NS // 24 * 24
     begun = mark(connection, "folded")
-    query = "SELECT MIN(hour) FROM sums WHERE hour > ? AND hour < ? AND hour % 24 <> 0"
+    query = "SELECT MIN(hour) FROM hours WHERE hour > ? AND hour < ? AND hour % 24 <> 0"
     hour = connection.execute(query, (begun, gone)).fetchone()[0]
     if hour is None:
         return False
     with _at_once(connection):
-        for statement in _FOLD:
-            connection.execute(statement, {"hour": hour, "to": hour // 24 * 24})
+        for slot, day in connection.execute("SELECT slot, day FROM hours WHERE hour = ?", (hour,)).fetchall():
+            for statement in _FOLD:
+                connection.execute(statement, {"slot": slot, "into": slot_of(connection, hour // 24 * 24, day)})
+        set_mark(connection, "folded", hour)
     return True
+
+
+def slot_of(connection: sqlite3.Connection, hour: int, day: str) -> int:
+    """The number of an hour of a day, which it is given here if it has none."""
+    connection.execute("INSERT OR IGNORE INTO hours (hour, day) VALUES (?, ?)", (hour, day))
+    slot: int = connection.execute("SELECT slot FROM hours WHERE hour = ? AND day = ?", (hour, day)).fetchone()[0]
+    return slot
+
+
+@contextmanager
+def writing(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is added to the sums here is added whole, or not at all."""
+    with _roomy(connection), _at_once(connection):
+        yield
 
 
 @contextmanager

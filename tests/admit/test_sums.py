@@ -182,12 +182,12 @@ def test_pages_are_at_hand_where_callers_are_many_for_a_step_alone_also_for_one_
     assert not [it for it in said if it.startswith("PRAGMA cache_size")]
     monkeypatch.setattr(sums, "MANY", 0)
     add(connection, [row("b/1")])
-    connection.execute("ALTER TABLE sums RENAME TO gone")
+    connection.execute("ALTER TABLE totals RENAME TO gone")
     with pytest.raises(sqlite3.Error):
         sums.advance(connection)
     assert f"PRAGMA cache_size = {-sums.ROOM_KIB}" in said
     assert connection.execute("PRAGMA cache_size").fetchone() == usual
-    connection.execute("ALTER TABLE gone RENAME TO sums")
+    connection.execute("ALTER TABLE gone RENAME TO totals")
     assert sums.advance(connection) == 0
     assert connection.execute("PRAGMA cache_size").fetchone() == usual == (-512,)
     connection.close()

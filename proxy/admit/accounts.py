@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy.admit.lines import Place
 
 RateKind = Literal["requests", "tokens"]
+Window = tuple[RateKind, int]  # what it counts, and how long it is, in seconds
 
 
 @value(frozen=True, slots=True)
@@ -35,17 +36,22 @@ class Balance:
 
 @dataclass(slots=True)
 class Account:
-    rings: dict[tuple[RateKind, int], Ring] = field(default_factory=dict)
+    rings: dict[Window, Ring] = field(default_factory=dict)
     spend: dict[str, Balance] = field(default_factory=dict)  # by period id
     in_flight: int = 0
     stay_ns: int = 0  # how long calls keep a slot, a moving average
     forgot: int = 0  # how often it has forgotten something, or was forgotten: who has found a window here before looks again
     place: Place | None = None  # of the claims that came last and whose first is on this account, while it is good
+    # All that was ever taken here: no window, slot or balance has grown by more than these have (`lines.look`)
+    entries: int = 0
+    tokens: int = 0
+    nanousd: int = 0
+    together: Account | None = None  # where that is summed instead, once it was named beside other accounts (`Counters.join`)
 
-    def ring(self, kind: RateKind, period_s: int) -> Ring:
-        ring = self.rings.get((kind, period_s))
+    def ring(self, key: Window) -> Ring:
+        ring = self.rings.get(key)
         if ring is None:
-            ring = self.rings[kind, period_s] = Ring(period_s)
+            ring = self.rings[key] = Ring(key[1])
         return ring
 
     def balance(self, period: str) -> Balance:

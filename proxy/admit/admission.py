@@ -54,11 +54,10 @@ class Admission:
             raise unavailable()
         counters = self._counters
         place = counters.place if claims is counters.claims else self._places.of(claims)
-        if place is not None and (
-            (counters.entries < place.entries_to and counters.tokens <= place.tokens_to and counters.nanousd <= place.nanousd_to)
-            or look(place, counters)
-        ):
-            return
+        if place is not None:
+            sums = place.sums
+            if (sums.entries < place.entries_to and sums.tokens <= place.tokens_to and sums.nanousd <= place.nanousd_to) or look(place):
+                return
         now = self.now()
         names = self._names(claims, now)
         entry, hold = denied_entry(counters, claims, names, now), denied_hold(counters, claims, names, now, 0, 0)
@@ -78,7 +77,7 @@ class Admission:
         monotonic_ns = moments.monotonic_ns
         ns = moments.anchor + monotonic_ns()  # `Moments.ns`, but for the call and the calendar: no money is counted here
         place = counters.place if claims is counters.claims else self._places.of(claims)
-        if place is None or (counters.entries >= place.entries_to and not may_enter(place, ns)):
+        if place is None or (place.sums.entries >= place.entries_to and not may_enter(place, ns)):
             now = self.now()
             names, ns = self._names(claims, now), now.ns
             if no := denied_entry(counters, claims, names, now):
@@ -93,7 +92,7 @@ class Admission:
             if ns > ring.last:
                 ring.last = ns
             ring.total += 1
-        counters.entries += place.times
+        place.sums.entries += place.times
         counters.stays[call_uid] = ns, everyone, place
         if journal is not None and place.entry is not None:
             journal.begin(call_uid, ns, place.entry)
@@ -127,7 +126,8 @@ class Admission:
         place = counters.place if claims is counters.claims else self._places.of(claims)
         if place is None:
             return False
-        if (counters.tokens + tokens > place.tokens_to or counters.nanousd + nanousd > place.nanousd_to) and (
+        sums = place.sums
+        if (sums.tokens + tokens > place.tokens_to or sums.nanousd + nanousd > place.nanousd_to) and (
             tokens > MOST or nanousd > MOST or not may_hold(place, ns, tokens, nanousd)
         ):
             return False

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxy.admit.accounts import Account, Held, Hold, Moment, RateKind
-from proxy.admit.windows import Bucket
+from proxy.admit.accounts import Account, Held, Hold, Moment
+from proxy.admit.columns import Columns, Windowed, alike, is_past
 from proxy.policy.plan import Claim
 
 if TYPE_CHECKING:
     from proxy.admit.lines import Place
 
 OTHERS = "(others)"  # the one account of unbounded identities beyond max_keys
-LATELY_NS = 600 * 10**9
 
 
 class Charge(NamedTuple):
@@ -40,8 +39,7 @@ class Counters:
         self.holds: dict[str, Held] = {}
         self.stays: dict[str, Stay] = {}
         self.forgot = 0  # how often any account has (`Account.forgot`): while it stays, all that was found here is as it was
-        # All that was ever taken, wherever it counts: no window, slot or balance has grown by more than these have (`lines.look`)
-        self.entries = self.tokens = self.nanousd = 0
+        self.together = Account()  # all that was ever taken of accounts that were named beside others
         self.claims: Sequence[Claim] | None = None  # those that came last, until anything is forgotten
         self.place: Place | None = None  # of these (`lines.Places`)
 
@@ -88,6 +86,18 @@ class Counters:
             self.claims = None
         return is_idle
 
+    def join(self, accounts: Sequence[Account]) -> Account:
+        """Where is summed what is taken of these: a lone account has sums of its own; accounts named side by side, one for all such."""
+        if len(accounts) == 1:
+            return accounts[0].together or accounts[0]
+        for account in accounts:
+            if account.together is None:
+                account.together, account.place = self.together, None
+                account.forgot += 1
+                self.forgot += 1
+                self.claims = None
+        return self.together
+
     # -- calls: requests and slots ------------------------------------------------------------------------------------
 
     def enter(self, uid: str, charges: Sequence[Charge], at: int, now: Moment) -> None:
@@ -100,11 +110,11 @@ class Counters:
         self.stays[uid] = at, accounts, charges
 
     def count_requests(self, charges: Sequence[Charge], at: int) -> None:
-        self.entries += len(charges)
         for charge in charges:
             account = self.account(charge.limit, charge.account)
+            (account.together or account).entries += 1
             for period_s in charge.rates:
-                account.ring("requests", period_s).add(1, at)
+                account.ring(("requests", period_s)).add(1, at)
 
     def uncount(self, uid: str) -> tuple[int, Sequence[Charge]] | None:
         """Takes the request of a call under way back, once; its slots stay taken. When and where it was counted; None: nowhere."""
@@ -120,7 +130,7 @@ class Counters:
         for charge in charges:
             account = self.account(charge.limit, charge.account)
             for period_s in charge.rates:
-                account.ring("requests", period_s).adjust(at, -1)
+                account.ring(("requests", period_s)).adjust(at, -1)
 
     # -- attempts: tokens and money -----------------------------------------------------------------------------------
 
@@ -140,16 +150,17 @@ class Counters:
             ring.total += tokens
         for balance in place.balances:
             balance.held += nanousd
-        self.tokens += tokens * place.times
-        self.nanousd += nanousd * place.times
+        sums = place.sums
+        sums.tokens += tokens * place.times
+        sums.nanousd += nanousd * place.times
         self.holds[id] = at, tokens, nanousd, place, intent
 
     def count_tokens(self, charges: Sequence[Charge], tokens: int, at: int) -> None:
-        self.tokens += tokens * len(charges)
         for charge in charges:
             account = self.account(charge.limit, charge.account)
+            (account.together or account).tokens += tokens
             for period_s in charge.rates:
-                account.ring("tokens", period_s).add(tokens, at)
+                account.ring(("tokens", period_s)).add(tokens, at)
 
     def hold_again(self, id: str, hold: Hold) -> None:
         """A hold whose tokens are in the windows already."""
@@ -157,7 +168,7 @@ class Counters:
             account = self.account(charge.limit, charge.account)
             for period in charge.periods:
                 account.balance(period).held += hold.nanousd
-                self.nanousd += hold.nanousd
+                (account.together or account).nanousd += hold.nanousd
         self.holds[id] = hold
 
     def close(self, id: str, tokens: int, nanousd: int) -> bool:
@@ -176,12 +187,12 @@ class Counters:
             balance.held -= held
             balance.settled += nanousd
         if nanousd > held:
-            self.nanousd += (nanousd - held) * place.times
+            place.sums.nanousd += (nanousd - held) * place.times
         if more:
             if more > 0:
-                self.tokens += more * place.times
+                place.sums.tokens += more * place.times
             for ring in place.used:
-                if at // ring.width_ns == ring.index:
+                if at >= ring.begin:
                     ring.total += more
                 else:
                     ring.adjust(at, more)
@@ -209,11 +220,11 @@ class Counters:
         for charge in charges:
             account = self.account(charge.limit, charge.account)
             for period_s in charge.rates:
-                account.ring("tokens", period_s).adjust(hold.at, more)
+                account.ring(("tokens", period_s)).adjust(hold.at, more)
             for period in charge.periods:
                 account.balance(period).settled += nanousd
-                self.nanousd += nanousd
-            self.tokens += max(0, more)
+                (account.together or account).nanousd += nanousd
+            (account.together or account).tokens += max(0, more)
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
@@ -224,35 +235,21 @@ class Counters:
             if not self.books.get(limit, True):
                 del self.books[limit]
 
-    def told(self, limit: str, names: Iterable[str], now: Moment) -> list[object]:
-        """What counts on these accounts, as plain values (see `restore`). One on which nothing does any more is forgotten; of another,
-        what is past: not a window that was over only lately, as its caller may well be back."""
-        book, now_ns, told = self.books.get(limit, NOBODY), now.ns, list[object]()
-        present, is_past = (now.periods.day.id, now.periods.month.id), now.periods.is_past
-        for name in filter(book.__contains__, names):
-            account = book[name]
-            rings, spend, is_stale = [], [], False
-            for (kind, period_s), ring in account.rings.items():
-                if ring.last > now_ns - ring.period_ns:
-                    newest, older = (ring.index, ring.last, ring.total - ring.before), ring.older  # `Ring.buckets`, but for the call
-                    rings.append((kind, period_s, [*older, newest] if older else [newest]))
-                elif not ring.is_empty and ring.last < now_ns - LATELY_NS:
-                    is_stale = True
-            for id, it in account.spend.items():
-                if id not in present and not it.held and is_past(id):
-                    is_stale = True
-                elif it.settled:
-                    spend.append((id, it.settled))
-            if (is_stale or not (rings or spend)) and self._is_idle(account, now):
-                del book[name]
-            elif rings or spend:
-                told.append((limit, name, rings, spend))
-        return told
+    def told(self, limit: str, names: Sequence[str], now: Moment) -> list[Columns]:
+        """What counts on these accounts. One on which nothing does any more is forgotten, and of another what is past."""
+        book = self.books.get(limit, NOBODY)
+        found = alike(book, names)
+        if any(some.may_be_past(now) for some in found):
+            for name in filter(book.__contains__, names):
+                if is_past(book[name], now) and self._is_idle(book[name], now):
+                    del book[name]
+            found = alike(book, names)
+        return [some.columns for some in found]
 
-    def restore(self, limit: str, name: str, rings: Sequence[tuple[RateKind, int, list[Bucket]]], spend: Sequence[tuple[str, int]]) -> None:
+    def restore(self, limit: str, name: str, rings: Sequence[Windowed], spend: Sequence[tuple[str, int]]) -> None:
         account = self.account(limit, name)
         for kind, period_s, buckets in rings:
-            account.ring(kind, period_s).restore(buckets)
+            account.ring((kind, period_s)).restore(buckets)
         for period, settled in spend:
             account.balance(period).settled = settled
 

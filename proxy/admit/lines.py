@@ -7,13 +7,13 @@ from math import inf
 
 from orjson import Fragment
 
-from proxy.admit.accounts import Account, Balance, Moment
+from proxy.admit.accounts import Account, Moment
 from proxy.admit.counters import Counters
 from proxy.admit.moments import Moments
 from proxy.admit.periods import Periods
 from proxy.admit.records import MOST
 from proxy.admit.shape import Shape, shape_of
-from proxy.admit.windows import NS, Ring
+from proxy.admit.windows import NS
 from proxy.policy.plan import Claim
 from proxy.standings import Standings
 
@@ -22,58 +22,47 @@ PLENTY = MOST  # where there is no limit
 
 
 class Where:
-    """What counts for some accounts that stand on the limits of a shape; of each the most it may be, and where `Standings.row` has it.
-    `rates`: requests and tokens, each with what its shares are of (of nothing, none is left), where the row has when it resets, its
-    length and its number among all."""
+    """What counts for some accounts that stand on the limits of a shape, by the numbers that it has there: `rings` of its requests and
+    tokens, `balances` of its money. Bounds and all else that is the same for many stand in the shape."""
 
-    __slots__ = ("money", "rates", "requests", "shape", "slots", "tokens")
+    __slots__ = ("balances", "everyone", "rings", "shape")
 
     def __init__(self, shape: Shape, accounts: Sequence[Account]) -> None:
-        self.shape = shape
-        self.requests: list[tuple[Ring, int, int]] = []
-        self.slots: list[tuple[Account, int, int]] = []
-        self.tokens: list[tuple[Ring, int, int]] = []
-        self.money: list[tuple[Balance, int, int]] = []
-        left = shape.terms.left
-        for n, key, most, at in shape.requests:
-            it = accounts[n]
-            self.requests.append((it.rings.get(key) or it.ring(*key), most, at))
-        for n, most, at in shape.slots:
-            self.slots.append((accounts[n], most, left[at]))
-        for n, key, most, at in shape.tokens:
-            it = accounts[n]
-            self.tokens.append((it.rings.get(key) or it.ring(*key), most, at))
-        for n, period, most, at in shape.money:
-            it = accounts[n]
-            self.money.append((it.spend.get(period) or it.balance(period), most, left[at]))
-        rates = self.requests + self.tokens
-        self.rates = [(ring, most, most or inf, left[at], left[at] + 1, ring.period_ns // NS, at) for ring, most, at in rates]
+        self.shape, self.everyone = shape, accounts
+        self.rings = tuple([accounts[n].ring(key) for n, key, _, _ in shape.requests + shape.tokens])
+        self.balances = tuple([accounts[n].balance(period) for n, period, _, _ in shape.money])
 
 
 class Place(Where):
     """And where what they take is counted. Good while none of the accounts has forgotten anything since."""
 
     __slots__ = (
-        "accounts", "as_of", "asked", "balances", "claims", "entries_to", "entry", "everyone", "held", "is_open", "names", "nanousd_to",
-        "periods", "times", "tokens_to", "used",
+        "accounts", "as_of", "asked", "claims", "entries_to", "entry", "held", "is_open", "names", "nanousd_to", "periods", "sums", "times",
+        "tokens_to", "used",
     )  # fmt: skip
 
     def __init__(
-        self, claims: tuple[Claim, ...], names: Sequence[str], accounts: Sequence[Account], shape: Shape, periods: Periods, as_of: int
+        self,
+        claims: tuple[Claim, ...],
+        names: Sequence[str],
+        accounts: Sequence[Account],
+        shape: Shape,
+        periods: Periods,
+        counters: Counters,
     ) -> None:
         Where.__init__(self, shape, accounts)
-        self.as_of = as_of  # `Counters.forgot` when it was surely good
+        self.sums = counters.join(accounts)
+        self.as_of = counters.forgot  # when it was surely good
         self.claims, self.names, self.periods, self.is_open = claims, names, periods, shape.is_open
-        self.everyone, self.accounts = accounts, [(account, account.forgot) for account in accounts]
-        self.asked, self.used = tuple([it[0] for it in self.requests]), tuple([it[0] for it in self.tokens])
-        self.balances = tuple([it[0] for it in self.money])
+        self.accounts = tuple([(account, account.forgot) for account in accounts])
+        self.asked, self.used = self.rings[: len(shape.requests)], self.rings[len(shape.requests) :]
         if shape.has_twins:  # each window once, whatever bounds look at it
             self.asked, self.used = tuple({id(it): it for it in self.asked}.values()), tuple({id(it): it for it in self.used}.values())
         entry, held = shape.said(names)
         self.entry, self.held = Fragment(entry) if entry else None, Fragment(held)
         each = [*map(id, accounts), *map(id, self.balances)]
         self.times = 1 if len(set(each)) == len(each) else len(each)  # what is taken here once counts as often on one of them, at most
-        # While no more than this was ever taken of all (`Counters`), there is room for sure, whoever took it: see `look`.
+        # While no more than this was ever taken (`sums`), there is room for sure, whoever took it: see `look`.
         self.entries_to = self.tokens_to = self.nanousd_to = -1
 
     def is_good(self, as_of: int) -> bool:
@@ -146,9 +135,9 @@ class Places:
     def named(self, claims: Sequence[Claim], names: Sequence[str], periods: Periods) -> Place:
         """Of the accounts with these names; what is not there stands as if nothing ever counted, and is not made."""
         find = self._counters.find
-        accounts = [find(claim.limit.name, name) or Account() for claim, name in zip(claims, names, strict=True)]
+        accounts = tuple([find(claim.limit.name, name) or Account() for claim, name in zip(claims, names, strict=True)])
         shape = shape_of(tuple([claim.limit for claim in claims]), periods)
-        return Place(tuple(claims), names, accounts, shape, periods, self._counters.forgot)
+        return Place(tuple(claims), names, accounts, shape, periods, self._counters)
 
     def made(self, claims: Sequence[Claim], names: Sequence[str], now: Moment) -> Place:
         """As `named`; what is not there is made. All are there before the first is looked at: making one may forget another."""
@@ -159,43 +148,48 @@ class Places:
         return self.named(claims, names, now.periods)
 
 
-def look(place: Place, counters: Counters) -> bool:
+def look(place: Place) -> bool:
     """By what has counted up to now, and may be over by now: would a request and an attempt of nothing pass, surely? And up to which
-    sums of all that is taken anywhere: if all of it were taken here, there would still be room. What is given back makes only more."""
+    sums of all that is taken there: if all of it were taken at one place, there would still be room. What is given back makes only more."""
     entries = tokens = nanousd = PLENTY if place.is_open else -1
-    for ring, most, _ in place.requests:
-        if most - ring.total < entries:
-            entries = most - ring.total
-    for account, most, _ in place.slots:
-        if most - account.in_flight < entries:
-            entries = most - account.in_flight
-    for ring, most, _ in place.tokens:
-        if most - ring.total < tokens:
-            tokens = most - ring.total
-    for balance, most, _ in place.money:
-        if most - balance.settled - balance.held < nanousd:
-            nanousd = most - balance.settled - balance.held
-    place.entries_to, place.tokens_to, place.nanousd_to = counters.entries + entries, counters.tokens + tokens, counters.nanousd + nanousd
+    shape, rings, balances = place.shape, place.rings, place.balances
+    for at, most in shape.asked:
+        if most - rings[at].total < entries:
+            entries = most - rings[at].total
+    for at, most, _ in shape.slots:
+        if most - place.everyone[at].in_flight < entries:
+            entries = most - place.everyone[at].in_flight
+    for at, most in shape.used:
+        if most - rings[at].total < tokens:
+            tokens = most - rings[at].total
+    for at, most, _ in shape.funds:
+        if most - balances[at].settled - balances[at].held < nanousd:
+            nanousd = most - balances[at].settled - balances[at].held
+    sums = place.sums
+    place.entries_to, place.tokens_to, place.nanousd_to = sums.entries + entries, sums.tokens + tokens, sums.nanousd + nanousd
     return entries > 0 and tokens >= 0 and nanousd >= 0
 
 
 def may_enter(place: Place, now_ns: int) -> bool:
     """Is there room for a request and a slot everywhere?"""
-    for ring, most, _ in place.requests:
+    for at, most in place.shape.asked:
+        ring = place.rings[at]
         if ring.total >= most and not ring.has_room(1, most, now_ns):
             return False
-    for account, most, _ in place.slots:
-        if account.in_flight >= most:
+    for at, most, _ in place.shape.slots:
+        if place.everyone[at].in_flight >= most:
             return False
     return place.is_open
 
 
 def may_hold(place: Place, now_ns: int, tokens: int, nanousd: int) -> bool:
     """I1: is there room for these tokens everywhere, and settled + held + nanousd ≤ limit?"""
-    for ring, most, _ in place.tokens:
+    for at, most in place.shape.used:
+        ring = place.rings[at]
         if ring.total + tokens > most and not ring.has_room(tokens, most, now_ns):
             return False
-    for balance, most, _ in place.money:
+    for at, most, _ in place.shape.funds:
+        balance = place.balances[at]
         if balance.settled + balance.held + nanousd > most:
             return False
     return place.is_open
@@ -203,11 +197,12 @@ def may_hold(place: Place, now_ns: int, tokens: int, nanousd: int) -> bool:
 
 def standings_on(where: Where, now_ns: int, now_s: int, part_ns: int) -> Standings:
     """How the accounts stand, for reply headers. By the wall clock it is `part_ns` after the second `now_s`."""
-    shape = where.shape
+    shape, rings, balances = where.shape, where.rings, where.balances
     row = shape.row.copy()
     second_ns = now_ns - part_ns  # its beginning, as rates count it
     rate, tight, scarcest = None, 0, inf
-    for ring, most, amount, at, until, period_s, number in where.rates:
+    for n, most, amount, at, until, period_s, number in shape.rates:
+        ring = rings[n]
         if used := ring.total if now_ns < ring.edge else ring.used(now_ns):  # before the edge nothing is over
             row[until] = period_s - (second_ns - ring.last) // NS  # rounded up; of small figures, mostly
         elif part_ns:
@@ -216,10 +211,11 @@ def standings_on(where: Where, now_ns: int, now_s: int, part_ns: int) -> Standin
         share = left / amount
         if share < scarcest:
             rate, tight, scarcest = number, at, share
-    for account, most, at in where.slots:
-        held = account.in_flight
+    for n, most, at in shape.slots:
+        held = where.everyone[n].in_flight
         row[at] = most - held if held < most else 0
-    for balance, most, at in where.money:
+    for n, most, at in shape.funds:
+        balance = balances[n]
         row[at] = most - balance.settled - balance.held
     terms = shape.terms
     if scarcest < 0.0 or not terms.is_plain:

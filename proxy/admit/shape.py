@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import inf
 
 from proxy.admit.accounts import Moment, RateKind
 from proxy.admit.counters import Charge
@@ -18,14 +19,19 @@ ENTRY = ("requests", "concurrency")  # what a call takes; an attempt takes token
 
 class Shape:
     """Each bound with the number of its limit, which is that of its account, where it counts there, the most it may be, and its
-    number among all."""
+    number among all. By the numbers that `lines.Where` has: `asked` and `used`, of rings, the most; `slots` of accounts and `funds` of
+    balances, the most and where `Standings.row` has it; `rates` of rings, the most, what shares are of (of nothing, none is left), where
+    the row has it and when it resets, the length and the number among all."""
 
-    __slots__ = ("_said", "ends", "has_twins", "is_open", "limits", "money", "periods", "requests", "row", "slots", "terms", "tokens")
+    __slots__ = (
+        "_said", "asked", "ends", "funds", "has_twins", "is_open", "limits", "money", "periods", "rates", "requests", "row", "slots",
+        "terms", "tokens", "used",
+    )  # fmt: skip
 
     def __init__(self, limits: Sequence[Limit], periods: Periods) -> None:
         self.limits, self.periods = limits, periods
         self.requests: list[tuple[int, tuple[RateKind, int], int, int]] = []
-        self.slots: list[tuple[int, int, int]] = []
+        slots: list[tuple[int, int, int]] = []
         self.tokens: list[tuple[int, tuple[RateKind, int], int, int]] = []
         self.money: list[tuple[int, str, int, int]] = []
         terms: list[Term] = []
@@ -33,7 +39,7 @@ class Shape:
         for n, limit in enumerate(limits):  # requests and slots of each limit come first
             self._rates(self.requests, "requests", n, limit, terms)
             if (most := limit.concurrency) is not None:
-                self.slots.append((n, most, len(terms)))
+                slots.append((n, most, len(terms)))
                 terms.append(Term(limit.name, "concurrency", most, 0, limit.is_shared))
         for n, limit in enumerate(limits):
             self._rates(self.tokens, "tokens", n, limit, terms)
@@ -43,6 +49,13 @@ class Shape:
                 ends[len(terms)] = span.end_ns // NS
                 terms.append(Term(limit.name, "spend", spend.nanousd, (span.end_ns - span.start_ns) // NS, limit.is_shared))
         self.terms = terms_of(tuple(terms))
+        left, asked = self.terms.left, len(self.requests)
+        self.asked = [(n, most) for n, (_, _, most, _) in enumerate(self.requests)]
+        self.used = [(n, most) for n, (_, _, most, _) in enumerate(self.tokens, asked)]
+        both = enumerate(self.requests + self.tokens)
+        self.rates = [(n, most, most or inf, left[at], left[at] + 1, key[1], at) for n, (_, key, most, at) in both]
+        self.slots = [(n, most, left[at]) for n, most, at in slots]
+        self.funds = [(n, most, left[at]) for n, (_, _, most, at) in enumerate(self.money)]
         self.row = [0] * self.terms.width  # `Standings.row`, before anything is counted; and what it does not tell
         self.ends = tuple([ends.get(at) for at in range(len(terms))])
         self.is_open = 0 not in [it.allowed for it in terms]  # a limit of 0 has a refusal of its own

@@ -3,15 +3,16 @@
 The counters go on changing while they are written. So each account stands with the position of the journal that it was read at,
 and the fold passes over what it has already (`records.Fold`). Open holds are those of the position in the file's head.
 One is due when the journal behind the last has grown to TIMES its size: however many accounts there are, a call pays the same for it.
-Frames: `["snap", 2, columns, segment, offset]` · `["accounts", segment, offset, [account…]]` · `["holds", [hold record…]]` ·
-`["end", number of frames]`. A file appears whole, on the disk, or not at all.
+Frames: `["snap", version, columns, segment, offset]` · `["some", segment, offset, limit, ns, [columns…]]`, accounts of one limit (see
+`columns`); until version 3 `["accounts", segment, offset, [account…]]` · `["holds", [hold record…]]` · `["end", number of frames]`.
+A file appears whole, on the disk, or not at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import orjson
 
 from proxy.admit.accounts import Moment
+from proxy.admit.columns import rows_of
 from proxy.admit.counters import Counters
 from proxy.admit.journal import RETRY_S, Journal, framed, read_frames, segments, write_all
 from proxy.admit.place import StateProblem
@@ -30,7 +32,7 @@ T = TypeVar("T")
 
 SLICE = 128  # accounts or holds at once: about a millisecond
 PAUSE_S = 0.004  # between slices: a fifth of the loop at most
-TIMES = 5
+TIMES = 10
 MOST_BYTES = 96 * 1024 * 1024  # of journal, then one is due whatever it costs: a start reads some 40 MB a second
 
 
@@ -123,7 +125,7 @@ class Snapshots:
         for limit, accounts in self._counters.accounts():
             for names in _slices(accounts):
                 at, now = self._journal.position(), self._now()
-                yield encode(("accounts", *at, self._counters.told(limit, names, now)))
+                yield encode(("some", *at, limit, now.ns, self._counters.told(limit, names, now)))
 
 
 def _slices(them: list[T]) -> Iterator[list[T]]:
@@ -165,12 +167,12 @@ def forget_before(folder: Path, number: int) -> None:
 
 @dataclass(slots=True)
 class Snapshot:
-    """Hold records and accounts (see `Counters.told`), each account with the position it stands at."""
+    """Hold records and accounts (see `Counters.restore`), each account with the position it stands at."""
 
     columns: tuple[str, ...]
     begin: Position
     holds: list[list[Any]] = field(default_factory=list)
-    accounts: list[tuple[Position, list[Any]]] = field(default_factory=list)
+    accounts: list[tuple[Position, Sequence[Any]]] = field(default_factory=list)
 
 
 def snapshots(folder: Path) -> list[tuple[int, Path]]:
@@ -189,9 +191,12 @@ def read_snapshot(path: Path) -> Snapshot | None:
     for record in records[1:-1]:
         if record[0] == "holds":
             found.holds += record[1]
-        else:
+        elif record[0] == "accounts":
             _, segment, offset, accounts = record
             found.accounts += [((segment, offset), account) for account in accounts]
+        else:
+            _, segment, offset, limit, ns, told = record
+            found.accounts += [((segment, offset), account) for columns in told for account in rows_of(limit, ns, columns)]
     return found
 
 

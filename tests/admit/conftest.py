@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from proxy.admit.accounts import Moment
+from proxy.admit.columns import rows_of
 from proxy.admit.counters import Counters
 from proxy.admit.periods import Calendar
 from proxy.admit.records import encode
@@ -99,7 +100,10 @@ def told() -> Callable[[Counters], bytes]:
 
     def say(counters: Counters) -> bytes:
         now = Moment(NOON, Calendar("UTC").at(NOON))
-        accounts = [counters.told(limit, names, now) for limit, names in counters.accounts()]
+        accounts = [
+            sorted([row for columns in counters.told(limit, names, now) for row in rows_of(limit, NOON, columns)])
+            for limit, names in counters.accounts()
+        ]
         held = [
             [name, [[id, it.held] for id, it in account.spend.items()]]
             for book in counters.books.values()

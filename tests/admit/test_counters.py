@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proxy.admit.accounts import Moment
+from proxy.admit.columns import rows_of
 from proxy.admit.counters import Counters
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.periods import Calendar
@@ -32,17 +33,18 @@ def test_a_snapshot_is_told_what_counts_and_only_what_is_long_past_is_forgotten_
     calendar, counters = Calendar("UTC"), Counters(9)
 
     def told(name: str) -> list:
-        return counters.told("each", [name], Moment(clock.wall, calendar.at(clock.wall)))
+        told = counters.told("each", [name], Moment(clock.wall, calendar.at(clock.wall)))
+        return [row for columns in told for row in rows_of("each", clock.wall, columns)]
 
     for name in ("spent", "counted", "free", "held"):
         account = counters.account("each", name)
-        account.ring("requests", 60).add(1, clock.wall)
-        account.ring("tokens", 86400)
+        account.ring(("requests", 60)).add(1, clock.wall)
+        account.ring(("tokens", 86400))
         account.place = "found"  # type: ignore[assignment]  # any sign
     spent, held = counters.account("each", "spent"), counters.account("each", "held")
     spent.balance("2026-11-21").settled = spent.balance("total").settled = 7
     held.balance("2026-11-21").settled, held.balance("2026-11-21").held = 4, 9
-    used = ("requests", 60, [(clock.wall // 10**9, clock.wall, 1)])
+    used = ("requests", 60, [(clock.wall, 1)])
     assert told("spent") == [("each", "spent", [used], [("2026-11-21", 7), ("total", 7)])]
     assert told("counted") == [("each", "counted", [used], [])]
     clock.pass_s(61)
@@ -66,7 +68,12 @@ def test_a_limit_of_which_no_account_counts_any_more_is_forgotten(clock):
     counters, now = Counters(9), Moment(clock.wall, Calendar("UTC").at(clock.wall))
     for limit in ("idle", "spent"):
         counters.account(limit, "one").balance("total").settled = limit == "spent"
-    told = [it for limit, names in counters.accounts() for it in counters.told(limit, names, now)]
+    told = [
+        row
+        for limit, names in counters.accounts()
+        for columns in counters.told(limit, names, now)
+        for row in rows_of(limit, now.ns, columns)
+    ]
     assert (told, [*counters.books]) == ([("spent", "one", [], [("total", 1)])], ["spent"])
 
 

@@ -65,7 +65,7 @@ def agrees(state: Admission, claims: tuple[Claim, ...], tokens: int, nanousd: in
     standings = state.standings(claims)
     again = Standings.of(standings, state._moments.wall // S)
     assert our_lines("r", 0, standings) == our_lines("r", 0, again)  # told on the straight way and on the long one
-    if look(place, counters):
+    if look(place):
         assert entry is None and denied_hold(counters, claims, names, now, 0, 0) is None
 
 

@@ -26,11 +26,12 @@ EVERYBODYS = [
 
 
 def has_room_that_it_saw(state: Admission, claims: tuple[Claim, ...]) -> None:
-    place, counters, ns = state._places.of(claims), state._counters, state.now().ns
+    place, ns = state._places.of(claims), state.now().ns
     assert place is not None
-    if counters.entries < place.entries_to:
+    sums = place.sums
+    if sums.entries < place.entries_to:
         assert may_enter(place, ns)
-    tokens, nanousd = place.tokens_to - counters.tokens, place.nanousd_to - counters.nanousd
+    tokens, nanousd = place.tokens_to - sums.tokens, place.nanousd_to - sums.nanousd
     if tokens >= 0 and nanousd >= 0:
         assert may_hold(place, ns, tokens, nanousd)
 
@@ -100,4 +101,20 @@ async def test_room_that_was_seen_is_there_until_as_much_was_taken_by_anyone_in_
         await anyone.does(*draw.choices(WAYS, OFTEN), draw.choice(EVERYBODYS), tokens, nanousd)
         for claims in EVERYBODYS:
             has_room_that_it_saw(state, claims)
+    await state.close()
+
+
+async def test_who_stands_alone_is_not_looked_at_for_what_others_take_and_who_stood_alone_once_is(clock, intent):
+    state = await EmbeddedState.open(None, clock=clock, time_zone="UTC", max_keys=9)
+    bob, ann, both = (Claim(OWN, "bob"),), (Claim(OWN, "ann"),), (Claim(OWN, "bob"), Claim(TEAM, "ops"))
+    state.peek(bob)
+    alone = state._places.of(bob)
+    await state.enter("a", ann)
+    await state.hold(intent("a/1", ann, nanousd=5, tokens=5))
+    assert (alone.sums.entries, alone.sums.tokens, alone.sums.nanousd) == (0, 0, 0)
+    await state.enter("b", both)
+    beside, again = state._places.of(both), state._places.of(bob)
+    assert again is not alone and again.sums is beside.sums is not state._places.of(ann).sums
+    await state.hold(intent("b/1", (Claim(TEAM, "ops"),), nanousd=5, tokens=5))
+    assert again.sums.nanousd == 5, "one sum for all that were ever named side by side"
     await state.close()

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.admit.columns import rows_of
 from proxy.admit.embedded import EmbeddedState
 from proxy.admit.journal import Journal, framed, read_frames, segments
 from proxy.admit.place import StateProblem
@@ -50,7 +51,7 @@ async def read(path: str) -> tuple[list[dict], dict[str, int], dict[str, int]]:
     state = await EmbeddedState.open(Path(path), clock=Clock(), time_zone="UTC", max_keys=10)
     try:
         money = {account: settled + held for _, account, _, settled, held in state.contributions()}
-        requests = {name: account.ring("requests", 60).total for name, account in state._counters.books.get("each", {}).items()}
+        requests = {name: account.ring(("requests", 60)).total for name, account in state._counters.books.get("each", {}).items()}
         return await state.rows(100_000), money, requests
     finally:
         await state.close()
@@ -98,7 +99,9 @@ def no_snapshots(monkeypatch) -> None:
 
 
 def told_of(state: EmbeddedState) -> dict[str, object]:
-    return {it[1]: it for limit, names in state._counters.accounts() for it in state._counters.told(limit, names, state.now())}
+    counters, now = state._counters, state.now()
+    told = [(limit, columns) for limit, names in counters.accounts() for columns in counters.told(limit, names, now)]
+    return {row[1]: row for limit, columns in told for row in rows_of(limit, now.ns, columns)}
 
 
 async def opened(path: Path, clock) -> EmbeddedState:
@@ -223,6 +226,21 @@ async def test_a_state_whose_holds_have_whole_rows_opens_as_it_stood(tmp_path, c
         ]  # fmt: skip
         left = {it.kind: it.remaining for it in state.standings(claims)}
         assert left == {"requests": 7, "tokens": 1000 - 15 - 100 - 100, "spend": 10**6 - 2700}
+        await state.close()
+
+
+async def test_a_snapshot_whose_accounts_are_rows_opens_as_it_stood(tmp_path, clock, claim):
+    """Written by the code of version 3: of bob two requests settled, one open, another settled behind the snapshot; one of ann."""
+    (tmp_path / "state").mkdir()
+    shutil.copy(HERE / "kept" / "snapshot-of-version-3.snap", tmp_path / "state" / "snapshot-00000002.snap")
+    shutil.copy(HERE / "kept" / "journal-behind-snapshot-of-version-3.log", tmp_path / "state" / "journal-00000002.log")
+    for crashed in (1, 0):
+        state = await opened(tmp_path / "state", clock)
+        assert state.recovery.crashed == crashed
+        for name, requests, tokens, nanousd in (("bob", 4, 15 + 25 + 100 + 35, 700 + 800 + 1000 + 900), ("ann", 1, 20, 300)):
+            claims = (claim(account=f"caller={name}", spend=("day", 10**6), requests=10, tokens=1000),)
+            left = [it.remaining for it in state.standings(claims)]
+            assert left == [10 - requests, 1000 - tokens, 10**6 - nanousd]
         await state.close()
 
 

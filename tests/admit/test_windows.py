@@ -46,6 +46,56 @@ def test_who_waits_as_told_is_admitted_and_is_never_told_more_than_the_window(ev
     assert ring.wait_ns(want, limit, now + seconds_until_room(wait) * NS) == 0
 
 
+class Naive:
+    """The same in the plainest way: buckets by number, each with its last event and its count."""
+
+    def __init__(self, period_s: int) -> None:
+        self.period_ns, self.width_ns = period_s * NS, period_s * NS // 60
+        self.buckets: dict[int, tuple[int, int]] = {}
+
+    def live(self, now: int) -> list[tuple[int, int]]:
+        return [(last, count) for _, (last, count) in sorted(self.buckets.items()) if last > now - self.period_ns]
+
+    def add(self, count: int, now: int) -> None:
+        self.buckets[now // self.width_ns] = now, self.buckets.get(now // self.width_ns, (0, 0))[1] + count
+
+    def adjust(self, at: int, change: int) -> None:
+        if at // self.width_ns in self.buckets:
+            last, count = self.buckets[at // self.width_ns]
+            self.buckets[at // self.width_ns] = last, count + change
+
+
+@given(data=st.data())
+def test_whatever_is_added_and_corrected_when_it_counts_what_the_plainest_window_counts(data: st.DataObject) -> None:
+    """Two windows of one length at instants of their own: what they share tells neither of the other."""
+    period_s = data.draw(st.sampled_from([60, 3600]))
+    gaps = st.integers(0, period_s * NS // 3) | st.sampled_from([0, 1, period_s * NS // 60, period_s * NS, period_s * NS - 1])
+    rings, naives, now = [Ring(period_s), Ring(period_s)], [Naive(period_s), Naive(period_s)], [START, START + 7 * NS]
+    added: list[list[int]] = [[], []]
+    for which, gap, what, count in data.draw(
+        st.lists(st.tuples(st.integers(0, 1), gaps, st.sampled_from(["add", "add", "adjust", "used", "kept"]), st.integers(0, 300)))
+    ):
+        now[which] += gap
+        ring, naive, at = rings[which], naives[which], now[which]
+        if what == "add":
+            ring.add(count, at)
+            naive.add(count, at)
+            added[which].append(at)
+        elif what == "adjust":
+            of = data.draw(st.sampled_from([*added[which], at]))
+            ring.adjust(of, -count)
+            naive.adjust(of, -count)
+        elif what == "kept":
+            live = naive.live(at)
+            rings[which] = ring = Ring(period_s)
+            ring.restore([[last // naive.width_ns, last, count] for last, count in live] if count % 2 else live)
+        else:
+            assert ring.used(at) == sum(count for _, count in naive.live(at))
+            assert ring.buckets == naive.live(at) or (not ring.total and not naive.live(at))
+    for ring, naive, at in zip(rings, naives, now, strict=True):
+        assert ring.used(at) == sum(count for _, count in naive.live(at))
+
+
 def test_at_nine_tenths_of_the_rate_hardly_anyone_is_refused_wrongly() -> None:
     """Even spacing, so that an exact log would refuse nobody: neither does the ring but for the width of a bucket."""
     ring, refused = Ring(60), 0

@@ -76,8 +76,9 @@ class Cost:
 class Sidecar:
     """One process on the core of targets; `state` may hold keys and rows already."""
 
-    def __init__(self, folder: Path, up: int, policy: str, callers: int = 1, size: int = 1000) -> None:
-        self.folder, self.callers, self._calls = folder, callers, 0
+    def __init__(self, folder: Path, up: int, policy: str, callers: int = 1, size: int = 1000, *, is_kept: bool = False) -> None:
+        """`is_kept`: a connection is one caller's to its end; else all callers take turns, whatever connection is free."""
+        self.folder, self.callers, self._calls, self._is_kept = folder, callers, 0, is_kept
         self.port, self.admin = free_port(), free_port()
         self._requests = itertools.cycle([request(self.port, number, size) for number in range(callers)])
         folder.mkdir(exist_ok=True)
@@ -114,7 +115,7 @@ class Sidecar:
         self._perf, self._before, self._calls = Perf(self._process.pid, self.folder / "perf"), self._cpu_ns(), 0
 
     def load(self, seconds: float, connections: int) -> None:
-        self._calls += load(self.port, self._requests, connections, seconds=seconds)
+        self._calls += load(self.port, self._requests, connections, seconds=seconds, is_kept=self._is_kept)
 
     def cost(self) -> Cost:
         us = (self._cpu_ns() - self._before) / self._calls / 1000
@@ -149,15 +150,17 @@ class Perf:
         return int(found[1]) if found else None
 
 
-def load(port: int, requests: Iterator[bytes], connections: int, *, seconds: float = 0.0, calls: int = 0) -> int:
-    """Calls in flight on all connections for so many seconds, or so many calls; how many were answered, each with 200."""
-    poll, ones, got = select.epoll(), {}, {}
+def load(port: int, requests: Iterator[bytes], connections: int, *, seconds: float = 0.0, calls: int = 0, is_kept: bool = False) -> int:
+    """Calls in flight on all connections for so many seconds, or so many calls; how many were answered, each with 200. `is_kept`: each
+    connection asks the same again and again."""
+    poll, ones, got, asks = select.epoll(), {}, {}, {}
     for _ in range(connections):
         one = socket.create_connection(("127.0.0.1", port))
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         poll.register(one, select.EPOLLIN)
         ones[one.fileno()], got[one.fileno()] = one, b""
-        one.sendall(next(requests))
+        asks[one.fileno()] = itertools.repeat(next(requests)) if is_kept else requests
+        one.sendall(next(asks[one.fileno()]))
     done, until = 0, time.monotonic() + seconds
     busy = set(ones)
     while busy:
@@ -169,7 +172,7 @@ def load(port: int, requests: Iterator[bytes], connections: int, *, seconds: flo
             done += 1
             got[fd] = b""
             if done + len(busy) <= calls or time.monotonic() < until:
-                ones[fd].sendall(next(requests))
+                ones[fd].sendall(next(asks[fd]))
             else:
                 busy.discard(fd)
     for one in ones.values():

@@ -69,7 +69,7 @@ class Line:
 
 @contextmanager
 def sidecars(
-    asked: Asked, part: str, policies: dict[str, str], callers: dict[str, int], prompts: dict[str, int]
+    asked: Asked, part: str, policies: dict[str, str], callers: dict[str, int], prompts: dict[str, int], *, is_kept: bool = False
 ) -> Iterator[list[Sidecar]]:
     """One for each size, with its keys in its state; a state that is there already is taken as it is. Prompts in bytes."""
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def sidecars(
             folder.mkdir(exist_ok=True)
             count = callers.get(name, 1)
             mint(folder / "state", count, "growth")
-            made.append(Sidecar(folder, asked.up, policy, count, prompts.get(name, 1000)))
+            made.append(Sidecar(folder, asked.up, policy, count, prompts.get(name, 1000), is_kept=is_kept))
             stack.callback(made[-1].stop)
             made[-1].warm(max(1_000 * 1_000 // prompts.get(name, 1000), 100, count))
             if made[-1].started_s > 5:
@@ -95,9 +95,15 @@ def told(part: str, sizes: Iterable[str], costs: list[Cost], owed: float | None 
 
 
 def side_by_side(
-    asked: Asked, part: str, policies: dict[str, str], *, owed: float | None = OWED, callers: dict[str, int] | None = None
+    asked: Asked,
+    part: str,
+    policies: dict[str, str],
+    *,
+    owed: float | None = OWED,
+    callers: dict[str, int] | None = None,
+    is_kept: bool = False,
 ) -> list[Line]:
-    with sidecars(asked, part, policies, callers or {}, {}) as made:
+    with sidecars(asked, part, policies, callers or {}, {}, is_kept=is_kept) as made:
         return told(part, policies, compare(made, asked.rounds, asked.seconds), owed)
 
 
@@ -120,6 +126,12 @@ def callers(asked: Asked) -> list[Line]:
     sizes = {"1": 1, "1,000": 1_000, "100,000": 100_000}
     asked = replace(asked, rounds=asked.rounds * 3)
     return side_by_side(asked, "callers", dict.fromkeys(sizes, PLAIN), callers=sizes)
+
+
+def callers_kept(asked: Asked) -> list[Line]:
+    """As most clients do: a connection is one caller's. All have called; of so many, 32 call at a time."""
+    sizes = {"1": 1, "100,000": 100_000}
+    return side_by_side(asked, "callers, 32 at a time", dict.fromkeys(sizes, PLAIN), callers=sizes, is_kept=True)
 
 
 def of_others(number: int) -> str:
@@ -223,7 +235,10 @@ def streams(asked: Asked) -> list[Line]:
         return [Line("streams", f"{STREAMS:,} idle", None, Cost(each / STREAM_BYTES, None), 1.0, note)]
 
 
-PARTS = {it.__name__: it for it in (prompt, callers, limits, limits_globs, limits_matching, policy, policy_per_call, streams, ledger_rows)}
+PARTS = {
+    it.__name__: it
+    for it in (prompt, callers, callers_kept, limits, limits_globs, limits_matching, policy, policy_per_call, streams, ledger_rows)
+}
 
 
 def table(lines: list[Line]) -> str:

@@ -61,8 +61,8 @@ SPEND = ", spend: [$1000000/day, $9000000/month]"
 
 EVERYTHING = tuple(name for name in bench.SCENARIOS if name != "tls500")
 SOME = ("t64", "s50", "t64_8k", "t64_100k", "t64_mail", "c1", "o100", "o500")  # of targets no verdict rests on
-DIRECT = ("t64", "s50", "c1", "o100", "o500")
-NGINX = ("t64", "s50", "t64_8k", "t64_100k", "o500")
+DIRECT = ("t64", "s50", "s50_apart", "c1", "o100", "o500")
+NGINX = ("t64", "s50", "s50_apart", "t64_8k", "t64_100k", "o500")
 
 
 def nginx_conf(folder: pathlib.Path, port: int, up: int) -> pathlib.Path:

@@ -91,9 +91,9 @@ class Purse:
         assert self._outlet is not None
         return self._owed > 0 or self._outlet.is_full
 
-    def push(self, data: bytes) -> bool:
+    def push(self, data: bytes, framed: bytes = b"") -> bool:
         assert self._outlet is not None
-        is_full = self._outlet.push(data)
+        is_full = self._outlet.push(data, framed)
         self._passed += len(data)
         if self._passed >= self._next:
             self._look()

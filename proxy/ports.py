@@ -46,6 +46,9 @@ class Body(Protocol):
         """Piece by piece, for what is not held. Same errors as `read`, raised when `limit` bytes are passed."""
 
 
+LEAST_FRAMED = 4  # bytes of body that are worth it
+
+
 class Outlet(Protocol):
     """Where body bytes go."""
 
@@ -53,8 +56,9 @@ class Outlet(Protocol):
     def is_full(self) -> bool:
         """The client reads more slowly than the provider sends: stop pushing and `drain`."""
 
-    def push(self, data: bytes) -> bool:
-        """Writes body bytes now; True: the client is full from now on. Raises ClientGone (never after `finish_anyway`)."""
+    def push(self, data: bytes, framed: bytes = b"") -> bool:
+        """Writes body bytes now; True: the client is full from now on. Raises ClientGone (never after `finish_anyway`). `framed`: the same
+        as one chunk, where it is at hand: b"%x\\r\\n%b\\r\\n", to the byte, and of LEAST_FRAMED bytes."""
 
     async def drain(self) -> None:
         """Waits until the client has room. Raises ClientGone; after 60 s without progress too."""

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from httptools import HttpParserError
-
 from proxy.exchange import RawHeaders, Spoken
 from proxy.forward.connection import Connection
+from proxy.forward.flow import flow_of
 from proxy.forward.known import lines_of
 from proxy.forward.parse import AnswerParser, Malformed, all_of
 from proxy.policy.plan import Timeouts
@@ -35,7 +34,7 @@ class Reply:
 
     _connection: Connection | None
     _parser: AnswerParser  # of this answer until `close`
-    _is_flowing: bool  # while `_flow` gets what arrives
+    _is_flowing: bool  # while `flow` gets what arrives
     timeouts: Timeouts
     deadline: float  # monotonic
     since: float  # the head is waited for, then more of the body; NEVER: it is the client's turn (an upload)
@@ -49,12 +48,23 @@ class Reply:
 
     # --- what the connection tells ---
 
-    def _told(self, hears: Callable[[Any], None], what: object) -> None:
+    def told(self, hears: Callable[[Any], None], what: object) -> None:
         """The parser hears of a fault of the framing, or of a read that brought nothing of the body."""
         try:
             hears(what)
         except Malformed as fault:
             self.malformed(str(fault))
+
+    def is_ahead(self) -> None:
+        """More has come than the client takes just now."""
+        self._pause()
+        self._wake()
+
+    def ended(self) -> None:
+        """The body has, while it went straight to the client."""
+        self._parser.is_over = True
+        self._unattended()
+        self._wake()
 
     def lost(self, error: Exception | None) -> None:
         """The connection is gone."""
@@ -158,7 +168,7 @@ class Reply:
         try:
             if not parser.is_over and self.failure is None and connection is not None:
                 self._is_flowing = True
-                connection.attend(self._flow(sink, line, late))
+                connection.attend(flow_of(self, parser, sink, line, late))
                 sink.push(b"")  # the head, where nothing has come with it
             while True:
                 if self.failure is not None:
@@ -189,56 +199,6 @@ class Reply:
         connection.pool.ended(connection)
 
     # --- inside ---
-
-    def _flow(self, sink: Outlet, line: Line, late: list[bytes]) -> Callable[[bytes], None]:
-        """What gets each read of the socket while the client takes the body: all pieces in it go out in one write. `late`: pieces that the
-        client has, and the line has not heard of."""
-        parser, lag = self._parser, line.lag
-        read, due, slices, take = parser.read, parser.due, parser.slices, parser.slices.popleft
-        keep, feed, push = late.append, line.feed, sink.push
-        room = lag
-
-        def flow(data: bytes) -> None:
-            nonlocal room
-            try:  # as `parser.feed` does after a head
-                read(data)
-                piece = take()
-            except HttpParserError as error:
-                self._told(parser.faulty, error)
-                piece = b""
-            except IndexError:
-                piece = b""
-            if (slices or not due or not piece) and not (piece := self._other(data, piece)):
-                return
-            parser.has_body = True
-            parser.no_body = 0
-            try:
-                if lag:
-                    keep(piece)
-                    room -= len(piece)
-                    if room < 0:
-                        room = lag
-                        feed(all_of(late))
-                elif not (piece := feed(piece)):
-                    return
-                if push(piece):
-                    self._pause()
-                    self._wake()
-            except Exception as fault:  # whatever it is, it belongs to the task that waits in `relay`, not to the event loop
-                self.broken(fault)
-
-        return flow
-
-    def _other(self, data: bytes, piece: bytes) -> bytes:
-        """The body in a read that was the last one, or brought nothing of it, or more than one piece. `piece`: the first, if any."""
-        parser = self._parser
-        if not parser.due:
-            parser.is_over = True
-            self._unattended()
-            self._wake()
-        if not (piece or parser.slices):
-            self._told(parser.noise, data)
-        return piece + all_of(parser.slices)
 
     def _unattended(self) -> None:
         """Reads come by `feed` again."""

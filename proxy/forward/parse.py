@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httptools
@@ -21,6 +22,8 @@ class _Swift:
     """What llhttp tells of an answer whose head is known: no line, and by calls of C functions alone."""
 
     on_body: Callable[[bytes], None]
+    on_chunk_complete: Callable[[], None]
+    on_chunk_header: Callable[[], None]
     on_message_begin: Callable[[], None]
     on_message_complete: Callable[[], None]
 
@@ -42,19 +45,23 @@ class AnswerParser:
 
     __slots__ = (
         "_heads", "_is_11", "_is_new", "_likely", "_lines", "_parser", "_said", "_swift", "due", "ends_at_close", "has_begun", "has_body",
-        "has_head", "is_last", "is_over", "is_to_head", "no_body", "on_body", "on_status", "read", "slices", "told",
+        "has_head", "is_last", "is_over", "is_to_head", "no_body", "on_body", "on_chunk_complete", "on_chunk_header", "on_status", "read",
+        "slices", "told", "whole",
     )  # fmt: skip
 
     def __init__(self, heads: KnownHeads | None = None) -> None:
         self.slices: deque[bytes] = deque()  # a list that is emptied gives its memory back, and asks for it anew for each event
         self._said: list[bytes] = []  # of the reason
         self.on_body, self.on_status = self.slices.append, self._said.append  # called by llhttp for each piece
+        self.whole: deque[bool] = deque()  # holds something once a chunk is over, until the next one's first line is
+        self.on_chunk_complete, self.on_chunk_header = partial(self.whole.append, True), self.whole.clear
         self._heads = heads
         self._likely: list[Known] = []  # forms of heads that came on this connection
         self.due: list[None] = []  # a beginning or an end that comes when none is due is an error
         self._lines: list[tuple[bytes, bytes]] = []
         swift = _Swift()
         swift.on_body, swift.on_message_begin, swift.on_message_complete = self.on_body, self.due.pop, self.due.pop
+        swift.on_chunk_complete, swift.on_chunk_header = self.on_chunk_complete, self.on_chunk_header
         self._parser = self._swift = httptools.HttpResponseParser(swift)
         self.read = self._swift.feed_data
         self.is_last = False  # no other answer may be read from this connection: so it is said, or bytes came after the end
@@ -126,6 +133,7 @@ class AnswerParser:
         if self._parser is not self._swift:
             self._parser, self.read = self._swift, self._swift.feed_data
         self.due[:] = _DUE
+        self.whole.clear()
         try:
             self.read(data)
         except httptools.HttpParserError:  # what it was shall be told line by line; the connection is used no more
@@ -154,6 +162,7 @@ class AnswerParser:
             self.ends_at_close = self.has_body = False
             self.no_body = 0
             self._said.clear()
+            self.whole.clear()
             self.due[:] = _DUE
         self.no_body += len(data)
         try:

@@ -127,17 +127,17 @@ class ClientSink:
         lines = [*map(b": ".join, headers)]
         return b"\r\n".join([*lines, ours] if ours else lines)
 
-    def push(self, data: bytes) -> bool:
+    def push(self, data: bytes, framed: bytes = b"") -> bool:
         """See `ports.Outlet`. None (b""): at least the head."""
         transport = self._transport
         if transport.is_closing():
             self._ask_for_client()
             return False
-        size = len(data)
-        if self._is_flowing and LONGEST <= size <= _SMALL:  # an event, as nearly always
+        if self._is_flowing and (framed or LONGEST <= len(data) <= _SMALL):  # an event, as nearly always
             self.last = data  # the whole of it, which costs nothing
-            transport.write(b"%x\r\n%b\r\n" % (size, data))
+            transport.write(framed or b"%x\r\n%b\r\n" % (len(data), data))
             return self._connection._paused
+        size = len(data)
         left, head = self._left, self._head
         if left is not None and size <= left:
             self._left = left - size

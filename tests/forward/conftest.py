@@ -84,7 +84,8 @@ class Got:
     def __init__(self, slow=False):
         self.data, self.pushes, self.slow, self.is_full, self.gone, self.drains = b"", 0, slow, False, False, 0
 
-    def push(self, data):
+    def push(self, data, framed=b""):
+        assert framed in (b"", b"%x\r\n%b\r\n" % (len(data), data))
         if self.gone:
             raise ClientGone
         self.data += data

@@ -136,8 +136,8 @@ async def test_each_piece_passes_before_the_next_is_sent(provider, send, got, as
         await reader.read()
 
     class Telling(got):
-        def push(self, data):
-            is_full = super().push(data)
+        def push(self, data, framed=b""):
+            is_full = super().push(data, framed)
             if data:  # nothing: the head alone
                 seen.put_nowait(data)
             return is_full
@@ -168,8 +168,8 @@ async def test_a_line_that_may_hear_late_hears_all_in_order_before_the_relay_end
     seen, line = asyncio.Queue(), Late()
 
     class Telling(got):
-        def push(self, data):
-            is_full = super().push(data)
+        def push(self, data, framed=b""):
+            is_full = super().push(data, framed)
             seen.put_nowait(data)
             return is_full
 

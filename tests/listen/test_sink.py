@@ -6,7 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.listen.connection import KEPT
+from proxy.ports import LEAST_FRAMED
 from proxy.refusal import ClientGone, Refusal
+from proxy.stream.tail import LONGEST
 
 
 def get(method=b"GET", version=b"HTTP/1.1", *lines):
@@ -218,6 +220,60 @@ class Tee:
 
     def __getattr__(self, name):
         return getattr(self._transport, name)
+
+
+@pytest.mark.parametrize("which", ["keeps", "last", "1.0", "head", "left", "left and is finished anyway"])
+@pytest.mark.parametrize("length", [None, 12, 99])
+@pytest.mark.parametrize("first", [None, b"", b"ab"])
+async def test_a_piece_whose_framing_is_at_hand_leaves_as_any_other(open_edge, which, length, first):
+    asking = {"keeps": get(), "1.0": get(version=b"HTTP/1.0"), "head": get(b"HEAD", b"HTTP/1.1", b"Connection: close")}.get(which, LAST)
+
+    async def asked(is_framed):
+        end = []
+
+        async def run(call, body, sink):
+            sink.start(200, b"OK", (), length)
+            try:
+                if first is not None:
+                    sink.push(first)
+                if which.startswith("left"):
+                    sink.finish_anyway = which != "left"
+                    sink._transport.abort()
+                for piece in (b"abcd", b"ef\n\n"):
+                    end.append((sink.push(piece, b"4\r\n" + piece + b"\r\n") if is_framed else sink.push(piece), sink.last[-4:]))
+            except ClientGone as gone:
+                end.append(type(gone))
+            end.append((sink._left, sink.is_ended))
+            sink.finish()
+            sink.stop_keeping()
+
+        try:
+            return await (await open_edge(run)).ask(asking), end
+        except ConnectionResetError:
+            return "reset", end
+
+    assert await asked(True) == await asked(False)
+
+
+async def test_such_a_piece_leaves_as_the_very_bytes_and_says_whether_the_client_is_full(open_edge):
+    writes, framed = [], b"4\r\nef\n\n\r\n"
+
+    async def run(call, body, sink):
+        sink.start(200, b"OK", (), None)
+        sink.push(b"ab")
+        sink._transport = Tee(sink._transport, writes)
+        assert sink.push(b"ef\n\n", framed) is False
+        sink._connection._paused = True
+        assert sink.push(b"ef\n\n", framed) is True
+        sink._connection._paused = False
+        sink.finish()
+
+    await (await open_edge(run)).ask(LAST)
+    assert writes[0] is framed and writes[1] is framed
+
+
+def test_no_piece_is_framed_for_the_sink_that_is_too_short_to_end_a_stream_with():
+    assert LEAST_FRAMED >= LONGEST
 
 
 async def test_the_last_bytes_of_a_stream_are_known_and_no_fewer_than_four(open_edge):

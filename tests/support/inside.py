@@ -230,7 +230,8 @@ class Sink:
         lines = [*headers, *(tuple(line.split(b": ", 1)) for line in ours.split(b"\r\n") if line)]
         self.headers = {name.decode().lower(): value.decode() for name, value in lines}
 
-    def push(self, data: bytes) -> bool:
+    def push(self, data: bytes, framed: bytes = b"") -> bool:
+        assert framed in (b"", b"%x\r\n%b\r\n" % (len(data), data))
         assert self.is_started and not self.is_finished and not self.is_aborted
         self._client()
         self.body += b"" if self.is_gone else data

@@ -90,7 +90,7 @@ class App:
         alerts = Alerts(lambda: self._generation.rules, self._webhook.post, self._metrics, self.log, clock, states.folder, platform.node())
         rooms = self._rooms = Rooms(
             generation=self._generation,
-            identify=Identify(state.find_key, state.secret, clock, self._jwks),
+            identify=Identify(state.keys.ring, state.secret, clock, self._jwks),
             secret=state.secret,
             store=states.store,
             upstream=self._upstream,

@@ -231,7 +231,7 @@ class Try:
     cost_nanousd: int = 0
     price_row: Mapping[str, object] | Fragment | None = None  # a Fragment: as JSON, where that is at hand
     head: tuple[object, ...] | None = field(default=None, init=False, repr=False)  # `id` to `credential`: the same in each row of it
-    sort: str | None = None  # as `sort_of` has it, where that is at hand
+    memo: Any = None  # what is kept of such attempts: memo.Memo; None: nothing
     row: tuple[Any, ...] | None = None  # the values of its `Row`: set once, when the try is settled
 
     def __init__(self, number: int, kind: AttemptKind, provider: str, model: str | None, credential: str | None, id: str = "") -> None:

@@ -41,7 +41,7 @@ class Forwarding:
         plan = ready.plan
         if plan.on_client_gone == "finish" and ready.upload is None:
             sink.finish_anyway = True
-        first: First | None = None if self._credentials.strikes else plan.kept.get(self)
+        first: First | None = None if self._credentials.strikes else plan.kept.first
         lane, keys, budget = first or self._first(plan, ready.common)
         failed: Failed | None = None
         budget.active += 1
@@ -73,7 +73,7 @@ class Forwarding:
                 if len(common.firsts) >= MAX_MODELS:
                     common.firsts.clear()
                 common.firsts[target.model] = first
-        plan.kept[self] = first
+        plan.kept.first = first
         return first
 
     def _begin(self, target: Target, keys: Sequence[Credential | None]) -> First:

@@ -91,7 +91,7 @@ class Pipeline:
                 await self._read(known, ready, peeked)
                 asked = ready.asked
             story.streamed, model = asked.stream, asked.model or shared.op.model
-            plan = known.plans.get(model)
+            plan = known.plan if model == known.model else known.plans.get(model)
             if plan is None:
                 story.model = model
                 plan = plan_of(known, shared, call, caller, model, self._user(call, shared, asked.user))

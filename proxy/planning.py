@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from proxy.dialect import dialect_of, spoken
@@ -27,7 +28,9 @@ class Known:
     claims: tuple[Claim, ...]  # those that need no body
     met: object = None  # why it is this caller, as long as that holds: see `Identify.is_met`
     is_kept: bool = False  # for the caller's next call with this head
-    plans: dict[str | None, Plan] = field(default_factory=dict)  # by the model asked for
+    model: str | None = None  # asked for first
+    plan: Plan | None = None  # of calls for that model; None: there was none yet
+    plans: dict[str | None, Plan] = field(default_factory=dict)  # by the model asked for, of calls for others
 
 
 def common(generation: Generation, call: Call) -> Common:
@@ -83,13 +86,23 @@ def early(common: Common, call: Call, caller: Caller, end_user: str | None) -> K
 
 def plan_of(known: Known, common: Common, call: Call, caller: Caller, model: str | None, end_user: str | None) -> Plan:
     """The whole plan. Raises Refusal 403 `not_allowed`, 404 `unknown_provider` and those of `early`."""
-    plan = known.plans.get(model)
-    if plan is None:
-        plan = common.generation.rules.plan(facts_of(common, call, caller, model, end_user))
-        if known.is_kept and (model is None or len(model) <= MAX_NAME):
+    plan = known.plan if model == known.model else known.plans.get(model)
+    if plan is not None:
+        return plan
+    may_keep = known.is_kept and (model is None or len(model) <= MAX_NAME)
+    if may_keep and model is not None:
+        model = _the_one(model)
+    plan = common.generation.rules.plan(facts_of(common, call, caller, model, end_user))
+    if may_keep:
+        if plan.claims == known.claims:
+            plan = replace(plan, claims=known.claims)  # the state finds by identity what they count on
+        if known.plan is None:
+            known.model, known.plan = model, plan
+        else:
             if len(known.plans) >= MAX_MODELS:
                 known.plans.clear()
-            if plan.claims == known.claims:
-                plan = replace(plan, claims=known.claims)  # the state finds by identity what they count on
             known.plans[model] = plan
     return plan
+
+
+_the_one = lru_cache(maxsize=1024)(str)  # of equal names, for all callers

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from proxy.exchange import RawHeaders, Row, Spoken, Story, crashed, value
 from proxy.lessons import Lessons
 from proxy.policy.plan import Claim, Origin, Timeouts
-from proxy.policy.plan_callers import KeyRecord
 from proxy.refusal import Refusal
 from proxy.standings import Standings
 
@@ -273,10 +272,6 @@ class Store(Protocol):
 
     def write(self, row: Row) -> None:
         """A row without a hold: a refusal, an unlimited call."""
-        ...
-
-    def find_key(self, digest: bytes) -> KeyRecord | None:
-        """A key minted into the state, by the SHA-256 of the whole key."""
         ...
 
 

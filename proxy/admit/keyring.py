@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -83,14 +84,20 @@ def loaded(digest: bytes, text: str | bytes) -> Kept:
     record = KeyRecord(
         doc.get("name", ""),
         digest,
-        doc["tier"],
-        doc["team"],
-        allow,
+        _the_one(doc["tier"]),
+        _the_one(doc["team"]),
+        _the_one(allow),
         _numbers_in(doc["overrides"]),
         doc["expires_ns"],
         revoked_ns is not None,
     )
     return Kept(record, doc.get("created_ns", 0), doc.get("rotated_ns"), revoked_ns)
+
+
+@lru_cache(maxsize=4096)
+def _the_one(it: Any) -> Any:
+    """Of equal tiers, teams and permissions: keys are many, and what many of them have is in memory once."""
+    return it
 
 
 def _numbers_out(numbers: Mapping[str, Any]) -> dict[str, object]:
@@ -132,8 +139,9 @@ class Keyring:
         self._kept: dict[bytes, Kept] = {}
         self._names: set[str] = set()
         self._records: dict[bytes, KeyRecord] = {}  # of each in `_kept`
-        # The record with this digest, also one that is revoked or past its end: whoever asks refuses it by name. Asked on every call
+        # The record with this digest, also one that is revoked or past its end: whoever asks refuses it by name
         self.find: Callable[[bytes], KeyRecord | None] = self._records.get
+        self.mark = object()  # another one whenever one of the records is: who has found a key since need not look again
         self.learn(kept)
 
     def __iter__(self) -> Iterator[Kept]:
@@ -156,6 +164,8 @@ class Keyring:
     def learn(self, others: Iterable[Kept]) -> list[Kept]:
         """As `news`; valid from now on."""
         news = self.news(others)
+        if news:
+            self.mark = object()
         for kept in news:
             self._kept[kept.record.digest], self._records[kept.record.digest] = kept, kept.record
             self._names.add(kept.record.name)

@@ -20,20 +20,19 @@ class Keys:
 
     def __init__(self, index: sqlite.Index, now_ns: Callable[[], int]) -> None:
         self._index, self._now_ns = index, now_ns
-        self._ring = Keyring()
-        self.find = self._ring.find
+        self.ring = Keyring()  # others only read it
         self._turn = asyncio.Lock()  # what is written of a key is all that is known of it, however many change it at once
         self.on_change: Callable[[Sequence[Kept]], None] = lambda changed: None  # made here, for those who share the keys
         self.on_news: Callable[[Sequence[Kept]], None] = lambda news: None  # made anywhere, once it is valid here
 
     async def load(self) -> None:
-        self._ring.learn(await asyncio.wrap_future(self._index.submit(_kept)))
+        self.ring.learn(await asyncio.wrap_future(self._index.submit(_kept)))
 
     def has_name(self, name: str) -> bool:
-        return self._ring.has_name(name)
+        return self.ring.has_name(name)
 
     def all(self) -> list[Kept]:
-        return list(self._ring)
+        return list(self.ring)
 
     async def add(self, record: KeyRecord) -> None:
         """Durable when it returns, and valid from then on."""
@@ -44,13 +43,13 @@ class Keys:
 
         Raises NoSuchKey where none of them is alive.
         """
-        fresh, *old = rotation(self._ring, name, digest, overlap_ns, self._now_ns(), declared)
+        fresh, *old = rotation(self.ring, name, digest, overlap_ns, self._now_ns(), declared)
         await self._change([fresh, *old])
         return fresh
 
     async def revoke(self, declared: Sequence[KeyRecord], *, name: str | None = None, id: str | None = None) -> list[Kept]:
         """Every key of this name, or with this id, is dead for good, also those of the policy. Raises NoSuchKey."""
-        found = self._ring.named(name, declared) if name is not None else self._ring.with_id(id or "", declared)
+        found = self.ring.named(name, declared) if name is not None else self.ring.with_id(id or "", declared)
         if not found:
             raise NoSuchKey(name or id)
         dead = [revoked(kept, self._now_ns()) for kept in found]
@@ -72,11 +71,11 @@ class Keys:
         self.on_change(changed)
 
     async def _write(self, changed: Sequence[Kept]) -> None:
-        if news := self._ring.news(changed):
+        if news := self.ring.news(changed):
             await asyncio.wrap_future(self._index.submit(lambda connection: _keep(connection, news)))
 
     def _know(self, changed: Sequence[Kept]) -> None:
-        if news := self._ring.learn(changed):
+        if news := self.ring.learn(changed):
             self.on_news(news)
 
 

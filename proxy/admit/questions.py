@@ -19,7 +19,6 @@ class Questions:
     def __init__(self, index: sqlite.Index, clock: Clock) -> None:
         self._index = index
         self.keys = Keys(index, clock.now_ns)
-        self.find_key = self.keys.find
 
     def _flush(self) -> None:
         """Rows written before a question was asked are in its answer."""

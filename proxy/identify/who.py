@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from operator import eq
-from typing import Any
+from typing import Any, Protocol
 
 from proxy.exchange import Call, Caller
 from proxy.identify.claims import issuer_of, unknown
@@ -24,6 +24,20 @@ REVOKED_KEY = "this key was revoked; ask for a new one"
 SEND_ONE = "send a Sluice key (slk-…) or a token as `Authorization: Bearer`, x-api-key, api-key, x-goog-api-key or ?key="
 
 
+class Keys(Protocol):
+    """The keys minted into the state (`admit.keyring`)."""
+
+    @property
+    def mark(self) -> object:
+        """Another one whenever what is known of any key has changed."""
+        ...
+
+    @property
+    def find(self) -> Callable[[bytes], KeyRecord | None]:
+        """By the SHA-256 of the whole key."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Met:
     """A credential that was found good under these rules, with the records that made it so."""
@@ -35,13 +49,14 @@ class Met:
     caller: Caller
     until: int | None  # it is dead from this instant on, in ns
     known: Any = None  # what is known of who calls so and with the head that came last
+    mark: object = None  # of the keys, when `minted` was found among them last
 
 
 class Identify:
-    """`find_key` looks into the state, `secret` is the state's own: it makes hashes of keys worthless elsewhere."""
+    """`secret` is the state's own: it makes hashes of keys worthless elsewhere."""
 
-    def __init__(self, find_key: Callable[[bytes], KeyRecord | None], secret: bytes, clock: Clock, jwks: KeySource) -> None:
-        self._find_key, self._secret, self._clock = find_key, secret, clock
+    def __init__(self, keys: Keys, secret: bytes, clock: Clock, jwks: KeySource) -> None:
+        self._keys, self._secret, self._clock = keys, secret, clock
         self._tokens = Tokens(clock, jwks)
         self._table = KeyTable(CallerRules())
         self._met: dict[bytes, Met] = {}  # under the rules of the table, by digest; b"" is nobody's
@@ -57,9 +72,13 @@ class Identify:
 
     def is_met(self, met: Met) -> bool:
         """Is it still good, the rules being the same?"""
-        if self._find_key(met.digest) is not met.minted:  # of which a change is another record
-            return False
-        return met.until is None or self._clock.now_ns() < met.until
+        mark = self._keys.mark
+        if met.mark is not mark:
+            if self._keys.find(met.digest) is not met.minted:  # of which a change is another record
+                return False
+            met.mark = mark
+        until = met.until
+        return until is None or self._clock.now_ns() < until
 
     def met_by_digest(self, call: Call) -> Met | None:
         """No form of the credential is looked at: it is another one, and not met, unless it has the digest of a good one."""
@@ -94,7 +113,7 @@ class Identify:
                 call.seen[Met] = nobody
             return nobody.caller
         digest = digest_of(credential)
-        minted = self._find_key(digest)
+        minted = self._keys.find(digest)
         if minted is not None:
             if minted.is_revoked:  # also where the policy file lists it: a revocation always wins
                 raise invalid(REVOKED_KEY)

@@ -16,6 +16,7 @@ LARGEST = 4096  # bytes of a head that is kept, for as long as its connection li
 _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
 _PRINTED = bytes(range(0x21, 0x7F))
+_AS_PRINTED = bytes([byte if byte in _PRINTED else 0x21 for byte in range(256)])  # by which all others, and they alone, are changed
 _NONE = (None, 0)
 # From where to where a credential stands, but for its scheme; the head before and behind it; the scheme; which line is its own; the name
 # of that, also as a field
@@ -62,7 +63,7 @@ class Known:
         begin, to, before, after, scheme, at, name, key = self._around or self._tell_around()
         said = data[begin:to]
         head = before + said + after
-        if not data.startswith(head) or said.translate(None, _PRINTED):
+        if not data.startswith(head) or said.translate(_AS_PRINTED) != said:
             return False
         said = scheme + said
         lines, fields = [*self.raw_headers], self.fields.copy()

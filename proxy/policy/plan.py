@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from proxy.exchange import Caller, value
+from proxy.memo import Memo
 from proxy.policy.plan_callers import CallerRules
 
 Action = Literal["off", "flag", "mask", "block"]
@@ -237,10 +238,9 @@ class Plan:
     is_under_spend_limit: bool = field(init=False, compare=False)
     counts_tokens: bool = field(init=False, compare=False)
     brings_own_key: bool = field(init=False, compare=False)  # as the caller does
-    kept: dict[object, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # what a room makes of it
+    kept: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)  # what rooms make of it
 
-    def __post_init__(self) -> None:
-        """Once for all calls that have this plan."""
+    def __post_init__(self) -> None:  # once for all calls that have this plan
         paid = [claim for claim in self.claims if claim.limit.spend]
         worked_out: dict[str, object] = {
             "stopping": tuple(claim for claim in paid if claim.limit.stop_streams),

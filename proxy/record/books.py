@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from proxy.exchange import Begun, Row, Story, Try, sort_of
+from proxy.memo import Memo
 from proxy.ports import Clock
 from proxy.record.redact import plain, scrubbed
 from proxy.refusal import Refusal
@@ -93,26 +94,37 @@ class Books:
             overhead_ms if overhead_ms > 0.0 else 0.0,
             story.streamed,
         )
-        return (try_.head or self.held(story, try_, {}, 0, 0)[0]) + rest
+        return (try_.head or self.held(story, try_, Memo(), 0, 0)[0]) + rest
 
-    def held(self, story: Story, try_: Try, kept: dict[object, Any], input: int, output: int) -> Begun:
+    def held(self, story: Story, try_: Try, kept: Memo, input: int, output: int) -> Begun:
         """What is known of the row of an attempt that is about to leave. `kept`: of the plan."""
-        whose, try_.sort = kept.get((self, try_.provider, try_.model, try_.credential)) or self._keep(kept, story, try_)
+        if kept.model != try_.model or kept.provider != try_.provider or kept.credential != try_.credential:
+            kept = self._keep(kept, story, try_)
+        try_.memo = kept
         call, number, parent = story.call, try_.number, None
         overhead_ms = (try_.began - call.began - story.upstream_s) * 1e3
         if number > 1 and story.tries:
             parent = f"{call.id}/{story.tries[0].number}"
             overhead_ms = _untold(overhead_ms, story)
         own = try_.id, call.id, number, try_.kind, parent, try_.at_ns or self._clock.now_ns()
-        head = try_.head = own + whose
+        head = try_.head = own + kept.whose
         return head, input, output, try_.price_row, story.generation, overhead_ms, story.streamed
 
-    def _keep(self, kept: dict[object, Any], story: Story, try_: Try) -> tuple[Whose, str]:
+    def _keep(self, kept: Memo, story: Story, try_: Try) -> Memo:
+        key, others = (try_.provider, try_.model, try_.credential), kept.others or {}
+        if key in others:
+            return others[key]
         whose, sort = self._whose(story, try_), sort_of(story, try_)
-        if len(kept) < MAX_KEPT and len(try_.model or "") <= MAX_NAME:
+        memo, may_keep = Memo(), len(try_.model or "") <= MAX_NAME
+        if may_keep:
             sort = _the_one(sort)
-            kept[self, try_.provider, try_.model, try_.credential] = whose, sort
-        return whose, sort
+            if kept.provider is None:
+                memo = kept
+            elif len(others) < MAX_KEPT:
+                others[key], kept.others = memo, others
+        memo.provider, memo.model, memo.credential = key
+        memo.whose, memo.sort = whose, sort
+        return memo
 
     def _whose(self, story: Story, try_: Try) -> Whose:
         caller = story.caller
@@ -227,6 +239,6 @@ class _Shown(dict[str | None, str | None]):
 
 _OVERHEAD = Row._fields.index("overhead_ms")
 MAX_MODELS, MAX_NAME = 4096, 256  # names that are at hand as they show; characters of one
-MAX_KEPT = 16  # with a plan, by whomever: a session's turns may name ever new models
+MAX_KEPT = 16  # with a plan, beside what came first: a session's turns may name ever new models
 _shown_models = _Shown()
 _the_one = lru_cache(maxsize=1024)(str)  # of equal texts, for all callers: what goes by it is found without a comparison

@@ -166,7 +166,7 @@ class Log:
         """The line of calls of this sort, with a place for each of `PLACES`; None: they have none. `source`: of the usage of `one`."""
         if self._level > INFO:
             return None
-        kind, is_unheard = one.sort or sort_of(story, one), one.first_byte is None
+        kind, is_unheard = sort_of(story, one) if one.memo is None else one.memo.sort, one.first_byte is None
         sort = kind, story.end, story.status, one.kind, source, story.limit, story.streamed, is_unheard
         form = self._forms.get(sort)
         if form is None:

@@ -218,7 +218,8 @@ class Metrics:
 
     def sort(self, story: Story, last: Try) -> Sort:
         """What it has in common with calls of other callers; `last`: of its attempts."""
-        key = last.sort or sort_of(story, last), story.end, story.status
+        memo = last.memo
+        key = sort_of(story, last) if memo is None else memo.sort, story.end, story.status
         return self._sorts.get(key) or self._sort(key, story, last)
 
     def _sort(self, key: Key, story: Story, last: Try) -> Sort:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from proxy.exchange import Story, Try, sort_of
+from proxy.memo import Memo
 from proxy.record.cells import Cells, Sort
 from proxy.record.log import MAX_NAME, MAX_SORTS, MOST, Log, shown_found, shown_id
 from proxy.record.metrics import Metrics
 from proxy.record.series import MOST_WAITING, Spread
 
 Key = tuple[object, ...]  # what all of them but their callers and figures have in common follows from
-Like = tuple[bytes | None, Sort, dict[str, Cells], Spread, Spread, Spread]
+Like = tuple[bytes | None, Sort, Spread, Spread, Spread]
 
 
 class Usual:
@@ -35,10 +36,14 @@ class Usual:
         asked, said = usage.input, usage.output
         if asked + said + paid > MOST:
             return False
-        key = one.sort or sort_of(story, one), story.end, story.status, story.limit, story.streamed
-        form, sort, callers, durations, overheads, waits = self._likes.get(key) or self._like(key, story, one)
-        name = caller.name
-        cells = callers.get(name) or self._metrics.cells(sort, name)
+        memo = one.memo
+        key = sort_of(story, one) if memo is None else memo.sort, story.end, story.status, story.limit, story.streamed
+        like = self._likes.get(key) or self._like(key, story, one)
+        form, sort, durations, overheads, waits = like
+        if memo is not None and memo.like is like:
+            cells, name = memo.cells, memo.name
+        else:
+            cells, name = self._own(memo, like, caller.name)
         call, ended, upstream_s, found = story.call, story.ended, story.upstream_s, story.found
         began = call.began
         duration = ended - began
@@ -67,7 +72,7 @@ class Usual:
                 % (
                     instant.text if ended < instant.until else instant.turn(ended),
                     shown_id(call.id) if call.id_is_callers else call.id.encode(),
-                    self._names.get(name) or self._log.caller(name),
+                    name,
                     asked,
                     said,
                     paid,
@@ -79,9 +84,20 @@ class Usual:
             )
         return True
 
+    def _own(self, memo: Memo | None, like: Like, caller: str) -> tuple[Cells, bytes]:
+        """Where a caller is counted and how its name shows; kept only of those who are at hand, as a stranger may become known."""
+        form, sort, *_ = like
+        name = b"" if form is None else self._names.get(caller) or self._log.caller(caller)
+        cells = sort.callers.get(caller)
+        if cells is None:
+            return self._metrics.cells(sort, caller), name
+        if memo is not None:
+            memo.like, memo.cells, memo.name = like, cells, name
+        return cells, name
+
     def _like(self, key: Key, story: Story, one: Try) -> Like:
         form, sort = self._log.form_of(story, one, "provider"), self._metrics.sort(story, one)
-        like = form, sort, sort.callers, sort.durations, sort.overheads, sort.waits()
+        like = form, sort, sort.durations, sort.overheads, sort.waits()
         if len(self._likes) >= MAX_SORTS:
             self._likes.clear()
         if len(one.model or "") <= MAX_NAME:

@@ -108,9 +108,9 @@ async def test_a_flood_of_callers_shares_one_allowance_until_they_fall_silent(st
 
 async def test_a_key_is_found_by_its_digest_with_all_it_may(state):
     record = KeyRecord("bob", b"d" * 32, "free", "ops", Allow(models=("gpt-*",)), {"concurrency": 3}, 5)
-    assert state.find_key(b"d" * 32) is None
+    assert state.keys.ring.find(b"d" * 32) is None
     await state.keys.add(record)
-    assert (state.find_key(b"d" * 32), [kept.record for kept in state.keys.all()]) == (record, [record])
+    assert (state.keys.ring.find(b"d" * 32), [kept.record for kept in state.keys.all()]) == (record, [record])
 
 
 def add_offline(path, record):
@@ -134,7 +134,7 @@ async def test_keys_secret_and_ledger_outlive_the_process(tmp_path, clock, row):
     assert state.secret == secret
     assert len(secret) == 32
     assert [kept.record.name for kept in state.keys.all()] == ["bob", "first", "last"]
-    assert state.find_key(b"d" * 32) == record
+    assert state.keys.ring.find(b"d" * 32) == record
     assert len(await state.rows()) == 1
     assert (state.recovery.crashed, state.recovery.torn_bytes) == (0, 0)
     await state.close()

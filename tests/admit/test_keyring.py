@@ -102,3 +102,18 @@ def test_an_id_names_a_key_and_a_piece_of_one_does_not():
     assert ring.with_id(BOB.id[:7], ()) == ring.with_id("0" * 8, ()) == []
     assert ring.with_id(OLD.digest.hex()[:16], (OLD,)) == [Kept(OLD)]
     assert ring.has_name("bob") and not ring.has_name("ann")
+
+
+def test_the_mark_is_another_one_whenever_a_record_is_and_else_stays():
+    ring = Keyring([BOB])
+    for news in ([Kept(OLD)], [ended(BOB, 50, 5)], [revoked(BOB, 5)]):
+        before = ring.mark
+        assert ring.learn(news) and ring.mark is not before
+        told = ring.mark
+        assert not ring.learn(news) and ring.mark is told, "that is known already"
+
+
+def test_what_many_keys_have_in_common_is_in_memory_once():
+    one, other = [loaded(digest * 32, dumped(BOB)).record for digest in (b"x", b"y")]
+    assert one.tier is other.tier and one.team is other.team and one.allow is other.allow
+    assert (one.digest, one.tier, one.team, one.allow) == (b"x" * 32, BOB.record.tier, BOB.record.team, BOB.record.allow)

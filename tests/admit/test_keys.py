@@ -39,7 +39,7 @@ async def test_a_revocation_that_meets_a_rotation_is_on_the_disk_whichever_comes
 async def test_each_change_is_told_once_it_is_valid_and_nothing_is_told_twice(tmp_path, clock):
     async with opened(tmp_path, clock) as state:
         told = []
-        state.keys.on_news = lambda news: told.append([(kept.record, state.find_key(kept.record.digest)) for kept in news])
+        state.keys.on_news = lambda news: told.append([(kept.record, state.keys.ring.find(kept.record.digest)) for kept in news])
         await state.keys.add(BOB)
         (kept,) = state.keys.all()
         await state.keys.learn([kept, kept])
@@ -57,14 +57,14 @@ async def test_a_disk_that_takes_no_key_mints_none_revokes_what_others_revoked_a
         other.commit()
         with pytest.raises(sqlite3.Error):
             await state.keys.add(KeyRecord("ann", b"a" * 32))
-        assert state.find_key(b"a" * 32) is None, "nobody was given this key"
+        assert state.keys.ring.find(b"a" * 32) is None, "nobody was given this key"
         with pytest.raises(sqlite3.Error):
             await state.keys.learn([revoked(Kept(BOB, 1), 5)])
-        assert state.find_key(BOB.digest).is_revoked
+        assert state.keys.ring.find(BOB.digest).is_revoked
         other.execute("DROP TRIGGER no_INSERT")
         other.commit()
         other.close()
         state.write(row())
         assert len(await state.rows()) == 1
         await state.keys.add(KeyRecord("ann", b"a" * 32))
-        assert state.find_key(b"a" * 32) is not None
+        assert state.keys.ring.find(b"a" * 32) is not None

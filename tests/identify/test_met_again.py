@@ -21,13 +21,23 @@ def bearer(key: str) -> tuple[str, str]:
 
 
 class State:
-    """Keys of the state, by digest."""
+    """Keys of the state, by digest; `asked`: how often one was looked for."""
 
     def __init__(self) -> None:
-        self.keys: dict[bytes, KeyRecord] = {}
+        self._keys: dict[bytes, KeyRecord] = {}
+        self.mark, self.asked = object(), 0
+
+    def find(self, digest: bytes) -> KeyRecord | None:
+        self.asked += 1
+        return self._keys.get(digest)
 
     def mint(self, key: str, **more: object) -> None:
-        self.keys[digest_of(key)] = KeyRecord("bot", digest_of(key), **more)  # type: ignore[arg-type]  # fields of the record
+        self._keys[digest_of(key)] = KeyRecord("bot", digest_of(key), **more)  # type: ignore[arg-type]  # fields of the record
+        self.mark = object()
+
+    def clear(self) -> None:
+        self._keys.clear()
+        self.mark = object()
 
 
 @pytest.fixture
@@ -37,7 +47,7 @@ def state() -> State:
 
 @pytest.fixture
 def identify(state, clock) -> Identify:
-    return Identify(state.keys.get, b"secret", clock, None)
+    return Identify(state, b"secret", clock, None)
 
 
 async def test_the_same_key_is_the_same_caller_each_time(identify, call, state):
@@ -59,7 +69,7 @@ async def test_a_key_that_is_revoked_or_gone_is_refused_though_it_was_good_befor
     if change:
         state.mint(KEY, **change)
     else:
-        state.keys.clear()
+        state.clear()
     with pytest.raises(Refusal) as no:
         await identify.who(call(bearer(KEY)), RULES)
     assert no.value.code == "invalid_credentials"
@@ -135,7 +145,7 @@ async def test_who_was_met_is_told_no_more_once_its_key_has_changed(identify, ca
     if change:
         state.mint(KEY, **change)
     else:
-        state.keys.clear()
+        state.clear()
     assert identify.met(asked, RULES) is None
 
 
@@ -151,6 +161,19 @@ async def test_who_was_met_is_told_no_more_once_a_record_of_its_key_has_ended(id
     assert identify.met(asked, rules) is caller
     clock.forward(0.001)
     assert identify.met(asked, rules) is None
+
+
+async def test_who_was_met_is_looked_for_again_only_when_what_is_known_of_any_key_has_changed(identify, call, state):
+    state.mint(KEY)
+    asked = call(bearer(KEY))
+    caller = await identify.who(asked, RULES)
+    for _ in range(3):
+        state.mint("slk-" + "o" * 43)
+        before = state.asked
+        assert [identify.met(asked, RULES) for _ in range(3)] == [caller] * 3 and state.asked == before + 1
+    state.mint(KEY, is_revoked=True)
+    for _ in range(2):
+        assert identify.met(asked, RULES) is None, "whoever was refused once is not taken for good afterwards"
 
 
 FORMS = [bearer(KEY), ("authorization", f"bearer {KEY}"), ("Authorization", f"Bearer  {KEY}"), ("Authorization", KEY), ("x-api-key", KEY),

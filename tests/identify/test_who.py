@@ -1,5 +1,7 @@
 """Who is calling: the order of the list, and that nobody falls down it."""
 
+from types import SimpleNamespace
+
 import jwt
 import pytest
 
@@ -38,9 +40,14 @@ class NoKeys:
         raise AssertionError("nobody asked for this")
 
 
+def found_by(find):
+    """Keys of the state that never change."""
+    return SimpleNamespace(find=find, mark="the only one")
+
+
 @pytest.fixture
 def identify(clock):
-    return Identify(lambda digest: MINTED.get(digest), SECRET, clock, NoKeys())
+    return Identify(found_by(lambda digest: MINTED.get(digest)), SECRET, clock, NoKeys())
 
 
 def token_of(clock, **claims):
@@ -79,12 +86,12 @@ async def test_an_expired_key_is_told_so_from_its_first_instant_on(identify, cal
 
 
 async def test_a_policy_cannot_revive_a_key_that_the_state_let_expire(call, clock):
-    identify = Identify(lambda _: KeyRecord("old", DIGEST, expires_ns=1), SECRET, clock, NoKeys())
+    identify = Identify(found_by(lambda _: KeyRecord("old", DIGEST, expires_ns=1)), SECRET, clock, NoKeys())
     assert await refused(identify, call(("x-api-key", KEY))) == (401, "expired_credentials")
 
 
 async def test_a_store_that_gives_another_key_is_not_believed(call, clock):
-    identify = Identify(lambda _: KeyRecord("other", DIGEST), SECRET, clock, NoKeys())
+    identify = Identify(found_by(lambda _: KeyRecord("other", DIGEST)), SECRET, clock, NoKeys())
     assert await refused(identify, call(("x-api-key", STATE_KEY)), OPEN) == (401, "invalid_credentials")
 
 
@@ -160,7 +167,7 @@ async def test_a_providers_own_key_passes_under_a_keyed_hash(identify, call, clo
     first = await identify.who(call(("x-api-key", "sk-mine")), OPEN)
     again = await identify.who(call(("Authorization", "Bearer sk-mine")), OPEN)
     other = await identify.who(call(("x-api-key", "sk-yours")), OPEN)
-    elsewhere = await Identify(lambda _: None, b"t" * 32, clock, NoKeys()).who(call(("x-api-key", "sk-mine")), OPEN)
+    elsewhere = await Identify(found_by(lambda _: None), b"t" * 32, clock, NoKeys()).who(call(("x-api-key", "sk-mine")), OPEN)
     assert first == again and first.kind == "pass_through" and first.brings_own_key
     assert len({first.name, other.name, elsewhere.name}) == 3
     assert first.name.startswith("pass-through:") and len(first.name) == 25

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from support.inside import Body, Sink, chat, completion
 
+from proxy.admit.keyring import Kept
 from proxy.identify.keys import digest_of
 from proxy.planning import Known
 from proxy.policy.plan_callers import KeyRecord
@@ -59,7 +60,7 @@ async def test_who_comes_back_after_others_is_known_again_by_the_digest_alone(pa
             assert (await one.run()).status == 200
             assert path.story.caller.name == one.key and one.seen[Known] is first[one.key]
     revoked = KeyRecord("ann", digest_of(path.call(key="ann").fields["authorization"].removeprefix("Bearer ")), is_revoked=True)
-    monkeypatch.setattr(path.rooms.identify, "_find_key", {revoked.digest: revoked}.get)
+    path.rooms.identify._keys.learn([Kept(revoked)])
     for one, status in ((bob, 200), (ann, 401)):
         one.seen = {}
         assert (await one.run()).status == status
@@ -82,12 +83,12 @@ async def test_who_comes_back_with_another_head_or_under_another_policy_is_found
     assert ann.seen[Known].common.generation is path.rooms.generation
 
 
-async def test_whose_key_was_revoked_is_known_no_more(connection, monkeypatch):
+async def test_whose_key_was_revoked_is_known_no_more(connection):
     await known(connection)
     path = connection.path
     credential = path.call(key="ann").fields["authorization"].removeprefix("Bearer ")
     revoked = KeyRecord("ann", digest_of(credential), is_revoked=True)
-    monkeypatch.setattr(path.rooms.identify, "_find_key", {revoked.digest: revoked}.get)
+    path.rooms.identify._keys.learn([Kept(revoked)])
     sink = await connection.run()
     assert (sink.status, path.story.end) == (401, "refused:invalid_credentials")
     assert path.story.caller is None and path.story.claims == () and not connection.seen
@@ -134,8 +135,8 @@ async def test_a_refusal_of_a_call_that_is_known_again_tells_what_any_other_woul
 
 def lanes(connection):
     """Where the forwarding of its calls begins, by model."""
-    forwarding = connection.path.pipeline._forwarding
-    return {model: plan.kept[forwarding][0] for model, plan in connection.seen[Known].plans.items()}
+    known = connection.seen[Known]
+    return {model: plan.kept.first[0] for model, plan in {known.model: known.plan, **known.plans}.items()}
 
 
 async def test_callers_with_one_head_and_our_keys_begin_on_one_lane_others_on_their_own(path):

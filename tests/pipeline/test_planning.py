@@ -96,6 +96,16 @@ def test_what_is_kept_of_a_caller_is_bounded():
     assert all(len(known.plans) <= MAX_MODELS for known in who.kept.values())
 
 
+@pytest.mark.parametrize("models", [("gpt-4o", "gpt-5", None), (None, "gpt-5", "gpt-4o"), ("m" * (MAX_NAME + 1), "gpt-4o", "gpt-5")])
+def test_of_each_model_the_same_plan_is_found_whichever_came_first(models):
+    of, kept, who = generation(), {}, caller()
+    for _ in range(3):
+        plans = [planned(of, call(kept), who, model) for model in models]
+    for model, plan in zip(models, plans, strict=True):
+        again = planned(of, call(kept), who, model)
+        assert again.model == model and (again is plan) == (len(model or "") <= MAX_NAME)
+
+
 def test_of_a_head_that_was_seen_once_nothing_is_kept():
     of, who = generation(), caller()
     for _ in range(10):
@@ -114,4 +124,4 @@ def test_a_long_name_of_a_model_is_not_remembered():
     of, kept, who = generation(), {}, caller()
     for _ in range(5):
         assert planned(of, call(kept), who, "m" * (MAX_NAME + 1)).model == "m" * (MAX_NAME + 1)
-    assert not [name for known in who.kept.values() for name in known.plans]
+    assert not [known for known in who.kept.values() if known.plan or known.plans]

@@ -6,6 +6,7 @@ import pytest
 from support.also import also
 
 from proxy.exchange import Caller, Row, Try, Usage, crashed, sort_of
+from proxy.memo import Memo
 from proxy.record import books as books_module
 from proxy.record.books import Books
 from proxy.refusal import Refusal
@@ -72,8 +73,8 @@ def test_attempts_are_of_one_sort_where_they_differ_in_their_caller_alone(tell):
 def test_what_goes_by_the_sort_of_an_attempt_gets_one_text_for_all_callers(books, tell):
     stories = [tell(caller=Caller(name, "key", "premium", "finance")) for name in ("ann", "bob")]
     for story in stories:
-        books.held(story, story.tries[0], {}, 1, 2)
-    ann, bob = [story.tries[0].sort for story in stories]
+        books.held(story, story.tries[0], Memo(), 1, 2)
+    ann, bob = [story.tries[0].memo.sort for story in stories]
     assert ann is bob and ann == sort_of(stories[1], stories[1].tries[0])
 
 
@@ -112,7 +113,7 @@ def test_the_row_inside_a_hold_is_the_row_of_an_attempt_whose_estimate_nobody_co
     story = tell()
     (one,) = story.tries
     one.status, one.first_byte, one.ended, one.price_row, one.cost_nanousd = None, None, one.began, {"name": "gpt-4o"}, 900
-    held = Row._make(crashed(books.held(story, one, {}, 12, 34), 900))
+    held = Row._make(crashed(books.held(story, one, Memo(), 12, 34), 900))
     one.used, one.held_usage, one.end = None, (12, 34), "crashed"
     assert held == books.row_of(story, one)
     assert (held.usage_source, held.usage_note, held.input_tokens, held.output_tokens) == ("estimate", "unconfirmed", 12, 34)
@@ -141,24 +142,35 @@ def test_names_of_models_show_without_keys_and_are_remembered_in_bounded_number(
 
 
 def test_what_rows_of_one_plan_have_in_common_is_kept_with_it_told_apart_and_bounded(books, tell):
-    kept, others = {}, {}
+    kept, others = Memo(), Memo()
 
     def head(kept, caller=None, **changed):
         story = tell(**({"caller": caller} if caller else {}))
         also(story.tries[0], **changed)
         values = books.held(story, story.tries[0], kept, 1, 2)
-        assert Row._make(crashed(values, 900)).caller == story.caller.name and story.tries[0].sort == sort_of(story, story.tries[0])
+        assert Row._make(crashed(values, 900)).caller == story.caller.name and story.tries[0].memo.sort == sort_of(story, story.tries[0])
         return values[0][6:]
 
     first = head(kept)
-    assert first == head(kept) == ("bot", "finance", "premium", "openai", "gpt-4o", "chat", "OPENAI_API_KEY") and len(kept) == 1
+    assert first == head(kept) == ("bot", "finance", "premium", "openai", "gpt-4o", "chat", "OPENAI_API_KEY") and kept.others is None
     assert head(others, Caller("ann", "key")) == ("ann", None, None, "openai", "gpt-4o", "chat", "OPENAI_API_KEY")
     assert head(kept, model="gpt-5")[4] == "gpt-5" and head(kept, provider="azure")[3] == "azure" and head(kept, credential=None)[6] is None
-    assert head(kept) == first and len(kept) == 4
+    assert head(kept) == first and len(kept.others) == 3
+    assert head(kept, model="gpt-5")[4] == "gpt-5" and head(kept, provider="azure")[3] == "azure" and len(kept.others) == 3
     for number in range(50):
         assert head(kept, model=f"m{number}")[4] == f"m{number}"
         assert head(others, model="m " * (200 + number))[4] == "m " * (200 + number)
-    assert len(kept) == books_module.MAX_KEPT and len(others) == 1
+    assert len(kept.others) == books_module.MAX_KEPT and others.others is None
+
+
+def test_an_attempt_keeps_what_is_its_own_whatever_other_calls_of_its_plan_attempt_meanwhile(books, tell):
+    kept, one, other = Memo(), tell(), tell()
+    books.held(one, one.tries[0], kept, 1, 2)
+    sort = one.tries[0].memo.sort
+    for model in ("gpt-5", "m " * 200):
+        other.tries[0].model = model
+        books.held(other, other.tries[0], kept, 1, 2)
+        assert other.tries[0].memo.sort == sort_of(other, other.tries[0]) != sort == one.tries[0].memo.sort
 
 
 def test_a_settle_gives_the_true_figures_once(books, store, tell):

@@ -6,6 +6,7 @@ import pytest
 from support.also import also
 
 from proxy.exchange import Caller, Try, Usage
+from proxy.memo import Memo
 from proxy.record import usual as usual_module
 from proxy.record.log import MAX_NAME, MAX_SORTS, Log
 from proxy.record.metrics import Metrics
@@ -46,6 +47,10 @@ def plainly(tell):
     return make
 
 
+def memo(sort):
+    return also(Memo(), sort=sort)
+
+
 def test_what_is_told_at_once_is_what_is_told_one_by_one(clock, tell, plainly):
     stories = [
         plainly(), plainly(caller=Caller("ann", "key", "premium", "finance")), plainly(caller=Caller("bot", "key", "free", "finance")),
@@ -54,7 +59,7 @@ def test_what_is_told_at_once_is_what_is_told_one_by_one(clock, tell, plainly):
         plainly(status=None), plainly(limit="tier free"), plainly(streamed=False), plainly(generation=8), plainly(request_id="req-2"),
         plainly(request_id="sk-proj-abcdefgh12345"), plainly(caller=Caller("100%d", "key", '%s"', "%%")), plainly(upstream_s=9.0),
         plainly({"model": None}), plainly({"model": "new"}), plainly({"provider": "azure"}), plainly({"cost_nanousd": 0}),
-        plainly({"first_byte": 998.5}), plainly({"sort": "of one plan"}), tell(),
+        plainly({"first_byte": 998.5}), plainly({"memo": memo("of one plan")}), tell(),
         plainly(found={("email", "request", "masked"): 2, ("iban", "reply", "block"): 1}),
     ]  # fmt: skip
     at_once, apart = Told(clock), Told(clock)
@@ -97,6 +102,55 @@ def test_names_and_levels_are_those_of_the_policy_from_its_reload_on(clock, plai
     }
 
 
+def remembered(plainly, name, kept, **changes):
+    """A story of a call with a plan of this caller's, which it keeps things with."""
+    return plainly({"memo": also(kept, sort="of one tier")}, caller=Caller(name, "key", "premium", "finance"), **changes)
+
+
+def test_what_is_kept_with_a_plan_is_that_of_its_caller_and_of_calls_alike(clock, plainly):
+    at_once, apart, ann, bot = Told(clock), Told(clock), Memo(), Memo()
+    for status, limit in ((200, None), (200, None), (500, None), (200, "tier free"), (200, None), (200, None)):
+        for name, kept in (("ann", ann), ("bot", bot), ("bot", bot)):
+            assert at_once.usual.told(remembered(plainly, name, kept, status=status, limit=limit))
+            apart.apart(remembered(plainly, name, kept, status=status, limit=limit))
+            assert at_once.lines == apart.lines
+    assert at_once.counted() == apart.counted()
+    assert ann.cells is not bot.cells and (ann.name, bot.name) == (b'"ann"', b'"bot"')
+
+
+def test_what_is_kept_with_a_plan_is_good_until_the_metrics_forget_or_the_log_is_set_anew(clock, plainly):
+    names, shown, kept = set(NAMES), "bot", Memo()
+    told = Told(clock, lambda kind, name: name in names, lambda name: shown)
+
+    def tell():
+        for _ in range(3):
+            told.usual.told(remembered(plainly, "bot", kept))
+
+    tell()
+    shown = "id:0"
+    told.log.set_level("info")
+    tell()
+    told.metrics.policy(8)
+    tell()
+    told.log.set_level("warning")
+    tell()
+    assert [line["caller"] for line in told.lines] == ["bot"] * 3 + ["id:0"] * 6
+    counted = [line for line in told.counted() if line.startswith(b"sluice_requests_total")]
+    assert [(b'caller="bot"' in line, line.split()[-1]) for line in counted] == [(True, b"6.0"), (False, b"6.0")]
+
+
+def test_of_a_stranger_nothing_is_kept_as_it_may_become_known(clock, plainly):
+    names, kept = NAMES - {"bot"}, Memo()
+    told = Told(clock, lambda kind, name: name in names)
+    for _ in range(3):
+        told.usual.told(remembered(plainly, "bot", kept))
+    assert kept.like is None
+    names.add("bot")
+    told.usual.told(remembered(plainly, "bot", kept))
+    counted = [line.split() for line in told.counted() if line.startswith(b"sluice_requests_total")]
+    assert [(b'caller="other"' in labels, count) for labels, count in counted] == [(False, b"1.0"), (True, b"3.0")]
+
+
 def test_a_log_that_says_less_still_counts(clock, plainly):
     told = Told(clock, level="error")
     assert told.usual.told(plainly())
@@ -125,5 +179,5 @@ def test_what_the_metrics_have_forgotten_is_not_at_hand_any_more(clock, plainly,
     told = Told(clock, lambda kind, name: True)
     for number in range(20):
         told.usual.told(plainly(caller=Caller(f"caller-{number}", "key", "premium", "finance")))
-        assert sum([len(like[2]) for like in told.usual._likes.values()]) <= 3
+        assert sum([len(like[1].callers) for like in told.usual._likes.values()]) <= 3
     assert len([line for line in told.counted() if line.startswith(b"sluice_requests_total")]) == 20

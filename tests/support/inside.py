@@ -436,7 +436,7 @@ async def inside(folder: Path, more: str = "", url: str = "http://127.0.0.1:9", 
     alerts = Alerts(lambda: rules, lambda url, doc: posts.append((url, doc)), metrics, log, clock, folder / "state", "here")
     rooms = Rooms(
         generation=generation,
-        identify=Identify(state.find_key, state.secret, clock, Jwks()),  # type: ignore[arg-type]  # no token is asked for
+        identify=Identify(state.keys.ring, state.secret, clock, Jwks()),  # type: ignore[arg-type]  # no token is asked for
         secret=state.secret,
         store=store,  # type: ignore[arg-type]  # see above
         upstream=upstream,

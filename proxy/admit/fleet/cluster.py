@@ -25,7 +25,6 @@ from proxy.admit.records import MOST
 from proxy.exchange import NANO, Row
 from proxy.lessons import Lessons
 from proxy.policy.plan import Claim, Limit, OnStateDown
-from proxy.policy.plan_callers import KeyRecord
 from proxy.ports import Intent
 from proxy.standings import Standings
 
@@ -270,9 +269,6 @@ class ClusterState(Trips):
 
     def write(self, row: Row) -> None:
         self.own.write(row)
-
-    def find_key(self, digest: bytes) -> KeyRecord | None:
-        return self.own.find_key(digest)
 
 
 def _call(uid: str) -> str:

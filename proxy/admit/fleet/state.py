@@ -30,7 +30,6 @@ from proxy.admit.wording import refusal
 from proxy.exchange import NANO, Row
 from proxy.lessons import Lessons
 from proxy.policy.plan import Claim, Limit, OnStateDown
-from proxy.policy.plan_callers import KeyRecord
 from proxy.ports import Clock, Intent
 from proxy.refusal import Refusal
 from proxy.standings import Standings
@@ -286,9 +285,6 @@ class SharedState(SharedJobs, Trips):
 
     def write(self, row: Row) -> None:
         self.own.write(row)
-
-    def find_key(self, digest: bytes) -> KeyRecord | None:
-        return self.own.find_key(digest)
 
 
 def _parted(claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:

@@ -61,12 +61,16 @@ async def test_what_one_mints_rotates_and_revokes_all_know(server):
         one, two, three = all_of.keys
         await one.add(KeyRecord("bob", b"1" * 32, "free"))
         await all_of.meet()
-        assert three.find(b"1" * 32).tier == "free"
+        assert three.ring.find(b"1" * 32).tier == "free"
         await two.rotate("bob", b"2" * 32, 10**9, ())
         await all_of.meet()
-        assert one.find(b"2" * 32).name == "bob" and one.find(b"1" * 32).expires_ns is not None
+        assert one.ring.find(b"2" * 32).name == "bob" and one.ring.find(b"1" * 32).expires_ns is not None
+        marks = [keys.ring.mark for keys in all_of.keys]
         await three.revoke((), name="bob")
         await all_of.meet()
+        assert not any([keys.ring.mark is mark for keys, mark in zip(all_of.keys, marks, strict=True)]), (
+            "who was found good is looked for anew"
+        )
         assert all_of.revocations() == [{b"1" * 32: True, b"2" * 32: True}] * 3
 
 

@@ -33,7 +33,6 @@ class Place:
     account: str
     purse: Purse = field(default_factory=Purse)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    seq: int = 0
     used_ns: int = 0  # monotonic
     told_ns: int = 0
 
@@ -88,6 +87,7 @@ class Granter:
         self._places: dict[tuple[str, str], Place] = {}
         self._count: Counter[str] = Counter()  # of places, by limit
         self._skew_ns = 0  # of the server's clock over ours
+        self._seq = 0  # of the last question, whichever place asked
 
     async def take(self, wishes: Sequence[tuple[str, Wish]]) -> Took:
         """`wishes`: each with the home of its account. Raises Down: then nothing is taken."""
@@ -196,9 +196,9 @@ class Granter:
     async def _draw(self, place: Place, asks: Sequence[Ask]) -> Sequence[Sequence[int]]:
         wall, asked_ns = self._clock.now_ns(), self._now()
         around = self._almanac.around(wall + self._skew_ns)
-        place.seq = max(place.seq + 1, wall // 1000)  # beyond that of the process before
+        self._seq = max(self._seq + 1, wall // 1000)  # beyond that of the process before, and of a place that was given up
         limit = place.claim.limit.name
-        request = {**self._common, **spans(around), "limit": limit, "account": place.account, "seq": place.seq}
+        request = {**self._common, **spans(around), "limit": limit, "account": place.account, "seq": self._seq}
         request["asks"] = [ask.values() for ask in asks]
         if asked_ns < self._away.get(place.home, 0):
             raise Down("away", "it did not answer a moment ago")

@@ -14,7 +14,7 @@ PLAIN, ON, OFF, RATES = "aiohttp", "sluice-on", "sluice-off", "sluice-rates"
 PLAIN_TLS, ON_TLS = "aiohttp-tls", "sluice-on-tls"
 PROMPT, COMPLETION = 2_500, 10_000  # nano-dollars a token: $2.50 and $10 a million, for every model of the policy
 BAD = ("4xx", "5xx", "failed", "mixed", "unequal", "unfinished", "unsent")
-CALM = 0.25  # the most that plain's own p99 may spread for a p99 to be judged
+CALM, ENOUGH = 0.25, 5  # the most that plain's own p99 may spread for a p99 to be judged, and over how many rounds at least
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,13 @@ class Found:
         pairs = [(self.figure(name, turn, figure), self.figure(base, turn, figure)) for turn in self.rounds]
         return [value / of for value, of in pairs if value is not None and of is not None and of > 0]
 
-    def is_calm(self, figure: Figure) -> tuple[bool, float]:
-        """May a p99 be judged? And how far plain's own spread, as a share of its median."""
+    def unrest(self, figure: Figure) -> str:
+        """Why a p99 may not be judged, if so."""
         own = [value for turn in self.rounds if (value := self.value(PLAIN, turn, figure.at)) is not None]
-        spread = (max(own) - min(own)) / statistics.median(own) if len(own) > 1 else 1.0
-        return spread < CALM, spread
+        if len(own) < ENOUGH:
+            return f"of {len(own)} rounds, not {ENOUGH}"
+        spread = (max(own) - min(own)) / statistics.median(own)
+        return "" if spread < CALM else f"plain's own p99 spreads by {spread:.0%}"
 
 
 def within(row: Row, at: Sequence[str]) -> float | None:
@@ -265,10 +267,8 @@ def _target(found: Found, owed: Owed) -> str:
 
 def _verdict(found: Found, owed: Owed, value: float, goals: Sequence[float | str | None]) -> str:
     """The highest that is reached, and all before it. (nginx's, which is a stretch, may be less than the goal.)"""
-    if owed.figure.at[-1] == "p99":
-        is_calm, spread = found.is_calm(owed.figure)
-        if not is_calm:
-            return f"not judged: plain's own p99 spreads by {spread:.0%}"
+    if owed.figure.at[-1] == "p99" and (why := found.unrest(owed.figure)):
+        return f"not judged: {why}"
     if goals[0] is None:
         return "-"
     reached = [isinstance(goal, int | float) and (value >= goal if owed.is_more_better else value <= goal) for goal in goals]

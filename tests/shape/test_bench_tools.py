@@ -232,11 +232,18 @@ def test_added_is_minus_direct_of_the_same_round_and_a_ratio_is_of_one_round():
     assert cells[1:4] == ["200", "120", "0.60x"] and cells[-1] == "must"
 
 
-@pytest.mark.parametrize(("last", "is_judged"), [(1100, True), (1200, False)])
-def test_a_p99_is_judged_only_where_plain_s_own_is_calm(last, is_judged):
-    rows = [row(name, turn, p99=p99) for turn, p99 in enumerate((900, 1000, last)) for name in ("direct", "aiohttp", "sluice-on")]
+@pytest.mark.parametrize(
+    ("rounds", "verdict"),
+    [
+        ((900, 1000, 1000, 1000, 1100), "**missed**"),
+        ((900, 1000, 1000, 1000, 1200), "not judged: plain's own p99 spreads by 30%"),
+        ((1000, 1000, 1000, 1000), "not judged: of 4 rounds, not 5"),
+    ],
+)
+def test_a_p99_is_judged_only_where_plain_s_own_is_calm_over_five_rounds(rounds, verdict):
+    rows = [row(name, turn, p99=p99) for turn, p99 in enumerate(rounds) for name in ("direct", "aiohttp", "sluice-on")]
     rows = [one | {"o500": {"lat_us": {"p99": 100}}} if one["target"] == "direct" else one for one in rows]
-    assert line(rows, "added p99 at 500")[-1].startswith("**missed**" if is_judged else "not judged: plain's own p99 spreads by 30%")
+    assert line(rows, "added p99 at 500")[-1].startswith(verdict)
 
 
 @pytest.mark.parametrize("kind", figures.BAD)

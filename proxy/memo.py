@@ -1,8 +1,12 @@
-"""What rooms keep with a plan, side by side, for the calls to come: of its caller alone. Decides nothing."""
+"""What rooms keep for the calls to come: with a plan, side by side, of its caller alone; and of equal values, one. Decides nothing."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=Hashable)
 
 
 class Memo:
@@ -21,3 +25,15 @@ class Memo:
         self.cells: Any = None  # where the metrics count them
         self.name = b""  # the caller's, as the log shows it
         self.others: dict[object, Memo] | None = None  # of further attempts, by provider, model and credential
+
+
+def the_one(it: T) -> T:
+    """Of equal values (names, permissions), one object for all callers: it is in memory once, and found without a comparison. Not for
+    what is long: some thousand are at hand."""
+    found: T = _the_one(it)
+    return found
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _the_one(it: Any) -> Any:
+    return it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 from proxy.dialect import dialect_of, spoken
@@ -11,6 +10,7 @@ from proxy.exchange import Call, Caller, RawHeaders
 from proxy.forward.shape import Lines, Shaping
 from proxy.listen.headers import forwardable, lower, narrowed_accept_encoding
 from proxy.listen.heads import varies
+from proxy.memo import the_one
 from proxy.policy.plan import Claim, Facts, Plan
 from proxy.rooms import Common, Generation
 
@@ -91,7 +91,7 @@ def plan_of(known: Known, common: Common, call: Call, caller: Caller, model: str
         return plan
     may_keep = known.is_kept and (model is None or len(model) <= MAX_NAME)
     if may_keep and model is not None:
-        model = _the_one(model)
+        model = the_one(model)
     plan = common.generation.rules.plan(facts_of(common, call, caller, model, end_user))
     if may_keep:
         if plan.claims == known.claims:
@@ -103,6 +103,3 @@ def plan_of(known: Known, common: Common, call: Call, caller: Caller, model: str
                 known.plans.clear()
             known.plans[model] = plan
     return plan
-
-
-_the_one = lru_cache(maxsize=1024)(str)  # of equal names, for all callers

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from proxy.exchange import Allow
+from proxy.memo import the_one
 from proxy.policy.plan import Rate, Spend
 from proxy.policy.plan_callers import KeyRecord
 
@@ -84,20 +84,14 @@ def loaded(digest: bytes, text: str | bytes) -> Kept:
     record = KeyRecord(
         doc.get("name", ""),
         digest,
-        _the_one(doc["tier"]),
-        _the_one(doc["team"]),
-        _the_one(allow),
+        the_one(doc["tier"]),
+        the_one(doc["team"]),
+        the_one(allow),
         _numbers_in(doc["overrides"]),
         doc["expires_ns"],
         revoked_ns is not None,
     )
     return Kept(record, doc.get("created_ns", 0), doc.get("rotated_ns"), revoked_ns)
-
-
-@lru_cache(maxsize=4096)
-def _the_one(it: Any) -> Any:
-    """Of equal tiers, teams and permissions: keys are many, and what many of them have is in memory once."""
-    return it
 
 
 def _numbers_out(numbers: Mapping[str, Any]) -> dict[str, object]:

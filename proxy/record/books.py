@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, Protocol
 
 from proxy.exchange import Begun, Row, Story, Try, sort_of
-from proxy.memo import Memo
+from proxy.memo import Memo, the_one
 from proxy.ports import Clock
 from proxy.record.redact import plain, scrubbed
 from proxy.refusal import Refusal
@@ -117,7 +116,7 @@ class Books:
         whose, sort = self._whose(story, try_), sort_of(story, try_)
         memo, may_keep = Memo(), len(try_.model or "") <= MAX_NAME
         if may_keep:
-            sort = _the_one(sort)
+            sort = the_one(sort)
             if kept.provider is None:
                 memo = kept
             elif len(others) < MAX_KEPT:
@@ -241,4 +240,3 @@ _OVERHEAD = Row._fields.index("overhead_ms")
 MAX_MODELS, MAX_NAME = 4096, 256  # names that are at hand as they show; characters of one
 MAX_KEPT = 16  # with a plan, beside what came first: a session's turns may name ever new models
 _shown_models = _Shown()
-_the_one = lru_cache(maxsize=1024)(str)  # of equal texts, for all callers: what goes by it is found without a comparison

@@ -49,7 +49,7 @@ class Client:
             self._arm(is_fast=True)
         request.is_sent = True
         transport: asyncio.Transport = connection.transport  # type: ignore[assignment]  # the pool gives none that has ended
-        transport.writelines((b"%b\r\nContent-Length: %d\r\n\r\n" % (request.head, len(body)), body))
+        connection.post.put(transport, (b"%b\r\nContent-Length: %d\r\n\r\n" % (request.head, len(body)), body))
         waiter = reply.waiter = connection.loop.create_future()
         return waiter
 

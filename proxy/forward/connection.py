@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from proxy.forward.known import KnownHeads
 from proxy.forward.parse import AnswerParser, Malformed
+from proxy.post import post_of
 
 if TYPE_CHECKING:
     from proxy.forward.pool import Pool
@@ -21,7 +22,9 @@ HELD_BYTES = 256 * 1024  # body bytes kept while nobody reads them; then the pro
 class Connection(asyncio.Protocol):
     """Serves one answer at a time: that which its parser tells."""
 
-    __slots__ = ("_room", "born", "data_received", "idle_since", "is_paused", "loop", "parser", "pending", "poll", "pool", "transport")
+    __slots__ = (
+        "_room", "born", "data_received", "idle_since", "is_paused", "loop", "parser", "pending", "poll", "pool", "post", "transport",
+    )  # fmt: skip
 
     data_received: Callable[[bytes], None]  # type: ignore[assignment]  # asyncio's is a method; ours says where reads go just now
 
@@ -35,6 +38,7 @@ class Connection(asyncio.Protocol):
         self.data_received = self._arrived
         self.parser = AnswerParser(heads)
         self.loop = asyncio.get_running_loop()  # to ask for it is a system call
+        self.post = post_of(self.loop)
 
     # --- asyncio.Protocol ---
 
@@ -65,6 +69,8 @@ class Connection(asyncio.Protocol):
         if waiter is not None and parser.has_head:
             reply.waiter = None  # it will hold the reply
             if not waiter.done():
+                if parser.is_over:  # what has come whole is answered by one write
+                    self.post.due += 1
                 waiter.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:

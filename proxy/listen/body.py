@@ -210,6 +210,7 @@ class ClientBody:
         if self.expects:
             self.expects = False
             if self._connection.transport is not None:
+                self._connection.post.leave()
                 self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _take(self) -> bytes:

@@ -18,6 +18,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from proxy.listen.complaints import MAX_FIELD, MAX_LINE, refusal_of
 from proxy.listen.headers import MAX_HEAD, too_large
+from proxy.post import post_of
 from proxy.refusal import Refusal
 
 HIGH_WATER = 128 * 1024  # bytes a client may leave unread before the provider is paused
@@ -68,7 +69,7 @@ class Connection(RequestHandler):
 
     __slots__ = (
         "_content", "_head_bytes", "_head_timer", "_is_deaf", "_stall", "_turn_away", "_unread", "_unread_since", "_wire", "deadlines",
-        "is_broken", "serving",
+        "is_broken", "post", "serving",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +95,7 @@ class Connection(RequestHandler):
         self._stall: asyncio.TimerHandle | None = None
         self._unread, self._unread_since = 0, 0.0
         self.serving: InFlight | None = None
+        self.post = post_of(loop)
         self.is_broken = False  # the framing of the body under way is in doubt
 
     # life
@@ -116,6 +118,7 @@ class Connection(RequestHandler):
             task.cancel()
 
     def force_close(self) -> None:
+        self.post.leave()
         super().force_close()
         self.guard_writes()
 

@@ -275,6 +275,7 @@ class Edge:
             return
         status, lines, body = word(no, dialect_of("openai"), id_)
         head = b"".join(b"%b: %b\r\n" % line for line in lines)
+        connection.post.leave()
         transport.write(b"HTTP/1.1 %d \r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, head, len(body), body))
 
 

@@ -85,6 +85,11 @@ class ClientSink:
         if self._transport.is_closing() and not self.finish_anyway:
             raise ClientGone
         self.is_started = True
+        post = self._connection.post
+        if post.due:
+            post.due -= 1
+        if post.box and post.holds(self._transport):  # no later answer before an earlier one
+            post.leave()
         if self._keeps and not self._body.is_harmless():
             self._keeps = False
         if headers or self.cors:
@@ -112,9 +117,8 @@ class ClientSink:
             self.start(200, reason, (), length, ours)
             return self.finish(body)
         self.is_started = self.is_ended = True
-        transport.write(b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: %d\r\n\r\n%b" % (ours, length, body))
-        if connection._stall is None and transport.get_write_buffer_size():
-            connection.guard_writes()
+        said = b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: %d\r\n\r\n%b" % (ours, length, body)
+        connection.post.put(transport, (said,), connection.guard_writes)
         if transport.is_closing():
             return True
         self.reply = KEPT
@@ -202,6 +206,7 @@ class ClientSink:
     def abort(self, last: bytes) -> None:
         """`last`, then the connection ends so that no client takes it for a whole body."""
         self.stop_keeping()
+        self._connection.post.leave()
         self.is_ended = True
         if self._is_chunked and last:
             last = b"%x\r\n%b\r\n" % (len(last), last)

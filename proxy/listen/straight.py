@@ -106,6 +106,7 @@ class Straight(Connection):
                 self._parse(data)
                 return
             self._lessons = LESSONS
+            self.post.due += 1
             waiter.set_result(known)  # type: ignore[arg-type]  # aiohttp's own type; `start` alone awaits it
         else:
             self._parse(data)
@@ -210,6 +211,7 @@ class Straight(Connection):
         self.task = self._reading = self._waiter = self.spare = None  # or the connection would keep itself alive
         if not self._force_close and self.transport is not None:
             self._task_handler = None
+            self.post.leave()
             self.transport.close()
 
     def _cut_off(self, sink: ClientSink | None) -> web.StreamResponse:

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 log = logging.getLogger("sluice.post")
 
+MOST, SMALL = 32, 16 * 1024  # what waits, and bytes of what may: a large one has taken its time already, and those behind it will
 # On which transport, what, and who hears of it where the kernel does not take the whole of it
 Letter = tuple[asyncio.Transport, tuple[bytes, ...], Callable[[], object] | None]
 
@@ -19,11 +20,11 @@ class Post:
     """Of one loop. `due`: how many have been woken and have not written yet. That is a guess, as not all who are woken do: where it is too
     high, what waits leaves a turn later; where it is too low, one by one."""
 
-    __slots__ = ("_call_soon", "_leave", "box", "due")
+    __slots__ = ("_call_soon", "_late", "box", "due")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._call_soon = loop.call_soon
-        self._leave = self.leave
+        self._late = self._leave_late
         self.due = 0
         self.box: list[Letter] = []  # what waits; where there is something, `leave` is to come
 
@@ -32,11 +33,13 @@ class Post:
         box = self.box
         if self.due > 1:
             self.due -= 1
-            if not box:
-                self._call_soon(self._leave)
-            box.append((transport, parts, unsent))
-            return
-        self.due = 0
+            if len(box) < MOST and len(parts[-1]) <= SMALL:
+                if not box:
+                    self._call_soon(self._late)
+                box.append((transport, parts, unsent))
+                return
+        else:
+            self.due = 0
         if box:
             self.leave()
         transport.writelines(parts)
@@ -50,10 +53,7 @@ class Post:
     def leave(self) -> None:
         """All that waits is written; what is for a connection that has ended is dropped. Who ends one, or writes to it otherwise, asks for
         this first."""
-        box = self.box
-        if not box:
-            return
-        self.due, self.box = 0, []
+        box, self.box = self.box, []
         for transport, parts, unsent in box:
             try:
                 if not transport.is_closing():
@@ -63,6 +63,12 @@ class Post:
             except Exception as error:  # the fault of one connection is not another's
                 log.error("a connection cannot be written to: %s", type(error).__name__)
                 transport.abort()
+
+    def _leave_late(self) -> None:
+        """A turn later: of those that were due, some have not written, and the others may have written before."""
+        if self.box:
+            self.due = 0
+            self.leave()
 
 
 _posts: WeakKeyDictionary[asyncio.AbstractEventLoop, Post] = WeakKeyDictionary()

@@ -6,7 +6,7 @@
 Each part serves its sizes side by side, in turn. At the largest of callers, limits, policy and ledger a call may cost 1.15 x as much
 as at the smallest, in CPU time and (where `perf` works) in instructions; a kB between 100 kB and 1 MB of prompt 2 x as much as one
 between 10 and 100 kB (were the cost quadratic: 10 x); an idle stream 100 kB. Exit 1 if something costs more.
-Writes build/bench/growth.json, and prints the table for docs/performance.md.
+Writes build/bench/growth.json, and the table in growth.md beside it, which `run.py` takes over into docs/performance.md.
 """
 
 import argparse
@@ -69,9 +69,17 @@ class Line:
 
 @contextmanager
 def sidecars(
-    asked: Asked, part: str, policies: dict[str, str], callers: dict[str, int], prompts: dict[str, int], *, is_kept: bool = False
+    asked: Asked,
+    part: str,
+    policies: dict[str, str],
+    callers: dict[str, int],
+    prompts: dict[str, int],
+    *,
+    calling: int | None = None,
+    is_kept: bool = False,
 ) -> Iterator[list[Sidecar]]:
-    """One for each size, with its keys in its state; a state that is there already is taken as it is. Prompts in bytes."""
+    """One for each size, with its keys in its state; a state that is there already is taken as it is. Prompts in bytes. `calling`: so many
+    of the callers ever call; None: all."""
     with ExitStack() as stack:
         made = []
         for number, (name, policy) in enumerate(policies.items()):
@@ -79,6 +87,7 @@ def sidecars(
             folder.mkdir(exist_ok=True)
             count = callers.get(name, 1)
             mint(folder / "state", count, "growth")
+            count = calling or count
             made.append(Sidecar(folder, asked.up, policy, count, prompts.get(name, 1000), is_kept=is_kept))
             stack.callback(made[-1].stop)
             made[-1].warm(max(1_000 * 1_000 // prompts.get(name, 1000), 100, count))
@@ -101,9 +110,10 @@ def side_by_side(
     *,
     owed: float | None = OWED,
     callers: dict[str, int] | None = None,
+    calling: int | None = None,
     is_kept: bool = False,
 ) -> list[Line]:
-    with sidecars(asked, part, policies, callers or {}, {}, is_kept=is_kept) as made:
+    with sidecars(asked, part, policies, callers or {}, {}, calling=calling, is_kept=is_kept) as made:
         return told(part, policies, compare(made, asked.rounds, asked.seconds), owed)
 
 
@@ -122,16 +132,25 @@ def prompt(asked: Asked) -> list[Line]:
 
 
 def callers(asked: Asked) -> list[Line]:
-    """Long enough that several snapshots of all accounts fall into it."""
+    """Keys of others in the state: as with limits, policy and ledger, a call does not pay for what others have there."""
     sizes = {"1": 1, "1,000": 1_000, "100,000": 100_000}
-    asked = replace(asked, rounds=asked.rounds * 3)
-    return side_by_side(asked, "callers", dict.fromkeys(sizes, PLAIN), callers=sizes)
+    return side_by_side(asked, "callers, keys in the state", dict.fromkeys(sizes, PLAIN), callers=sizes, calling=1)
 
 
 def callers_kept(asked: Asked) -> list[Line]:
-    """As most clients do: a connection is one caller's. All have called; of so many, 32 call at a time."""
+    """As most clients do: a connection is one caller's. All have called, so each has its accounts; 32 of them call now. What their being
+    there costs, without a bound. Long enough that several snapshots of all accounts fall into it."""
     sizes = {"1": 1, "100,000": 100_000}
-    return side_by_side(asked, "callers, 32 at a time", dict.fromkeys(sizes, PLAIN), callers=sizes, is_kept=True)
+    asked = replace(asked, rounds=asked.rounds * 3)
+    return side_by_side(asked, "callers, all known, 32 calling", dict.fromkeys(sizes, PLAIN), owed=None, callers=sizes, is_kept=True)
+
+
+def callers_in_turn(asked: Asked) -> list[Line]:
+    """Each call by the next of them, on whatever connection: what a call costs by one of whom nothing is at hand, in no cache of the
+    processor's, on a connection that was another's. Without a bound."""
+    sizes = {"1": 1, "1,000": 1_000, "100,000": 100_000}
+    asked = replace(asked, rounds=asked.rounds * 3)
+    return side_by_side(asked, "callers, each call by the next", dict.fromkeys(sizes, PLAIN), owed=None, callers=sizes)
 
 
 def of_others(number: int) -> str:
@@ -237,7 +256,19 @@ def streams(asked: Asked) -> list[Line]:
 
 PARTS = {
     it.__name__: it
-    for it in (prompt, callers, callers_kept, limits, limits_globs, limits_matching, policy, policy_per_call, streams, ledger_rows)
+    for it in (
+        prompt,
+        callers,
+        callers_kept,
+        callers_in_turn,
+        limits,
+        limits_globs,
+        limits_matching,
+        policy,
+        policy_per_call,
+        streams,
+        ledger_rows,
+    )
 }
 
 
@@ -276,6 +307,7 @@ def main() -> int:
         provider.kill()
         provider.wait()
     (tools / "growth.json").write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+    (tools / "growth.md").write_text(table(lines) + "\n")
     print(table(lines))
     return 1 if any(line.is_broken for line in lines) else 0
 

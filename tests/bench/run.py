@@ -188,6 +188,7 @@ def document(found: figures.Found, rows: figures.Rows, image: str) -> str:
         "@TARGETS@": figures.targets(found),
         "@TABLE@": figures.side_by_side(found),
         "@IMAGE@": image,
+        "@GROWTH@": growth.read_text().strip() if (growth := bench.BIN / "growth.md").exists() else "Not measured.",
     }
     text = HERE.joinpath("performance.md.in").read_text()
     for name, value in written.items():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.post import Post, post_of
+from proxy.post import MOST, SMALL, Post, post_of
 
 WAIT_S = 20
 
@@ -74,6 +74,22 @@ async def test_several_write_with_the_last_of_them(pairs):
     post.put(last, (b"one",))
     assert [here(sock) for _, sock in pairs] == [b"one"] * 4
     assert (post.due, post.box) == (0, [])
+
+
+async def test_nothing_waits_for_many_or_for_what_is_large(pairs):
+    """So that a turn in which much is to be done keeps nobody for long."""
+    post = post_of(asyncio.get_running_loop())
+    (first, one), (second, other), *_ = pairs
+    post.due = 99
+    for number in range(MOST):
+        assert here(one) == b""
+        post.put(first, (b"%02d" % number,))
+    post.put(second, (b"more",))
+    assert here(one) == b"".join([b"%02d" % number for number in range(MOST)])
+    assert (here(other), post.due, post.box) == (b"more", 99 - MOST - 1, [])
+    post.put(first, (b"small",))
+    post.put(second, (b"head", bytes(SMALL + 1)))
+    assert (here(one), len(here(other)), post.due) == (b"small", 4 + SMALL + 1, 99 - MOST - 3)
 
 
 async def test_what_waits_for_one_who_never_writes_leaves_a_turn_later(pairs):

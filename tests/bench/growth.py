@@ -131,26 +131,25 @@ def prompt(asked: Asked) -> list[Line]:
     return lines
 
 
-def callers(asked: Asked) -> list[Line]:
-    """Keys of others in the state: as with limits, policy and ledger, a call does not pay for what others have there."""
+def callers_minted(asked: Asked) -> list[Line]:
+    """Keys of others in the state, of whom nobody calls: as with limits, policy and ledger, what others have there."""
     sizes = {"1": 1, "1,000": 1_000, "100,000": 100_000}
     return side_by_side(asked, "callers, keys in the state", dict.fromkeys(sizes, PLAIN), callers=sizes, calling=1)
 
 
 def callers_kept(asked: Asked) -> list[Line]:
-    """As most clients do: a connection is one caller's. All have called, so each has its accounts; 32 of them call now. What their being
-    there costs, without a bound. Long enough that several snapshots of all accounts fall into it."""
+    """As most clients do: a connection is one caller's. All have called, so each has its accounts; 32 of them call now. Long enough that
+    several snapshots of all accounts fall into it."""
     sizes = {"1": 1, "100,000": 100_000}
     asked = replace(asked, rounds=asked.rounds * 3)
-    return side_by_side(asked, "callers, all known, 32 calling", dict.fromkeys(sizes, PLAIN), owed=None, callers=sizes, is_kept=True)
+    return side_by_side(asked, "callers, all known, 32 calling", dict.fromkeys(sizes, PLAIN), callers=sizes, is_kept=True)
 
 
-def callers_in_turn(asked: Asked) -> list[Line]:
-    """Each call by the next of them, on whatever connection: what a call costs by one of whom nothing is at hand, in no cache of the
-    processor's, on a connection that was another's. Without a bound."""
+def callers(asked: Asked) -> list[Line]:
+    """Each call by the next of them, on whatever connection: of none is anything in a cache of the processor's."""
     sizes = {"1": 1, "1,000": 1_000, "100,000": 100_000}
     asked = replace(asked, rounds=asked.rounds * 3)
-    return side_by_side(asked, "callers, each call by the next", dict.fromkeys(sizes, PLAIN), owed=None, callers=sizes)
+    return side_by_side(asked, "callers, each call by the next", dict.fromkeys(sizes, PLAIN), callers=sizes)
 
 
 def of_others(number: int) -> str:
@@ -258,9 +257,9 @@ PARTS = {
     it.__name__: it
     for it in (
         prompt,
-        callers,
+        callers_minted,
         callers_kept,
-        callers_in_turn,
+        callers,
         limits,
         limits_globs,
         limits_matching,

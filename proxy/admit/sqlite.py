@@ -29,7 +29,7 @@ sqlite3.register_adapter(type(None), NOTHING.get)  # None, and of C: it is asked
 
 SCHEMA_VERSION = 3
 SUMS_AS_TABLE = 2  # the version that had its sums in one table, by four columns
-GATHER_S = 0.2  # rows wait this long for company; a query does not
+GATHER_S = 0.2  # rows wait this long for company, or until there is enough of it for a transaction; a query does not
 RETRY_S = 1.0
 AT_ONCE = 512  # rows of one transaction: their pages have room in the cache, and go to the disk once
 MOST_WAITING = 200_000  # rows not yet indexed; beyond it the ledger counts as unavailable
@@ -102,6 +102,8 @@ class Index:
         self.given += len(rows)
         self.was_behind = self.is_behind
         self._queue.put((rows, position))
+        if self.given - self.taken >= AT_ONCE and not self._hurry.is_set():  # their memory is of use again the sooner
+            self._hurry.set()
 
     def submit(self, work: Callable[[sqlite3.Connection], T] | None) -> Future[T]:
         """Runs on the writer's thread after all that was put before."""

@@ -61,6 +61,22 @@ async def test_an_index_far_behind_refuses_calls_before_memory_runs_out(clock, i
     await state.close()
 
 
+async def test_rows_enough_for_a_transaction_wait_for_no_others(clock, row, monkeypatch):
+    monkeypatch.setattr("proxy.admit.sqlite.GATHER_S", 600.0)
+    monkeypatch.setattr("proxy.admit.sqlite.AT_ONCE", 4)
+    state = await EmbeddedState.open(None, clock=clock, time_zone="UTC", max_keys=9)
+    index = state._index
+    for number in range(3):
+        state.write(row(f"a{number}/1"))
+    await asyncio.sleep(0.3)
+    assert index.pending == 3  # they wait for company
+    state.write(row("a3/1"))
+    async with asyncio.timeout(60):
+        while index.pending:
+            await asyncio.sleep(0.01)
+    await state.close()
+
+
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 63, 64, 65, 137])
 async def test_rows_of_any_number_go_in_by_few_kinds_of_statement(count, clock, row, monkeypatch):
     kinds, insert = set(), inserts.insert

@@ -108,6 +108,14 @@ class Line(Protocol):
         ...
 
 
+class Late(Line, Protocol):
+    """A line with a lag."""
+
+    def hear(self, pieces: list[bytes]) -> None:
+        """The last that has passed: nothing more will. Takes them out of the list, or not."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Address:
     """Where requests go; one object for many of them."""

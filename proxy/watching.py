@@ -30,6 +30,10 @@ class Glance:
             return data
         return self._watch().feed(data)
 
+    def hear(self, pieces: list[bytes]) -> None:
+        """See `ports.Late`."""
+        self.feed(b"".join(pieces))
+
     def end(self) -> bytes:
         return b""
 

@@ -29,7 +29,9 @@ sqlite3.register_adapter(type(None), NOTHING.get)  # None, and of C: it is asked
 
 SCHEMA_VERSION = 3
 SUMS_AS_TABLE = 2  # the version that had its sums in one table, by four columns
-GATHER_S = 0.2  # rows wait this long for company, or until there is enough of it for a transaction; a query does not
+# Rows wait for company, or until there is enough of it for a transaction: so long at most, and where so many wait, so long after the
+# transaction before. To wake a thread is dear where little goes on. A query does not wait
+GATHER_S, COMPANY, COMPANY_S = 1.0, 128, 0.2
 RETRY_S = 1.0
 AT_ONCE = 512  # rows of one transaction: their pages have room in the cache, and go to the disk once
 MOST_WAITING = 200_000  # rows not yet indexed; beyond it the ledger counts as unavailable
@@ -83,6 +85,7 @@ class Index:
         self._queue: queue.SimpleQueue[Batch | Task] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self.given = self.taken = 0  # rows; each written by one thread alone
+        self._done = 0.0  # when the last transaction was, monotonic
         self.was_behind = False  # when rows were put last; only then can it be so now
         self._is_closing = self._has_gap = False
         self._thread = threading.Thread(target=self._run, name="sluice-ledger", daemon=True)
@@ -100,9 +103,12 @@ class Index:
 
     def put(self, rows: list[Values], position: Position) -> None:
         self.given += len(rows)
-        self.was_behind = self.is_behind
+        waiting = self.given - self.taken
+        self.was_behind = waiting > MOST_WAITING
         self._queue.put((rows, position))
-        if self.given - self.taken >= AT_ONCE and not self._hurry.is_set():  # their memory is of use again the sooner
+        if waiting < COMPANY or self._hurry.is_set():
+            return
+        if waiting >= AT_ONCE or time.monotonic() >= self._done + COMPANY_S:  # their memory is of use again the sooner
             self._hurry.set()
 
     def submit(self, work: Callable[[sqlite3.Connection], T] | None) -> Future[T]:
@@ -201,6 +207,7 @@ class Index:
                     time.sleep(RETRY_S)
                 is_tame = True
         self.taken += len(rows)
+        self._done = time.monotonic()
 
     def _write(self, rows: list[Values], position: Position | None, is_tame: bool) -> None:
         connection = self._connection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from proxy.exchange import RawHeaders, Spoken
 from proxy.forward.connection import Connection
@@ -12,7 +12,7 @@ from proxy.forward.flow import flow_of
 from proxy.forward.known import lines_of
 from proxy.forward.parse import AnswerParser, Malformed, all_of
 from proxy.policy.plan import Timeouts
-from proxy.ports import Line, Outlet
+from proxy.ports import Late, Line, Outlet
 from proxy.refusal import UpstreamCut, UpstreamFailed
 
 
@@ -185,7 +185,7 @@ class Reply:
             raise
         finally:
             if late:
-                line.feed(all_of(late))
+                cast(Late, line).hear(late)
 
     def close(self) -> None:
         """See `ports.Answer`."""

@@ -60,8 +60,8 @@ def _flow(reply: Reply, parser: AnswerParser, sink: Outlet, line: Line, late: li
                 late.append(piece)
                 room -= size
                 if room < 0:
-                    room = lag
                     feed(all_of(late))
+                    room = line.lag
             elif (out := feed(piece)) is not piece:
                 piece, data = out, b""
                 if not out:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import importlib
 import json
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 from proxy.exchange import Call
@@ -22,9 +24,21 @@ PLACE = "place of the credential"  # in Call.kept
 CREDENTIAL_FIELDS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")  # ecosystem.md 12.6: each SDK has its habit
 MAX_LENGTH = 8192  # faults.md T15, T20: nothing longer is hashed or decoded
 KEY_BYTES = 32
+MODULES = "_sha2", "_sha256"  # by the version of CPython
 _FORM = re.compile(r"slk-[A-Za-z0-9_-]{43}")
 _YAML_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 _WIRE_FIELDS = frozenset(name.encode() for name in CREDENTIAL_FIELDS)
+
+
+def _sha256() -> Callable[[bytes], Any]:
+    """CPython's own: of a text as short as a key it asks for a third of the time that OpenSSL's takes where neither is in a cache."""
+    for name in MODULES:
+        with suppress(ImportError):
+            return cast("Callable[[bytes], Any]", importlib.import_module(name).sha256)
+    return hashlib.sha256
+
+
+sha256 = _sha256()
 
 
 def credential_of(call: Call) -> str | None:
@@ -111,7 +125,8 @@ def is_well_formed(key: str) -> bool:
 
 def digest_of(credential: str) -> bytes:
     """SHA-256 of the whole credential, 32 bytes."""
-    return hashlib.sha256(credential.encode()).digest()
+    digest: bytes = sha256(credential.encode()).digest()
+    return digest
 
 
 def mint(random_bytes: bytes) -> tuple[str, bytes]:

@@ -90,7 +90,7 @@ class Identify:
             if not said.startswith("Bearer "):
                 return None
             said = said[7:]
-        digest = sha256(said.encode()).digest()
+        digest = digest_of(said)
         return self._met.get(digest) or self._strangers.get(digest)
 
     async def who(self, call: Call, rules: CallerRules, is_own_provider: Callable[[str, str], bool] = eq) -> Caller:

@@ -234,7 +234,8 @@ class Edge:
         if where is None:
             where = head.route = route(message.path, fields, settings.providers, settings.default_provider)
         raw, id_, peer, at_ns = message.raw_headers, sink.request_id, connection.peer, self._now_ns()
-        call = read_call(message.method, where, raw, fields, id_, peer, at_ns, self._monotonic(), head.kept)
+        seen = message.seen if isinstance(message, Known) else None
+        call = read_call(message.method, where, raw, fields, id_, peer, at_ns, self._monotonic(), head.kept, seen)
         sink.request_id = call.id
         if settings.draining or self._is_closing:
             raise Refusal(503, "draining", retry_after=1, close=True)

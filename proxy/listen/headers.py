@@ -138,12 +138,13 @@ def read_call(
     at_ns: int,
     began: float,
     kept: dict[object, object] | None = None,
+    seen: dict[object, object] | None = None,
 ) -> Call:
-    """The frozen call. `fields` is `fields_of(raw)`; `at_ns` is wall clock, `began` monotonic seconds; `kept`: see `Call`."""
+    """The frozen call. `fields` is `fields_of(raw)`; `at_ns` is wall clock, `began` monotonic seconds; `kept`, `seen`: see `Call`."""
     asked = fields.get("x-request-id")
     is_callers = asked is not None and _REQUEST_ID.fullmatch(asked) is not None
     id_ = asked if is_callers and asked is not None else uid
-    return Call(uid, id_, is_callers, method, route, raw, fields, peer, at_ns, began, {} if kept is None else kept)
+    return Call(uid, id_, is_callers, method, route, raw, fields, peer, at_ns, began, {} if kept is None else kept, seen)
 
 
 def _tokens(connection: str) -> frozenset[str]:

@@ -241,7 +241,9 @@ class Straight(Connection):
             await self.refuse(message.exc)
             return CLOSED
         self._reading = content
-        return await (self._asked_to_upgrade(message, content) if message.upgrade else self._answered(message, content, None))
+        again = self._again  # of the same message it tells the same, and keeps what follows from it
+        said = again if again is not None and again.raw_headers is message.raw_headers else message
+        return await (self._asked_to_upgrade(message, content) if message.upgrade else self._answered(said, content, None))
 
     async def _answered(self, message: Message, content: Content, request: web.BaseRequest | None) -> web.StreamResponse:
         try:

@@ -10,7 +10,7 @@ import orjson
 import re2
 
 from proxy.dialect.fields import mapping
-from proxy.dialect.wire import Dialect, Json, Operation, StreamFormat
+from proxy.dialect.wire import JOBS, Dialect, Json, Operation, StreamFormat
 from proxy.exchange import Usage
 from proxy.meter.counting import Count
 from proxy.stream.event import MAX_EVENT
@@ -18,8 +18,10 @@ from proxy.stream.jsonarray import JsonArrayDecoder
 from proxy.stream.sse import event_of
 
 UNCOUNTED = 256 * 1024  # bytes of events kept for counting; what is older is counted and dropped
+FIRST = 64 * 1024  # read at once of its beginning: most streams are over by then, and are read but once
 STEP = 16 * 1024  # read, and where need be counted, at a time: less than a millisecond
 _LATEST = 8  # events at the end of a stream among which its terminal or error event is looked for
+_USAGE_AMONG = 3  # of them; that which states usage alone
 _LATEST_BYTES = 64 * 1024  # of them; the last two are kept whatever their size
 
 _BLANK_LINE = re.compile(rb"(?:\r\n?+|\n)(?:\r\n?+|\n)")
@@ -73,7 +75,7 @@ class StreamReading:
     is_whole = False
     _scanned = 0  # the event under way does not end before this offset
     _recent_bytes = _uncounted_bytes = 0
-    _first = b""  # slice, or its first event
+    _first = b""  # event, of operations that may begin a job
     _count: Count | None = None  # made where it is needed
 
     def __init__(self, dialect: Dialect, op: Operation, form: StreamFormat) -> None:
@@ -83,12 +85,13 @@ class StreamReading:
         self._array = JsonArrayDecoder(MAX_EVENT + STEP) if form == "json-array" else None
         self._recent: list[bytes] = []  # the last slices, or single events
         self._uncounted: deque[bytes] = deque()
+        self._unread: list[bytes] = []  # of these, those in which no usage was looked for yet
 
     def take(self, data: bytes) -> None:
         for whole in self._whole(data):
-            self._first = self._first or (whole if len(whole) <= 2 * STEP else self._first_of(whole))
-            for block in self._stating(whole):
-                self._fold(block)
+            if not self._first and self._op.name in JOBS:
+                self._first = next(filter(None, self._blocks(whole)), b"")
+            self._unread.append(whole)
             self._uncounted.append(whole)
             self._uncounted_bytes += len(whole)
             self._recent.append(whole)
@@ -97,13 +100,28 @@ class StreamReading:
                 self._recent = self._latest()
                 self._recent_bytes = sum(map(len, self._recent))
         if self._uncounted_bytes > UNCOUNTED:
+            self._read()
             self._count_down_to(UNCOUNTED - STEP)
+
+    def tells(self, pieces: list[bytes]) -> bool:
+        """Do the last of these pieces, which are all of a stream so far, say what was used, and that it is over? Then nothing else of it
+        is read, as of nearly every one. False: `take` them."""
+        if self._form != "sse" or self._op.name in JOBS or self._recent or self._rest:
+            return False
+        *events, after = b"".join(pieces[-_LATEST - 1 :]).split(b"\n\n")
+        blocks = events[1:]  # what is before these may be but the end of one
+        if after or len(blocks) < _LATEST or b"\r" in (end := b"".join(blocks)) or b"error" in end:
+            return False
+        self.is_whole = self._dialect.is_terminal(self._op, self._payload(blocks[-1])) and self._states_all(blocks)
+        return self.is_whole
 
     def look(self) -> None:
         blocks = self._latest()
         if self._rest:  # clients read a last event without its blank line too
             blocks.append(bytes(self._rest))
-            self._fold(blocks[-1])
+        if self.usage is not None or not self._states_all(blocks):
+            self._read()
+            self._fold(self._stating(bytes(self._rest)))
         for block in reversed(blocks):
             if self.is_whole:
                 break
@@ -118,13 +136,10 @@ class StreamReading:
         return self._count_down_to(0).tokens
 
     def doc(self) -> Json | None:
-        for block in (bytes(self._rest), *reversed(self._latest()), self._first_of(self._first)):
+        for block in (bytes(self._rest), *reversed(self._latest()), self._first):
             if b'"response"' in block and (event := _json(self._payload(block))) and isinstance(event.get("response"), dict):
                 return mapping(event["response"])
         return None
-
-    def _first_of(self, whole: bytes) -> bytes:
-        return next(filter(None, self._blocks(whole)), b"")
 
     def _latest(self) -> list[bytes]:
         """The last events: at most so many, and of so many bytes, but two in any case."""
@@ -144,19 +159,26 @@ class StreamReading:
         if self._array is not None:
             return [event.data for event in self._array.feed(data) if event.data and event.data != b"]"]
         rest = self._rest
-        rest += data
-        end, after = self._end(rest)
+        if rest:
+            rest += data
+        held = rest or data
+        end, after = self._end(held)
         if end < 0:
-            if len(rest) > MAX_EVENT:
+            if len(held) > MAX_EVENT:
                 raise TooLong
-            self._scanned = max(0, len(rest) - 3)
+            self._scanned = max(0, len(held) - 3)
+            if not rest:
+                rest += data
             return []
-        whole = bytes(rest[:end])
-        del rest[:after]
+        whole = bytes(held[:end])
         self._scanned = 0
+        if rest:
+            del rest[:after]
+        else:
+            rest += data[after:]
         return [whole]
 
-    def _end(self, rest: bytearray) -> tuple[int, int]:
+    def _end(self, rest: bytes | bytearray) -> tuple[int, int]:
         """Where the last whole event ends, and what separates it from the next one; -1: none does."""
         if self._form == "sse" and rest.find(b"\r", self._scanned) >= 0:
             end = rest.rfind(_BLANK_CRLF, self._scanned)
@@ -178,17 +200,34 @@ class StreamReading:
             return found
         return whole.rsplit(self._separator, most)
 
+    def _states_all(self, blocks: list[bytes]) -> bool:
+        """Does one of the last events state all that was used, as nearly every stream's? Then no one before it states any (OpenAI API,
+        `stream_options`), and none is looked at."""
+        for block in reversed(blocks[-_USAGE_AMONG:]):
+            if b'"usage"' in block and (event := _json(self._payload(block))):
+                usage = self._dialect.fold(self._op, None, event)
+                if usage is not None and usage.is_plain:
+                    self.usage = usage
+                    self._unread.clear()
+                    return True
+        return False
+
+    def _read(self) -> None:
+        """Looks for usage where that was not done yet."""
+        unread, self._unread = self._unread, []
+        for whole in unread:
+            self._fold(self._stating(whole))
+
     def _stating(self, whole: bytes) -> list[bytes]:
-        """The events of a slice that may state usage."""
-        if self._dialect.name == "cohere" and b"billed_units" in whole:
-            return self._blocks(whole)
-        if _may_state_usage(whole) is None:
+        """The events of a slice that state usage."""
+        first = _may_state_usage(whole)
+        if first is None and not self._bills_units(whole):
             return []
-        if self._array is not None or b"\r" in whole:
-            return self._blocks(whole)
+        if first is None or self._array is not None or self._dialect.name == "cohere" or b"\r" in whole:
+            return [block for block in self._blocks(whole) if _STATES_USAGE.search(block) or self._bills_units(block)]
         found: list[bytes] = []
         end = -1
-        for mark in _STATES_USAGE.finditer(whole):
+        for mark in _STATES_USAGE.finditer(whole, first.start()):
             if mark.start() > end:
                 start = whole.rfind(self._separator, 0, mark.start())
                 end = whole.find(self._separator, mark.start())
@@ -204,15 +243,22 @@ class StreamReading:
             return last[6:]  # as nearly every event ends
         return event_of(block).data
 
-    def _fold(self, block: bytes) -> None:
-        is_stated = _STATES_USAGE.search(block) or (self._dialect.name == "cohere" and b"billed_units" in block)
-        if is_stated and (event := _json(self._payload(block))):
-            self.usage = self._dialect.fold(self._op, self.usage, event)
+    def _bills_units(self, block: bytes) -> bool:
+        return self._dialect.name == "cohere" and b"billed_units" in block
+
+    def _fold(self, blocks: list[bytes]) -> None:
+        for block in blocks:
+            if event := _json(self._payload(block)):
+                self.usage = self._dialect.fold(self._op, self.usage, event)
 
     def _count_down_to(self, size: int) -> Count:
         count = self._count = self._count or Count()
         while self._uncounted_bytes > size:
             whole = self._uncounted.popleft()
+            end = whole.find(self._separator, STEP) if len(whole) > 2 * STEP and self._array is None else -1
+            if end >= 0:
+                self._uncounted.appendleft(whole[end:])  # what it begins with is a blank line, and no event
+                whole = whole[:end]
             self._uncounted_bytes -= len(whole)
             for block in self._blocks(whole):
                 data = self._payload(block)

@@ -9,7 +9,7 @@ from proxy.dialect.fields import plain_path
 from proxy.dialect.jobs import RESULTS, Job, job_of
 from proxy.dialect.wire import JOBS, Asked, Dialect, Operation, stream_format_of
 from proxy.exchange import Usage
-from proxy.meter.reading import STEP, Reading, StreamReading
+from proxy.meter.reading import FIRST, STEP, Reading, StreamReading
 from proxy.meter.results import LinesReading
 from proxy.meter.whole import WholeReading
 from proxy.stream.coding import READABLE, Inflater
@@ -25,10 +25,11 @@ class Watch:
     `content_type`, `content_encoding`: of the answer's head, as sent.
     """
 
-    lag = STEP  # what it hears late: so much of a stream it reads at once anyway
+    lag = FIRST  # what it hears late: so much of a stream it reads at once anyway; then STEP
     is_stream = False  # that can be read
     _is_json = True  # text of one kind or another
     _waiting = 0  # bytes of chunks
+    _told_by = 0  # chunks that are not read, but say all by their end
     _is_looked_at = False  # since the last bytes were read
     _is_blind = False
     _inflater: Inflater | None = None
@@ -66,12 +67,16 @@ class Watch:
                 self._give_up()
 
     def feed(self, data: bytes) -> bytes:
-        """The same object. Costs an append; a stream is read every 16 KiB, so that memory stays bounded."""
+        """The same object. Costs an append; a stream is read in large pieces, so that memory stays bounded."""
         self._chunks.append(data)
         self._waiting = waiting = self._waiting + len(data)
-        if waiting > STEP:
+        if waiting > self.lag:
             self._digest()
         return data
+
+    def hear(self, pieces: list[bytes]) -> None:
+        """See `ports.Late`."""
+        self._chunks += pieces
 
     def end(self) -> bytes:
         """A watch holds nothing back."""
@@ -86,9 +91,11 @@ class Watch:
     @property
     def is_cut_short(self) -> bool:
         """The content coding never came to its end, though the framing did (faults.md U22)."""
+        if self._inflater is None:
+            return False
         if self._chunks:
             self._digest()
-        return self._inflater is not None and not self._is_blind and not self._inflater.is_whole
+        return not self._is_blind and not self._inflater.is_whole
 
     @property
     def error(self) -> str | None:
@@ -153,7 +160,9 @@ class Watch:
         return reading.is_whole and (self._inflater is None or self._inflater.is_whole)
 
     def _look(self) -> Reading | None:
-        if self._chunks:
+        if len(self._chunks) > self._told_by:
+            if self._tells():
+                return self._reading
             self._digest()
         reading = self._reading
         if reading is not None and not self._is_looked_at:
@@ -164,8 +173,20 @@ class Watch:
                 self._give_up()
         return self._reading
 
+    def _tells(self) -> bool:
+        """Does the end of a stream tell all?"""
+        reading = self._reading
+        try:
+            is_told = self._inflater is None and isinstance(reading, StreamReading) and reading.tells(self._chunks)
+        except Exception:  # as in `_look`
+            is_told = False
+        self._told_by = len(self._chunks) if is_told else 0
+        self._is_looked_at = is_told
+        return is_told
+
     def _digest(self) -> None:
-        chunks, self._chunks, self._waiting = self._chunks, [], 0
+        self._told_by = 0
+        chunks, self._chunks, self._waiting, self.lag = self._chunks, [], 0, STEP
         if self._reading is None:
             return
         self._is_looked_at = False

@@ -102,8 +102,8 @@ class Watch:
         turn = 0
         while True:
             await asyncio.sleep(self._poll_s)
-            turn += 1
-            if await self._stamps() == stamped and turn % 2:  # every second turn the contents are compared all the same
+            turn += 1  # every second one the contents are compared all the same
+            if not await asyncio.to_thread(self._has_changed, stamped, is_close=turn % 2 == 0):
                 continue
             stamped = await self._settled()
             if await asyncio.to_thread(seen, self._loaded.files) != self._seen:
@@ -137,6 +137,11 @@ class Watch:
         if self._path is not None and new.is_empty and not self._loaded.is_empty:
             raise PolicyErrors([Problem(str(self._path), 0, 0, "", "the file is empty now; write `version: 1` if no rule is meant")])
         return new
+
+    def _has_changed(self, since: Stamps, is_close: bool) -> bool:
+        """By the stamps; `is_close`: by the contents too. Blocking."""
+        files = self._loaded.files
+        return stamps(files) != since or (is_close and seen(files) != self._seen)
 
     async def _stamps(self) -> Stamps:
         return await asyncio.to_thread(stamps, self._loaded.files)

@@ -26,7 +26,7 @@ PLACES = {
     "found": b"%b", "duration_ms": b"%.3f", "first_byte_ms": b"%.3f", "upstream_ms": b"%.3f",
 }  # fmt: skip
 MOST = 2**63  # integers that JSON readers know are smaller
-FLUSH_S = 0.1
+FLUSH_S = 0.25
 MOST_LINES = 64  # of one write: what is joined is small, whatever waits
 MAX_PENDING = 4 * 1024 * 1024  # bytes that wait for a slow reader; then lines are dropped and counted
 Sort = tuple[object, ...]  # what the rest of a call's line follows from
@@ -71,10 +71,12 @@ class Pipe:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait()
             is_last = self._closing.wait(FLUSH_S)
-            self._wake.clear()
-            self._is_asleep = True  # before the look: what comes after it wakes us again
+            if not self._lines and not is_last:
+                self._wake.clear()
+                self._is_asleep = True  # before the look: what comes after it wakes us again
+                if not self._lines:
+                    self._wake.wait()
             self._flush()
             if is_last:
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
 import pytest
@@ -64,12 +65,34 @@ async def test_an_index_far_behind_refuses_calls_before_memory_runs_out(clock, i
 async def test_rows_enough_for_a_transaction_wait_for_no_others(clock, row, monkeypatch):
     monkeypatch.setattr("proxy.admit.sqlite.GATHER_S", 600.0)
     monkeypatch.setattr("proxy.admit.sqlite.AT_ONCE", 4)
+    monkeypatch.setattr("proxy.admit.sqlite.COMPANY", 4)
     state = await EmbeddedState.open(None, clock=clock, time_zone="UTC", max_keys=9)
     index = state._index
     for number in range(3):
         state.write(row(f"a{number}/1"))
     await asyncio.sleep(0.3)
     assert index.pending == 3  # they wait for company
+    state.write(row("a3/1"))
+    async with asyncio.timeout(60):
+        while index.pending:
+            await asyncio.sleep(0.01)
+    await state.close()
+
+
+async def test_company_enough_leaves_together_some_time_after_those_before(clock, row, monkeypatch):
+    monkeypatch.setattr("proxy.admit.sqlite.GATHER_S", 600.0)
+    monkeypatch.setattr("proxy.admit.sqlite.COMPANY", 3)
+    state = await EmbeddedState.open(None, clock=clock, time_zone="UTC", max_keys=9)
+    index = state._index
+    for number in range(2):
+        state.write(row(f"a{number}/1"))
+    await asyncio.sleep(0.3)
+    assert index.pending == 2
+    index._done = time.monotonic() + 600  # those before have but left
+    state.write(row("a2/1"))
+    await asyncio.sleep(0.1)
+    assert index.pending == 3
+    index._done = 0.0
     state.write(row("a3/1"))
     async with asyncio.timeout(60):
         while index.pending:

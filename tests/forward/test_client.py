@@ -162,6 +162,9 @@ class Late:
         self.heard.append(data)
         return data
 
+    def hear(self, pieces):
+        self.heard.append(b"".join(pieces))
+
 
 @pytest.mark.parametrize("is_cut", [False, True])
 async def test_a_line_that_may_hear_late_hears_all_in_order_before_the_relay_ends(provider, send, got, is_cut):

@@ -485,6 +485,18 @@ async def test_what_is_known_of_a_head_under_one_policy_is_worked_out_anew_under
     writer.close()
 
 
+async def test_the_first_request_of_a_connection_keeps_what_follows_from_its_head_for_the_second(open_edge):
+    world = await open_edge()
+    for _ in range(2):
+        reader, writer = await world.connect()
+        for _ in range(2):
+            writer.write(asked(b"{}"))
+            await replies(reader, 1)
+        writer.close()
+    one, two, other, another = [call.seen for call in world.calls]
+    assert one is two and other is another and one is not None and other is not one
+
+
 @pytest.mark.parametrize("says", ["the policy", "the edge"])
 async def test_a_head_that_is_known_is_refused_as_any_other_while_draining(open_edge, providers, says):
     world = await open_edge()

@@ -108,9 +108,10 @@ class StreamReading:
         is read, as of nearly every one. False: `take` them."""
         if self._form != "sse" or self._op.name in JOBS or self._recent or self._rest:
             return False
-        *events, after = b"".join(pieces[-_LATEST - 1 :]).split(b"\n\n")
+        end = b"".join(pieces[-_LATEST - 1 :])
+        *events, after = end.split(b"\n\n")
         blocks = events[1:]  # what is before these may be but the end of one
-        if after or len(blocks) < _LATEST or b"\r" in (end := b"".join(blocks)) or b"error" in end:
+        if after or len(blocks) < _LATEST or b"\r" in end or b"error" in end:
             return False
         self.is_whole = self._dialect.is_terminal(self._op, self._payload(blocks[-1])) and self._states_all(blocks)
         return self.is_whole

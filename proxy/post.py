@@ -13,7 +13,7 @@ log = logging.getLogger("sluice.post")
 
 MOST, SMALL = 32, 16 * 1024  # what waits, and bytes of what may: a large one has taken its time already, and those behind it will
 # On which transport, what, and who hears of it where the kernel does not take the whole of it
-Letter = tuple[asyncio.Transport, bytes, Callable[[], object] | None]
+Letter = tuple[asyncio.Transport, tuple[bytes, ...], Callable[[], object] | None]
 
 
 class Post:
@@ -36,16 +36,13 @@ class Post:
             if len(box) < MOST and len(parts[-1]) <= SMALL:
                 if not box:
                     self._call_soon(self._late)
-                box.append((transport, b"".join(parts), unsent))
+                box.append((transport, parts, unsent))
                 return
         else:
             self.due = 0
         if box:
             self.leave()
-        if len(parts[-1]) <= SMALL:
-            transport.write(b"".join(parts))  # to put them together is cheaper than to write several
-        else:
-            transport.writelines(parts)
+        transport.writelines(parts)
         if unsent is not None and transport.get_write_buffer_size():
             unsent()
 
@@ -57,10 +54,10 @@ class Post:
         """All that waits is written; what is for a connection that has ended is dropped. Who ends one, or writes to it otherwise, asks for
         this first."""
         box, self.box = self.box, []
-        for transport, data, unsent in box:
+        for transport, parts, unsent in box:
             try:
                 if not transport.is_closing():
-                    transport.write(data)
+                    transport.writelines(parts)
                     if unsent is not None and transport.get_write_buffer_size():
                         unsent()
             except Exception as error:  # the fault of one connection is not another's

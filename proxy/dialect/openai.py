@@ -99,12 +99,6 @@ class OpenAI:
         return said_of(op, event)
 
     def is_preamble(self, op: Operation, event: Json) -> bool:
-        try:  # straight of most first events
-            content = event["choices"][0]["delta"]["content"]  # type: ignore[index]  # what it is not shows by an error
-            if content and type(content) is str:
-                return False
-        except (KeyError, IndexError, TypeError):
-            pass
         if self.error_of(op, event) is not None or mapping(event.get("usage")):
             return False
         if "choices" in event:

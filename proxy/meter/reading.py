@@ -66,8 +66,8 @@ class Reading(Protocol):
 
 
 class StreamReading:
-    """Events in slices as they came, which are split late: for the few events that state usage, the last ones, and where need be
-    counted, all."""
+    """Events in slices as they came, which are split late: the last ones; where these do not say all, the few that state usage; and where
+    need be counted, all."""
 
     usage: Usage | None = None
     error: str | None = None

@@ -62,6 +62,12 @@ async def test_an_index_far_behind_refuses_calls_before_memory_runs_out(clock, i
     await state.close()
 
 
+async def all_in(index):
+    async with asyncio.timeout(60):
+        while index.pending:
+            await asyncio.sleep(0.01)
+
+
 async def test_rows_enough_for_a_transaction_wait_for_no_others(clock, row, monkeypatch):
     monkeypatch.setattr("proxy.admit.sqlite.GATHER_S", 600.0)
     monkeypatch.setattr("proxy.admit.sqlite.AT_ONCE", 4)
@@ -73,9 +79,7 @@ async def test_rows_enough_for_a_transaction_wait_for_no_others(clock, row, monk
     await asyncio.sleep(0.3)
     assert index.pending == 3  # they wait for company
     state.write(row("a3/1"))
-    async with asyncio.timeout(60):
-        while index.pending:
-            await asyncio.sleep(0.01)
+    await all_in(index)
     await state.close()
 
 
@@ -94,9 +98,7 @@ async def test_company_enough_leaves_together_some_time_after_those_before(clock
     assert index.pending == 3
     index._done = 0.0
     state.write(row("a3/1"))
-    async with asyncio.timeout(60):
-        while index.pending:
-            await asyncio.sleep(0.01)
+    await all_in(index)
     await state.close()
 
 

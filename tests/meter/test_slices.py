@@ -51,12 +51,12 @@ def test_usage_is_looked_for_by_one_pattern_in_two_engines(name, between, value)
 
 
 def read(stream, body, pieces=None):
-    """Of all of it, taken; else of the pieces that a line hears at the end."""
+    """Of all of it, each event that states usage among it; else of the pieces that a line hears at the end."""
     if pieces is None:
         reading = StreamReading(dialect_of(stream.dialect), stream.op, "sse")
         reading.take(body)
+        reading._read()  # before the look, which may find that the end says it all
         reading.look()
-        reading._read()
         return reading.usage, reading.error, reading.is_whole, False
     watch = Watch(dialect_of(stream.dialect), stream.op, Asked(stream=True), content_type=stream.content_type)
     watch.hear(pieces)

@@ -30,6 +30,7 @@ from dataclasses import replace
 from typing import Any
 
 import bench
+import beside
 import figures
 from bench import Target, free_port
 
@@ -142,7 +143,8 @@ def run(rounds: int, only: list[str], scenarios: list[str], results: pathlib.Pat
             wanted = [one for one in target.scenarios if not scenarios or one in scenarios]
             if (only and target.name not in only) or not wanted:
                 continue
-            row = bench.measure(target, wanted, log) | {"round": turn, "is_masking": target.is_masking}
+            others = beside.Beside()
+            row = bench.measure(target, wanted, log) | {"round": turn, "is_masking": target.is_masking, "beside": others.taken()}
             out.write(json.dumps(row) + "\n")
             out.flush()
             tell(row, wanted, time.monotonic() - began)
@@ -153,6 +155,8 @@ def run(rounds: int, only: list[str], scenarios: list[str], results: pathlib.Pat
 def tell(row: dict[str, Any], scenarios: list[str], seconds: float) -> None:
     said = {name: row[name].get("rps", "error") for name in scenarios if name in row}
     print(f"{seconds:5.0f} s  round {row['round']}  {row['target']:14} {said}", *figures.faults(row), sep="\n    VOID: ", file=sys.stderr)
+    if company := beside.worded(row["beside"]):
+        print(f"    NOT ALONE: {company}", file=sys.stderr)
 
 
 # --- the document ---
@@ -185,6 +189,7 @@ def document(found: figures.Found, rows: figures.Rows, image: str) -> str:
         "@MACHINE@": f"{platform.machine()}, {os.cpu_count()} cores, {versions}; medians of {len(found.rounds)} rounds",
         "@BOOKS@": f"{count:,} calls in the ledgers, ${cost / 1e9:,.6f}",
         "@VOID@": "\n".join(["**VOID:**", "", *(f"* {text}" for text in found.void)]) if found.void else "Nothing was void.",
+        "@BESIDE@": _company(rows),
         "@TARGETS@": figures.targets(found),
         "@TABLE@": figures.side_by_side(found),
         "@IMAGE@": image,
@@ -194,6 +199,16 @@ def document(found: figures.Found, rows: figures.Rows, image: str) -> str:
     for name, value in written.items():
         text = text.replace(name, value)
     return text
+
+
+def _company(rows: figures.Rows) -> str:
+    """What others took of the machine in the worst of these rows."""
+    worst = max((row["beside"] for row in rows if "beside" in row), key=lambda taken: sum(taken.values()), default=None)
+    if worst is None:
+        return "What others took of the machine meanwhile was not looked at."
+    if company := beside.worded(worst):
+        return f"**Not alone:** {company}."
+    return f"Other processes took no more than {sum(worst.values()):.1f} % of a core meanwhile."
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.sluice import ROOT, free_port
 
-from tests.bench import bench, figures
+from tests.bench import bench, beside, figures
 
 BENCH = ROOT / "tests" / "bench"
 MISSING = [name for name in ("cc", "make") if shutil.which(name) is None]
@@ -284,3 +284,29 @@ def test_a_document_is_made_of_the_rows_of_a_run_and_void_ends_with_1(tmp_path, 
     text = (tmp_path / "out.md").read_text()
     assert done.returncode == code and not re.search(r"@[A-Z]+@", text)
     assert "Image size: not measured" in text and ("2 failed" in text) == bool(failed) == ("VOID" in done.stderr)
+
+
+def test_what_a_forgotten_process_takes_of_the_machine_is_told_and_what_is_measured_is_not():
+    spin = [sys.executable, "-c", "while True: pass"]
+    with subprocess.Popen(["sleep", "60"]) as measured, subprocess.Popen(spin) as forgotten:
+        try:
+            of_it, of_us = beside.Beside(measured.pid), beside.Beside()
+            until, name = time.monotonic() + 20, f"({forgotten.pid})"
+            while not (taken := [who for who in of_it.taken() if who.endswith(name)]) and time.monotonic() < until:
+                time.sleep(0.05)
+            assert taken and name in beside.worded(of_it.taken())
+            assert not any(who.endswith(name) for who in of_us.taken())
+        finally:
+            measured.kill()
+            forgotten.kill()
+
+
+def test_a_document_says_whether_the_machine_was_quiet(tmp_path):
+    for taken, said in (
+        ({"python (7)": 0.4}, "no more than 0.4 %"),
+        ({"python (7)": 0.4, "cc (8)": 2.0}, "took 2.4 % of a core (cc (8) 2.0 %,"),
+    ):
+        (tmp_path / "rows").write_text("\n".join(json.dumps(row(name, beside=taken)) for name in ("direct", "aiohttp")))
+        asked = ["--from", tmp_path / "rows", "--to", tmp_path / "out.md", "--base", "localhost/none"]
+        subprocess.run([sys.executable, BENCH / "run.py", *asked], check=True, stdout=subprocess.DEVNULL, timeout=100)
+        assert said in (tmp_path / "out.md").read_text()

@@ -310,3 +310,16 @@ def test_a_document_says_whether_the_machine_was_quiet(tmp_path):
         asked = ["--from", tmp_path / "rows", "--to", tmp_path / "out.md", "--base", "localhost/none"]
         subprocess.run([sys.executable, BENCH / "run.py", *asked], check=True, stdout=subprocess.DEVNULL, timeout=100)
         assert said in (tmp_path / "out.md").read_text()
+
+
+def test_the_cpu_of_a_target_counts_what_its_ended_threads_took():
+    rest = "print(flush=True); import time; time.sleep(60)"
+    work = "import threading; one = threading.Thread(target=lambda: sum(range(5_000_000))); one.start(); one.join(); "
+    took = []
+    for code in (rest, work + rest):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as target:
+            target.stdout.readline()
+            took.append(bench.cpu_s(target.pid))
+            target.kill()
+    idle, busy = took
+    assert 0 < idle < busy - 0.02

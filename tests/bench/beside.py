@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 QUIET = 1.0  # per cent of a core, of all others together
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Beside:
-    """From here to `taken`: processes that are not of the tree of `own`. Threads of the kernel are left out: they work for all."""
+    """From here to `taken`: processes that are none of `own`, asked at either end. The kernel's threads are left out: they work for all."""
 
-    def __init__(self, own: int | None = None) -> None:
-        self._own, self._began = own or os.getpid(), time.monotonic()
-        self._before = dict(_others(self._own))
+    def __init__(self, own: Callable[[], Collection[int]], cpu_of: Callable[[int], float]) -> None:
+        self._own, self._cpu_of, self._began = own, cpu_of, time.monotonic()
+        self._before = self._others()
 
     def taken(self) -> dict[str, float]:
         """Per cent of a core since then, by name and number; what is below 0.1 is left out."""
         took_s = time.monotonic() - self._began
-        shares = {who: round(100 * (cpu_s - self._before.get(who, 0.0)) / took_s, 1) for who, cpu_s in _others(self._own)}
+        shares = {who: round(100 * (cpu_s - self._before.get(who, 0.0)) / took_s, 1) for who, cpu_s in self._others().items()}
         return {who: share for who, share in shares.items() if share >= 0.1}
+
+    def _others(self) -> dict[str, float]:
+        """Who, and the seconds of CPU so far."""
+        own, found = set(self._own()), {}
+        for path in Path("/proc").iterdir():
+            if path.name.isdigit() and (pid := int(path.name)) not in own:
+                with suppress(OSError):  # it has gone
+                    if (path / "cmdline").read_bytes():
+                        found[f"{(path / 'comm').read_text(errors='replace').strip()} ({pid})"] = self._cpu_of(pid)
+        return found
 
 
 def worded(taken: Mapping[str, float]) -> str:
@@ -31,25 +40,3 @@ def worded(taken: Mapping[str, float]) -> str:
         return ""
     each = ", ".join(f"{who} {share:.1f} %" for who, share in sorted(taken.items(), key=lambda one: -one[1]))
     return f"others took {sum(taken.values()):.1f} % of a core ({each}); end them, and measure again"
-
-
-def _others(own: int) -> Iterator[tuple[str, float]]:
-    """Who, and the seconds of CPU so far."""
-    found = {int(path.name): stat for path in Path("/proc").iterdir() if path.name.isdigit() and (stat := _stat(path)) is not None}
-    for pid, (name, _, cpu_s) in found.items():
-        above = pid
-        while above in found and above != own:
-            above = found[above][1]
-        if above != own:
-            yield f"{name} ({pid})", cpu_s
-
-
-def _stat(path: Path) -> tuple[str, int, float] | None:
-    """Name, parent, seconds of CPU; nothing of a process that has gone, or of a thread of the kernel."""
-    try:
-        text, is_program = (path / "stat").read_text(errors="replace"), (path / "cmdline").read_bytes()
-    except OSError:
-        return None
-    before, _, after = text.rpartition(")")
-    stat = after.split()
-    return (before.partition("(")[2], int(stat[1]), (int(stat[11]) + int(stat[12])) / TICK) if is_program else None

@@ -143,7 +143,7 @@ def run(rounds: int, only: list[str], scenarios: list[str], results: pathlib.Pat
             wanted = [one for one in target.scenarios if not scenarios or one in scenarios]
             if (only and target.name not in only) or not wanted:
                 continue
-            others = beside.Beside()
+            others = beside.Beside(lambda: bench.tree(os.getpid()), bench.cpu_of)
             row = bench.measure(target, wanted, log) | {"round": turn, "is_masking": target.is_masking, "beside": others.taken()}
             out.write(json.dumps(row) + "\n")
             out.flush()

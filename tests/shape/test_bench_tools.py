@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -290,7 +291,7 @@ def test_what_a_forgotten_process_takes_of_the_machine_is_told_and_what_is_measu
     spin = [sys.executable, "-c", "while True: pass"]
     with subprocess.Popen(["sleep", "60"]) as measured, subprocess.Popen(spin) as forgotten:
         try:
-            of_it, of_us = beside.Beside(measured.pid), beside.Beside()
+            of_it, of_us = (beside.Beside(lambda own=own: bench.tree(own), bench.cpu_of) for own in (measured.pid, os.getpid()))
             until, name = time.monotonic() + 20, f"({forgotten.pid})"
             while not (taken := [who for who in of_it.taken() if who.endswith(name)]) and time.monotonic() < until:
                 time.sleep(0.05)

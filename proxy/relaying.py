@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from proxy.at_limit import MoneyEnded, purse
+from proxy.at_limit import MoneyEnded, Purse, purse
 from proxy.charging import defer, learn_and_reckon, reckon, settle_job
 from proxy.dialect.jobs import RESULTS
 from proxy.dialect.wire import JOBS
@@ -81,13 +81,7 @@ class Relaying:
             line, form, length, is_reworded = way_of(sent, ready, watch, paid, body)
             self._begin(sent, ready, sink, story, length, is_reworded, None if body is None else watch)
             if body is None:
-                try:
-                    await answer.relay(sink if paid is None else paid.before(sink), line)
-                except UpstreamCut:
-                    sink.push(line.end())
-                    raise
-                if line is not watch and (last := line.end()):  # a watch holds nothing back
-                    sink.push(last)
+                await _relayed(sent, sink, line, watch, paid)
                 if watch.is_stream or is_reworded:
                     _check_whole(answer, watch, is_reworded)
             is_gone = sink.finish(body)
@@ -227,6 +221,22 @@ class Relaying:
         if try_.cost_nanousd > sent.held_nanousd and common.generation.rules.alerts is not None:  # no hold has shown so much
             stopped = story.limit if try_.end == "stopped:money" else None
             rooms.alerts.saw(ready.plan.claims, rooms.store.standings(ready.plan.claims), stopped)
+
+
+async def _relayed(sent: Sent, sink: Sink, line: Line, watch: Watching, paid: Purse | None) -> None:
+    """All of the body, by way of its line."""
+    try:
+        await sent.answer.relay(sink if paid is None else paid.before(sink), line)
+    except UpstreamCut:
+        sink.push(line.end())
+        raise
+    if sent.stream is not None:
+        # What has come for other streams goes out before the end of this one is looked at and booked, which takes as long as fifty events.
+        # Two turns of the loop, as asyncio's own begins one with who waits already, not with what has come
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    if line is not watch and (last := line.end()):  # a watch holds nothing back
+        sink.push(last)
 
 
 def _check_whole(answer: Answer, watch: Watching, is_reworded: bool) -> None:

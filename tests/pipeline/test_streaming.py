@@ -1,7 +1,9 @@
 """A call that goes well: the provider's own bytes and headers, ours beside them, and the true cost."""
 
+import asyncio
 import gzip
 import json
+import socket
 import sys
 
 import pytest
@@ -18,6 +20,24 @@ async def test_each_piece_of_a_stream_reaches_the_client_before_the_next_is_aske
     assert heard[0] == TALK[0]
     assert heard[1] == TALK[0] + TALK[1]
     assert sink.length is None
+    assert sink.is_finished
+
+
+async def test_what_has_come_for_another_stream_goes_out_before_the_end_of_one_is_booked(path):
+    loop, order = asyncio.get_running_loop(), []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        loop.add_reader(ours, lambda: order.append(ours.recv(99)))
+
+        def has_come(passed):
+            if passed == len(TALK):  # and from here on the loop does not look at its sockets before the stream is over
+                loop.call_soon(theirs.send, b"another's")
+
+        sink = Sink()
+        path.store.settle = lambda *what, settle=path.store.settle: (order.append("booked"), settle(*what))
+        await path.run(chat(stream=True), talk(after=has_come), sink=sink)
+        loop.remove_reader(ours)
+    assert order == [b"another's", "booked"]
     assert sink.is_finished
 
 

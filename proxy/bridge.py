@@ -24,6 +24,7 @@ from proxy.policy.plan import Facts, Plan
 from proxy.ports import Outgoing
 from proxy.refusal import ClientGone, Refusal
 from proxy.rooms import Generation, Rooms
+from proxy.trust import authorities
 from proxy.turns import Session
 
 GOING_AWAY = 1001  # RFC 6455, 7.4.1
@@ -123,7 +124,7 @@ class Bridge:
             async with asyncio.timeout(provider.timeouts.connect + provider.timeouts.first_byte):
                 upstream = await self._errands().ws_connect(
                 url, headers=[(n.decode("latin-1"), v.decode("latin-1")) for n, v in request.headers], protocols=protocols,
-                autoclose=False, autoping=False, compress=0, max_msg_size=MAX_FRAME, ssl=provider.ssl or True,
+                autoclose=False, autoping=False, compress=0, max_msg_size=MAX_FRAME, ssl=authorities(),
             )  # fmt: skip
         except aiohttp.WSServerHandshakeError as no:
             raise _refused(no.status, provider.name, is_our_key=not plan.caller.brings_own_key) from None

@@ -125,7 +125,7 @@ class Address:
     target: str = field(repr=False)  # raw; may hold a key
     pool: str = ""  # connections are shared within one pool name
     max_connections: int = 512
-    tls: object | None = None  # ssl.SSLContext for https
+    tls: object | None = None  # an ssl.SSLContext; none: https trusts the authorities of this machine
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -51,14 +52,18 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     gc.disable()  # until `App` is built: what is made before lives as long as the process
+    import proxy.dialect  # noqa: F401  # both processes need it: imported before one becomes two
     from proxy.policy.apart import reading_apart
     from proxy.policy.build import start_problem
     from proxy.policy.watch import load
+    from proxy.trust import left_to_us
 
     policy = Path(options.policy) if options.policy else None
     read = reading_apart(policy)  # while what only this process needs is imported
     from proxy.admit.place import StateProblem
-    from proxy.app import Places
+
+    with left_to_us():
+        from proxy.app import Places
     from proxy.cli.state import state_place
 
     loaded = load(policy, environ=os.environ, generation=1, listen=options.listen, now_ns=time.time_ns(), read=read)
@@ -82,6 +87,7 @@ def _runner() -> Callable[[Coroutine[object, object, None]], None]:
 
 async def _serve(places: Places, loaded: Loaded) -> None:
     from proxy.app import App
+    from proxy.trust import authorities
 
     app = await App.open(places, loaded)
     loop = asyncio.get_running_loop()
@@ -89,6 +95,7 @@ async def _serve(places: Places, loaded: Loaded) -> None:
         loop.add_signal_handler(number, app.stop)
     loop.add_signal_handler(signal.SIGHUP, app.reload)
     print(banner(places, app.rules), file=sys.stderr, flush=True)
+    threading.Thread(target=authorities, daemon=True).start()  # loaded before the first provider is reached over TLS
     await app.serve()
 
 

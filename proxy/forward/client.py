@@ -6,7 +6,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable
-from functools import cached_property
 
 from proxy.forward.answer import Reply, reply_on
 from proxy.forward.connection import NEVER, Connection
@@ -16,6 +15,7 @@ from proxy.forward.pool import Pool
 from proxy.policy.plan import Origin, Timeouts
 from proxy.ports import Address, Clock, Outgoing
 from proxy.refusal import Refusal, UpstreamFailed
+from proxy.trust import authorities
 
 BUSY_TICK_S = 0.25  # how exact the deadlines of answers are
 IDLE_TICK_S = 5.0
@@ -177,13 +177,7 @@ class Client:
     def _tls_of(self, to: Address) -> ssl.SSLContext | None:
         if to.origin.scheme == "http":
             return None
-        return to.tls if isinstance(to.tls, ssl.SSLContext) else self._system_tls
-
-    @cached_property
-    def _system_tls(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        context.set_alpn_protocols(["http/1.1"])
-        return context
+        return to.tls if isinstance(to.tls, ssl.SSLContext) else authorities()
 
     # --- the timer ---
 

@@ -103,7 +103,7 @@ class Shaping:
         ours = {name.lower() for name, _ in provider.set_headers}
         if auth is not None and auth[0].lower() not in ours:
             lines.append(auth)
-        to = Address(provider.origin, self._method, raw_target, provider.name, provider.max_connections, provider.ssl)
+        to = Address(provider.origin, self._method, raw_target, provider.name, provider.max_connections)
         secret = b"" if credential is None else credential.secret.encode()
         form = Form(to, Head(to, (*lines, *provider.set_headers)), dialect, secret)
         if len(self._forms) >= MOST_FORMS:

@@ -13,6 +13,7 @@ import orjson
 
 from proxy.ports import Clock
 from proxy.refusal import Refusal
+from proxy.trust import authorities
 
 Jwk = Mapping[str, object]
 
@@ -112,6 +113,7 @@ class Jwks:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(ssl=authorities()),
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
                 headers={"accept": "application/json", "accept-encoding": "identity"},
                 auto_decompress=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -143,7 +142,6 @@ class Provider:
     timeouts: Timeouts = Timeouts()
     max_connections: int = 512
     asks_stream_usage: bool = False  # chat streams carry usage only when stream_options.include_usage asks for it
-    ssl: ssl.SSLContext | None = None
 
 
 @dataclass(frozen=True, slots=True)

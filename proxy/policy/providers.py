@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -19,15 +17,6 @@ from proxy.policy.values import Ref
 if TYPE_CHECKING:
     from proxy.policy.model import PolicyModel, ProviderEntry
     from proxy.policy.model_rules import TimeoutsPart
-
-
-@cache
-def client_tls() -> ssl.SSLContext:
-    """The system's authorities, TLS 1.2 or later, HTTP/1.1 only. Made once: loading the authorities takes milliseconds."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def compile_providers(model: PolicyModel, secrets: Secrets) -> Mapping[str, Provider]:
@@ -66,7 +55,6 @@ def _provider(name: str, entry: ProviderEntry | None, model: PolicyModel, secret
         price_id=start.price_id,
         timeouts=timeouts_of(model.timeouts, Timeouts()),
         asks_stream_usage=start.asks_stream_usage,
-        ssl=client_tls() if origin.scheme == "https" else None,
     )
     if entry is None:
         return found

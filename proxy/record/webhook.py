@@ -11,6 +11,8 @@ import aiohttp
 import orjson
 import tenacity
 
+from proxy.trust import authorities
+
 MAX_WAITING = 100  # documents; more are dropped
 ATTEMPTS, TIMEOUT_S, BACKOFF_S, BACKOFF_MOST_S = 5, 5.0, 0.5, 30.0
 LAST_S = 1.0  # for what waits when the process ends
@@ -98,7 +100,10 @@ class Webhook:
     async def _once(self, url: str, body: bytes) -> None:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), auto_decompress=False
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(ssl=authorities()),
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+                auto_decompress=False,
             )
         headers = {"content-type": "application/json"}
         try:

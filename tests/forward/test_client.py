@@ -9,6 +9,7 @@ import time
 from contextlib import nullcontext
 
 import pytest
+from support.certificate import self_signed, serving
 
 from proxy.forward.head import Head
 from proxy.policy.plan import Origin, Timeouts
@@ -885,29 +886,9 @@ async def test_a_client_that_uploads_slowly_is_not_the_providers_fault(answering
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
-    """A self-signed certificate for 127.0.0.1: (server context, the context of a client that trusts it)."""
-    import datetime
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "provider")])
-    now = datetime.datetime.now(datetime.UTC)
-    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-    built = built.not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
-    built = built.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-    built = built.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    pem = built.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(secret + pem)
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(path)
-    server.set_alpn_protocols(["http/1.1"])
-    trusting = ssl.create_default_context(cafile=str(path))
+    """The contexts of a server on 127.0.0.1 and of a client that trusts it."""
+    path = self_signed(tmp_path_factory.mktemp("tls"))
+    server, trusting = serving(path), ssl.create_default_context(cafile=str(path))
     trusting.set_alpn_protocols(["http/1.1"])
     return server, trusting
 

@@ -40,7 +40,6 @@ providers:
     )
     one = book.providers[name]
     assert (one.dialect, one.family, one.root, one.origin.host, one.asks_stream_usage) == (dialect, family, root, host, asks)
-    assert (one.ssl is None) == (one.origin.scheme == "http")
 
 
 def test_an_entry_keeps_what_it_names_and_takes_the_rest_from_the_policy(rulebook):

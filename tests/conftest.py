@@ -1,4 +1,10 @@
-"""What is part of every run: what the contract tests and the counts of the hot path print stands in its summary."""
+"""What is part of every run: no example of a property has a time to keep, as machines are busy; what the contract tests and the counts
+of the hot path print stands in the summary."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 TELLING = ("tests/contract/", "tests/shape/test_hotpath.py")
 

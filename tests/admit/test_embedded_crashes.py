@@ -250,7 +250,7 @@ def test_money_adds_up_whatever_happens_and_wherever_the_process_is_killed(drive
     Driven.driver = driver
     run_state_machine_as_test(
         Driven,
-        settings=settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=25, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
     )
 
 

@@ -87,7 +87,7 @@ WORK = {
 NAMED = {"caller": lambda it: it.caller, "team": lambda it: it.team or None, "day": lambda it: KATHMANDU.day_of(it.at)}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=steps, most=st.sampled_from([1, 5, tally.MOST]), rows_at_most=st.sampled_from([40, tally.MOST_ROWS]))
 def test_at_any_moment_each_row_counts_once_whoever_sums_it_and_whatever_ends_between(steps, most, rows_at_most, row):
     written = []

@@ -250,7 +250,7 @@ MIDNIGHT = NOON - 12 * HOUR
 KATHMANDU = Calendar("Asia/Kathmandu")  # its days begin at 18:15 UTC
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     ats=st.lists(st.integers(-200, 100) | st.sampled_from([midnight + it for midnight in (-119, -23, 73) for it in range(-2, 4)]),
                  min_size=4, max_size=12),

@@ -57,7 +57,7 @@ async def read(path: str) -> tuple[list[dict], dict[str, int], dict[str, int]]:
         await state.close()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(st.integers(1, 40) | st.integers(1, 150), min_size=1, max_size=4),
     is_torn=st.booleans(),

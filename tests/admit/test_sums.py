@@ -57,7 +57,7 @@ def usage_by_hand(rows: list[Row], by: str, since: int | None, until: int | None
     return {name: (cost[name], requests[name], failed[name], tokens[name]) for name in cost}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     batches=st.lists(st.tuples(st.lists(drafts, min_size=1, max_size=6), st.booleans()), max_size=5),
     since=st.none() | instants,

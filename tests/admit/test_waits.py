@@ -95,7 +95,7 @@ class Run:
             assert then.remaining == then.allowed
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(steps=STEPS)
 def test_a_call_made_when_retry_after_says_passes(steps, intent, row):
     async def run() -> None:

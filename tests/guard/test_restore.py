@@ -5,7 +5,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialect import dialect_of
@@ -191,7 +191,6 @@ WORDS = st.sampled_from(["Hi ", "[EMAIL_1]", "[EMAIL_2]", "[PHONE_1]", "[EMAIL_"
 PLACES = st.lists(st.integers(0, 1 << 16), max_size=8)
 
 
-@settings(deadline=None)
 @pytest.mark.parametrize("stream", STREAMS)
 @given(words=st.lists(WORDS, max_size=8), arguments=st.lists(WORDS, max_size=4), deltas=PLACES, packets=PLACES)
 def test_any_cut_of_deltas_and_packets_gives_the_values_back(stream, words, arguments, deltas, packets):

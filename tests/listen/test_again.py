@@ -7,7 +7,6 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser
 from hypothesis import given
-from hypothesis import settings as within
 from hypothesis import strategies as st
 
 from proxy.listen import again
@@ -361,7 +360,6 @@ REQUESTS = st.one_of(
 )  # fmt: skip
 
 
-@within(deadline=None)  # megabytes, on a machine that may be busy
 @given(
     requests=st.lists(REQUESTS, min_size=1, max_size=6),
     cuts=st.lists(st.integers(0, 400), max_size=6),

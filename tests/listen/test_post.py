@@ -139,7 +139,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_whatever_is_woken_and_written_all_of_it_arrives_in_the_order_it_was_written_in(steps):
     async def run():
         async with pairs_of(4) as pairs:

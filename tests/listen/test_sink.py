@@ -70,7 +70,7 @@ async def test_a_refused_head_request_has_no_body(open_edge):
 
 
 @given(pieces=st.lists(st.binary(max_size=300), max_size=12), is_chunked=st.booleans())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_any_split_of_a_body_arrives_as_the_same_bytes_on_a_connection_that_lives_on(open_edge, pieces, is_chunked):
     whole = b"".join(pieces)
     world = await open_edge(saying(*pieces, length=None if is_chunked else len(whole)))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.meter.strip import StripUsage
@@ -42,7 +42,6 @@ def framed(event, eol):
 
 
 @given(st.lists(st.sampled_from([*KEPT, "data: " + USAGE, "data: " + SPACED]), max_size=8), st.sampled_from(EOLS), st.data())
-@settings(deadline=None)
 def test_only_the_usage_chunk_is_taken_out_wherever_chunks_are_cut(events, eol, data):
     body = b"".join(framed(event, eol) for event in events)
     expected = b"".join(framed(event, eol) for event in events if event in KEPT)

@@ -51,7 +51,7 @@ def test_usage_of_recorded_streams_is_what_the_provider_billed(recorded_streams)
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_usage_does_not_depend_on_where_the_network_cut(recorded_streams, data):
     stream = data.draw(st.sampled_from(recorded_streams[:60]))
     cuts = data.draw(st.lists(st.integers(0, len(stream.body)), max_size=30))

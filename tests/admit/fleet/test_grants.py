@@ -278,7 +278,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(steps=[("fill", 1), ("take", 0, 1), ("wait", 21_000), ("tend", 0), ("tend", 0), ("take", 0, 1)])  # given up, and back at once
 @given(steps=st.lists(STEP, max_size=40))
 def test_no_order_of_calls_ever_uses_more_than_the_limit(server, steps):

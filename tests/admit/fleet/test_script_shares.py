@@ -197,7 +197,7 @@ def play(server: Server, examples: int, scripts: Scripts = SCRIPTS) -> None:
     with redis.Redis(port=server.port) as client:
         machine = type("Machine", (Machine,), {"client": client, "scripts": scripts})
         how = settings(
-            max_examples=examples, stateful_step_count=50, deadline=None, database=None, derandomize=scripts is SCRIPTS,
+            max_examples=examples, stateful_step_count=50, database=None, derandomize=scripts is SCRIPTS,
             suppress_health_check=list(HealthCheck), phases=(Phase.generate,), print_blob=False,
         )  # fmt: skip
         run_state_machine_as_test(machine, settings=how)

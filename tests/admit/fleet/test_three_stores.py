@@ -392,7 +392,7 @@ def run(server: Server, examples: int, steps: int, scripts: Scripts = SCRIPTS) -
     with redis.Redis(port=server.port) as client:
         machine = type("Machine", (Machine,), {"client": client, "scripts": scripts})
         how = settings(
-            max_examples=examples, stateful_step_count=steps, deadline=None, database=None, derandomize=scripts is SCRIPTS,
+            max_examples=examples, stateful_step_count=steps, database=None, derandomize=scripts is SCRIPTS,
             suppress_health_check=list(HealthCheck), phases=(Phase.generate,), print_blob=False,
         )  # fmt: skip
         run_state_machine_as_test(machine, settings=how)

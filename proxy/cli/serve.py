@@ -95,7 +95,7 @@ async def _serve(places: Places, loaded: Loaded) -> None:
         loop.add_signal_handler(number, app.stop)
     loop.add_signal_handler(signal.SIGHUP, app.reload)
     print(banner(places, app.rules), file=sys.stderr, flush=True)
-    threading.Thread(target=authorities, daemon=True).start()  # loaded before the first provider is reached over TLS
+    threading.Thread(target=authorities).start()  # before the first provider is reached over TLS; an end waits for it
     await app.serve()
 
 

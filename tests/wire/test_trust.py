@@ -1,6 +1,7 @@
 """Whom a sidecar trusts over TLS: those that SSL_CERT_FILE vouches for, and it is the same for every connection that it opens."""
 
 import asyncio
+import signal
 import time
 
 import aiohttp
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support import chat
 from support.caller import ask
 from support.certificate import self_signed, serving
-from support.sluice import sidecar
+from support.sluice import ROOT, Sluice, sidecar
 
 ISSUER = ec.generate_private_key(ec.SECP256R1())
 POLICY = """
@@ -90,9 +91,21 @@ async def test_nobody_is_reached_whom_another_file_vouches_for(tmp_path, elsewhe
         assert (got.status, got.code) == (503, "state_unavailable"), "the issuer's key set is not to be had"
         keyless = [chat.JSON, ("Authorization", "Bearer sk-x")]
         sluice.policy.write_text(POLICY.replace("PORT", str(port)).replace("callers: {", "callers: {pass_through: small, "))
-        sluice.process.send_signal(1)
+        sluice.process.send_signal(signal.SIGHUP)
         async with asyncio.timeout(20):
             while (got := await ask(sluice.port, "POST", chat.TARGET, keyless, chat.asked(model="dear", max_tokens=60))).status == 401:
                 await asyncio.sleep(0.02)
         assert (got.status, got.code) == (502, "upstream_tls")
     assert it.reached == []
+
+
+async def test_a_sidecar_that_is_told_to_stop_as_soon_as_it_listens_ends_well(tmp_path):
+    """While the authorities are being loaded, that is."""
+    for number in range(5):
+        (tmp_path / str(number)).mkdir()
+        one = Sluice(tmp_path / str(number), "version: 1")
+        process = await asyncio.create_subprocess_exec(*one.command(), stderr=asyncio.subprocess.PIPE, cwd=ROOT)
+        said = await process.stderr.readuntil(b"point an SDK at it")  # the banner
+        process.send_signal(signal.SIGTERM)
+        _, rest = await asyncio.wait_for(process.communicate(), 20)
+        assert process.returncode == 0, (said + rest).decode()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
@@ -97,17 +99,33 @@ class Watch:
         self._turn = asyncio.Lock()
 
     async def run(self) -> None:
-        """Until cancelled."""
-        stamped = await self._stamps()
-        turn = 0
-        while True:
-            await asyncio.sleep(self._poll_s)
-            turn += 1  # every second one the contents are compared all the same
-            if not await asyncio.to_thread(self._has_changed, stamped, is_close=turn % 2 == 0):
-                continue
-            stamped = await self._settled()
-            if await asyncio.to_thread(seen, self._loaded.files) != self._seen:
-                await self.reload(again=False)
+        """Until cancelled. A thread of its own looks: what it finds nothing of takes nothing of the event loop's time."""
+        loop, changed, over = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed: this process ends
+                loop.call_soon_threadsafe(changed.set)
+
+        threading.Thread(target=self._look, args=(over, tell), name="policy watch").start()
+        try:
+            while True:
+                await changed.wait()
+                changed.clear()
+                await self._settle()
+                if await asyncio.to_thread(seen, self._loaded.files) != self._seen:
+                    await self.reload(again=False)
+        finally:
+            over.set()
+
+    def _look(self, over: threading.Event, tell: Callable[[], None]) -> None:
+        """The thread, until `over`."""
+        before, turn = stamps(self._loaded.files), 0
+        while not over.wait(self._poll_s):
+            turn += 1
+            now = stamps(self._loaded.files)
+            if now != before or (turn % 2 == 0 and seen(self._loaded.files) != self._seen):  # the contents every second time all the same
+                tell()
+            before = now
 
     async def reload(self, *, again: bool = True) -> bool:
         """Reads it again now (SIGHUP). True: a new generation was handed over. `again` False: the same problems are not told twice."""
@@ -138,24 +156,15 @@ class Watch:
             raise PolicyErrors([Problem(str(self._path), 0, 0, "", "the file is empty now; write `version: 1` if no rule is meant")])
         return new
 
-    def _has_changed(self, since: Stamps, is_close: bool) -> bool:
-        """By the stamps; `is_close`: by the contents too. Blocking."""
-        files = self._loaded.files
-        return stamps(files) != since or (is_close and seen(files) != self._seen)
-
-    async def _stamps(self) -> Stamps:
-        return await asyncio.to_thread(stamps, self._loaded.files)
-
-    async def _settled(self) -> Stamps:
+    async def _settle(self) -> None:
         """Waits until nothing was written for one debounce, but not for ever."""
-        before = await self._stamps()
+        before = await asyncio.to_thread(stamps, self._loaded.files)
         for _ in range(4):
             await asyncio.sleep(self._debounce_s)
-            now = await self._stamps()
+            now = await asyncio.to_thread(stamps, self._loaded.files)
             if now == before:
                 break
             before = now
-        return before
 
 
 def keeping(old: Loaded, new: Loaded) -> tuple[Loaded, tuple[str, ...]]:

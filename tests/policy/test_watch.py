@@ -1,10 +1,11 @@
 import asyncio
 import contextlib
 import os
+import threading
 
 import pytest
 
-from proxy.policy.watch import Watch, keeping, load, removed_limits
+from proxy.policy.watch import Watch, keeping, load, removed_limits, stamps
 
 LIMIT = "limits: [{{name: l, requests: {}/min}}]\n"
 
@@ -174,3 +175,24 @@ def test_a_limit_that_held_money_and_is_gone_is_found(rulebook):
     old = rulebook("tiers: {a: {spend: $1/day}, b: {requests: 1/min}}\nlimits: [{name: x, spend: $1/day}, {name: y, spend: $1/day}]")
     new = rulebook("tiers: {a: {spend: $2/day}}\nlimits: [{name: x, requests: 1/min}]")
     assert [limit.name for limit in removed_limits(old, new)] == ["limit x", "limit y"]
+
+
+async def test_a_file_that_stays_as_it_is_never_wakes_the_event_loop(policy, monkeypatch):
+    loop = asyncio.get_running_loop()
+    woken, looked = [], []
+    monkeypatch.setattr("proxy.policy.watch.stamps", lambda files: looked.append(files) or stamps(files))
+    async with watching(policy) as (_, seen):
+        monkeypatch.setattr(loop, "call_soon_threadsafe", lambda *args: woken.append(args))
+        before = len(looked)
+        while len(looked) < before + 5:
+            await asyncio.sleep(0.01)
+        monkeypatch.undo()
+    assert (woken, seen.changes, seen.errors) == ([], [], [])
+
+
+async def test_nothing_looks_at_a_file_whose_watch_has_ended(policy):
+    async with watching(policy):
+        assert "policy watch" in {thread.name for thread in threading.enumerate()}
+    async with asyncio.timeout(20):
+        while "policy watch" in {thread.name for thread in threading.enumerate()}:
+            await asyncio.sleep(0.01)

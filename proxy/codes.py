@@ -70,7 +70,9 @@ _TABLE = {
     # the provider
     "upstream_dns": Code(502, "the provider's name does not resolve", "check `url:` and the DNS"),
     "upstream_connect": Code(502, "the provider does not accept connections", "check `url:` and the network"),
-    "upstream_tls": Code(502, "the provider's certificate is not valid for its name", "check `url:`, the clock and the CA bundle"),
+    "upstream_tls": Code(
+        502, "the provider's certificate is not valid for its name", "check `url:`, the clock and the authorities (`SSL_CERT_FILE`)"
+    ),
     "upstream_reset": Code(502, "the provider closed the connection before it answered", "retry"),
     "upstream_protocol": Code(502, "the provider's answer is not valid HTTP", "report it to the provider"),
     "upstream_auth": Code(502, "the provider rejects the key that the policy configures", "check the provider's key"),

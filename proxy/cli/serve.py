@@ -52,7 +52,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     gc.disable()  # until `App` is built: what is made before lives as long as the process
-    import proxy.dialect  # noqa: F401  # both processes need it: imported before one becomes two
     from proxy.policy.apart import reading_apart
     from proxy.policy.build import start_problem
     from proxy.policy.watch import load

@@ -27,12 +27,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import bench
 import beside
 import figures
 from bench import Target, free_port
+from rounds import one_round
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -83,13 +85,13 @@ def nginx_conf(folder: pathlib.Path, port: int, up: int) -> pathlib.Path:
 
 
 def targets(folder: pathlib.Path, up: int, tls: int) -> list[Target]:
-    """In the order they are measured: those that are held against each other, one after the other."""
+    """In the order they are asked."""
     plain, secure = f"http://127.0.0.1:{up}", f"https://127.0.0.1:{tls}"
     trust = {"SSL_CERT_FILE": str(folder / "ca.pem")}
     port = free_port()
     proxy = (sys.executable, str(HERE / "plain.py"))
     nginx = Target("nginx", NGINX, port, ("nginx", "-c", str(nginx_conf(folder, port, up)), "-p", str(folder)), arguments=bench.SHORT)
-    port = free_port()
+    port, tls_port = free_port(), free_port()
     return [
         Target("direct", DIRECT),
         *([nginx] if shutil.which("nginx") else []),
@@ -97,7 +99,7 @@ def targets(folder: pathlib.Path, up: int, tls: int) -> list[Target]:
         replace(sluice(folder, "off", OFF, plain), scenarios=SOME, arguments=bench.SHORT),
         sluice(folder, "on", OFF + ON, plain, SPEND),
         replace(sluice(folder, "rates", OFF + ON, plain), scenarios=("t64",)),
-        Target(figures.PLAIN_TLS, ("tls500",), port, (*proxy, str(port), secure), env=trust),
+        Target(figures.PLAIN_TLS, ("tls500",), tls_port, (*proxy, str(tls_port), secure), env=trust),
         replace(sluice(folder, "on-tls", OFF + ON, secure, SPEND), scenarios=("tls500",), env=trust),
     ]
 
@@ -139,24 +141,25 @@ def run(rounds: int, only: list[str], scenarios: list[str], results: pathlib.Pat
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-bench-")))
         out, log = stack.enter_context(results.open("w")), stack.enter_context(results.with_suffix(".log").open("wb"))
         tls = stack.enter_context(providers(folder))
-        for turn, target in ((turn, target) for turn in range(rounds) for target in targets(folder, bench.UP, tls)):
-            wanted = [one for one in target.scenarios if not scenarios or one in scenarios]
-            if (only and target.name not in only) or not wanted:
-                continue
+        for turn in range(rounds):
             others = beside.Beside(lambda: bench.tree(os.getpid()), bench.cpu_of)
-            row = bench.measure(target, wanted, log) | {"round": turn, "is_masking": target.is_masking, "beside": others.taken()}
-            out.write(json.dumps(row) + "\n")
+            wanted = [one for one in targets(folder, bench.UP, tls) if not only or one.name in only]
+            rows = one_round(wanted, scenarios, log, partial(tell, began, turn))
+            company = others.taken()
+            for row in (one | {"round": turn, "beside": company} for one in rows):
+                out.write(json.dumps(row) + "\n")
+                print(*(f"    VOID: {fault}\n" for fault in figures.faults(row)), sep="", end="", file=sys.stderr)
             out.flush()
-            tell(row, wanted, time.monotonic() - began)
-            if target.state is not None:
-                shutil.rmtree(target.state, ignore_errors=True)  # each round begins with an empty ledger
+            if said := beside.worded(company):
+                print(f"    NOT ALONE: {said}", file=sys.stderr)
+            for target in wanted:
+                if target.state is not None:
+                    shutil.rmtree(target.state, ignore_errors=True)  # each round begins with an empty ledger
 
 
-def tell(row: dict[str, Any], scenarios: list[str], seconds: float) -> None:
-    said = {name: row[name].get("rps", "error") for name in scenarios if name in row}
-    print(f"{seconds:5.0f} s  round {row['round']}  {row['target']:14} {said}", *figures.faults(row), sep="\n    VOID: ", file=sys.stderr)
-    if company := beside.worded(row["beside"]):
-        print(f"    NOT ALONE: {company}", file=sys.stderr)
+def tell(began: float, turn: int, scenario: str, found: dict[str, dict[str, Any]]) -> None:
+    rates = "  ".join(f"{name} {one.get('rps', 'error')}" for name, one in found.items())
+    print(f"{time.monotonic() - began:5.0f} s  round {turn}  {scenario:10} calls/s: {rates}", file=sys.stderr)
 
 
 # --- the document ---

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -324,3 +324,35 @@ def test_the_cpu_of_a_target_counts_what_its_ended_threads_took():
             target.kill()
     idle, busy = took
     assert 0 < idle < busy - 0.02
+
+
+def awake(root: int) -> set[str]:
+    """Which programs of the bench run, those that are stopped or have ended left out."""
+    found = set()
+    for pid in bench.tree(root):
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("T", "Z"):
+                found |= {name for name in ("llmload", "plain.py", "serve") if any(word.endswith(name.encode()) for word in words)}
+    return found
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores: that targets take turns is NOT tested")
+def test_in_a_round_the_targets_take_turns_and_who_has_none_is_stopped(tools, tmp_path):
+    """Looked at from outside: while the load generator of a scenario runs, one of the two targets does."""
+    asked = ["-n", "1", "-t", "aiohttp,sluice-on", "-s", "t64,c1", "--json", tmp_path / "rows"]
+    env = {**os.environ, "BENCH_BIN": str(tools)}
+    turns = set()
+    with subprocess.Popen([sys.executable, BENCH / "run.py", *asked], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
+        while run.poll() is None:
+            before, now, after = awake(run.pid), awake(run.pid), awake(run.pid)
+            if "llmload" in before & after:  # it loaded meanwhile
+                turns.add(frozenset(now - {"llmload"}))
+            time.sleep(0.1)
+        told = run.stderr.read().decode()
+    assert run.returncode == 0 and turns == {frozenset({"plain.py"}), frozenset({"serve"})}
+    assert re.search(r"round 0  t64 +calls/s: aiohttp \d\S*  sluice-on \d", told) and "round 0  c1 " in told
+    rows = {one["target"]: one for one in map(json.loads, (tmp_path / "rows").read_text().splitlines())}
+    assert set(rows) == {"aiohttp", "sluice-on"} and all(one["c1"]["done"] and one["t64"]["done"] for one in rows.values())
+    books = rows["sluice-on"]
+    assert books["ledger"]["rows"] == books["provider"]["calls"] > books["t64"]["done"] + books["c1"]["done"]

@@ -47,7 +47,7 @@ demo: install  ## a dozen calls against a fake provider: no key, no network
 	@exec $(BIN)/sluice demo $(ARGS)
 
 bench: dev  ## the table of docs/performance.md (needs a C compiler; some fifteen minutes)
-	@$(BIN)/python tests/bench/run.py $(ARGS)
+	@PYTHONPATH=. $(BIN)/python tests/bench/run.py $(ARGS)
 
 bench-growth: dev  ## how the cost of a call grows: prompt, callers, limits, policy, streams, ledger (10 minutes, 8 GB)
 	@PYTHONPATH=. $(BIN)/python tests/bench/growth.py $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -131,9 +132,16 @@ def _last_words(log: Path) -> str:
 
 def _free_ports() -> tuple[int, int]:
     with socket.socket() as one, socket.socket() as other:
-        for it in (one, other):
-            it.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+        return _bound(one), _bound(other)
+
+
+def _bound(one: socket.socket) -> int:
+    """Below the ports of outgoing connections (32768 upwards): none of those takes it before the sidecar has it."""
+    for _ in range(100):
+        with suppress(OSError):
+            one.bind(("127.0.0.1", 10_000 + secrets.randbelow(22_768)))
+            return int(one.getsockname()[1])
+    raise CannotRun("no free port on 127.0.0.1 between 10000 and 32767; end what listens there")
 
 
 def _environ() -> dict[str, str]:

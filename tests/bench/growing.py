@@ -25,7 +25,7 @@ from pathlib import Path
 from proxy.admit import keys_offline
 from proxy.admit.keyring import Kept
 from proxy.policy.plan_callers import KeyRecord
-from tests.support.sluice import free_port
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE, OTHER = 0, 1

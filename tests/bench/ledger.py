@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import sqlite3
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ import urllib.request
 from proxy.admit import ledger, sums
 from proxy.admit.place import LEDGER
 from proxy.admit.sqlite import Index
+from tests.support.ports import free_port
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -187,12 +187,6 @@ class Sidecar:
         self.process.wait(60)
         self.provider.terminate()
         self.provider.wait(10)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Asking(threading.Thread):

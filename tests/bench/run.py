@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`make bench`: builds the tools, measures the targets side by side, writes docs/performance.md. Needs a C compiler and Linux besides.
 
-    tests/bench/run.py [-n ROUNDS] [-t TARGET,…] [-s SCENARIO,…] [--to FILE] [--json FILE] [--from FILE] [--base IMAGE]
+    make bench ARGS="[-n ROUNDS] [-t TARGET,…] [-s SCENARIO,…] [--to FILE] [--json FILE] [--from FILE] [--base IMAGE]"
 
 A run of parts (-t, -s) prints the tables and writes no document unless --to names one. --from makes the document anew from the rows of a
 run (build/bench/results.jsonl). Exits 1 where something is void: a call failed, an answer was another's, or the books do not agree.
@@ -33,8 +33,10 @@ from typing import Any
 import bench
 import beside
 import figures
-from bench import Target, free_port
+from bench import Target
 from rounds import one_round
+
+from tests.support.ports import free_port
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

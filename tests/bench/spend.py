@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import bench
 
-from tests.support.sluice import free_port
+from tests.support.ports import free_port
 from tests.support.valkey import Server, valkey
 
 HERE = pathlib.Path(__file__).resolve().parent

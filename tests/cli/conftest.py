@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.sluice import ROOT, free_port
+from support.ports import free_port
+from support.sluice import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

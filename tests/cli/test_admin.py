@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from support.sluice import free_port
+from support.ports import free_port
 
 from proxy.cli.admin import DEFAULT, Admin, AdminError, NoProcess, read_admin
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 import yaml
+from support.ports import free_port
 from support.provider import Provider, Reply, Seen
-from support.sluice import Sluice, free_port, sidecar
+from support.sluice import Sluice, sidecar
 from support.valkey import valkey
 
 KEY = re.compile(r"slk-[A-Za-z0-9_-]{43}\n")

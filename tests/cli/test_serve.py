@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from support.sluice import ROOT, free_port
+from support.ports import free_port
+from support.sluice import ROOT
 
 from proxy.app import Places
 from proxy.cli.serve import ON_A_SOCKET, SDKS, banner

@@ -11,8 +11,9 @@ import pytest_asyncio
 from support.caller import Caller, Cut, ask
 from support.chat import asked, delta, stream_end
 from support.echo import echo
+from support.ports import free_port
 from support.provider import Provider
-from support.sluice import Sluice, free_port
+from support.sluice import Sluice
 from support.world import CHAT, World, spelt, world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -15,7 +15,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support.sluice import ROOT, free_port
+from support.ports import free_port
+from support.sluice import ROOT
 
 from tests.bench import bench, beside, figures
 

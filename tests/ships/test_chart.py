@@ -14,7 +14,7 @@ import helm_python
 import kubernetes_validate
 import pytest
 import yaml
-from support.sluice import free_port
+from support.ports import free_port
 
 from proxy import __version__
 from proxy.policy.read import read_policy

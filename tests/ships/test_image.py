@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 import yaml
 from needs import beside_python
+from support.ports import free_port
 from support.provider import Provider, Reply, Seen
-from support.sluice import Sluice, free_port, sidecar
+from support.sluice import Sluice, sidecar
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "Dockerfile").read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import yaml
-from support.sluice import free_port
+from support.ports import free_port
 
 SCRAPE_S = 0.25
 

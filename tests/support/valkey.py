@@ -20,7 +20,6 @@ import asyncio
 import contextlib
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -39,6 +38,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.needs import valkey_server
+from tests.support.ports import free_port
 
 REDIS_62 = Path(sys.executable).parent / "redis-server"
 PATIENCE_S = 30.0
@@ -72,7 +72,7 @@ class Server:
     def start(self) -> Self:
         """On a free port; a port that somebody else took meanwhile is tried again with another."""
         for _ in range(10):
-            self.port = _free_port(self.is_cluster)
+            self.port = free_port(self.is_cluster)
             config = self.folder / "server.conf"
             fixed = ("bind 127.0.0.1", f"port {self.port}", f'dir "{self.folder}"', 'save ""', "loglevel notice", "daemonize no")
             config.write_text("\n".join((*fixed, *self.options, "")))
@@ -180,19 +180,6 @@ def eventually(is_so: Callable[[], object], patience_s: float = PATIENCE_S) -> b
             return False
         time.sleep(0.02)
     return True
-
-
-def _free_port(is_cluster: bool) -> int:
-    """A node of a Cluster also listens 10000 above its port."""
-    while True:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port = int(one.getsockname()[1])
-        if not is_cluster:
-            return port
-        with socket.socket() as bus, contextlib.suppress(OSError, OverflowError):
-            bus.bind(("127.0.0.1", port + 10000))
-            return port
 
 
 # -- topologies ----------------------------------------------------------------------------------------------------------

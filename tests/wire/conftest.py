@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 from support import chat
 from support.caller import Got, ask
+from support.ports import free_port
 from support.provider import Provider, Script, Seen
-from support.sluice import Sluice, free_port, sidecar
+from support.sluice import Sluice, sidecar
 
 ENTRIES = 60
 POLICY = """

@@ -7,8 +7,9 @@ import signal
 from support import chat
 from support.caller import Caller, ask
 from support.canaries import JWTS, SECRETS, sha256, windows_of
+from support.ports import free_port
 from support.provider import Provider
-from support.sluice import free_port, sidecar
+from support.sluice import sidecar
 
 POLICY = """
 version: 1

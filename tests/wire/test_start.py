@@ -7,8 +7,9 @@ import socket
 import sys
 
 import pytest
+from support.ports import free_port
 from support.provider import Provider
-from support.sluice import ROOT, free_port, sidecar
+from support.sluice import ROOT, sidecar
 
 CANNOT_START = 78
 GOOD = "version: 1\nproviders: {openai: {url: 'http://127.0.0.1:9'}}\n"

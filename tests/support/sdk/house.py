@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from support.ports import free_port
 from support.provider import Provider, Reply, Script, Seen
-from support.sluice import Sluice, free_port
+from support.sluice import Sluice
 
 T = TypeVar("T")
 RUN_S = 60  # nothing here may take longer
